@@ -1,0 +1,61 @@
+# What every target of this project shares: language level, warnings, sanitizers, output folders.
+
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_CXX_VISIBILITY_PRESET hidden)
+set(CMAKE_VISIBILITY_INLINES_HIDDEN ON)
+set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+set(CMAKE_LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/lib)
+
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE RelWithDebInfo CACHE STRING "" FORCE)
+endif()
+
+find_program(VGPU_CCACHE ccache)
+if(VGPU_CCACHE)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${VGPU_CCACHE})
+  set(CMAKE_C_COMPILER_LAUNCHER ${VGPU_CCACHE})
+endif()
+
+# vgpu_target(NAME): applies the project's warnings and sanitizers; call it on every target of ours.
+function(vgpu_target name)
+  target_compile_options(${name} PRIVATE -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion
+    -Wnon-virtual-dtor -Woverloaded-virtual -Wno-missing-field-initializers -Werror -fno-omit-frame-pointer)
+  target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR})
+  if(VGPU_SANITIZE)
+    target_compile_options(${name} PRIVATE -fsanitize=${VGPU_SANITIZE} -fno-sanitize-recover=undefined)
+    target_link_options(${name} PRIVATE -fsanitize=${VGPU_SANITIZE})
+  endif()
+endfunction()
+
+# vgpu_test(NAME SOURCES... [LINK libraries...]): a GoogleTest executable registered with CTest as NAME.
+function(vgpu_test name)
+  if(NOT VGPU_TESTS)
+    return()
+  endif()
+  cmake_parse_arguments(ARG "" "TIMEOUT" "LINK;LABELS" ${ARGN})
+  find_package(GTest REQUIRED)
+  add_executable(${name} ${ARG_UNPARSED_ARGUMENTS})
+  vgpu_target(${name})
+  target_link_libraries(${name} PRIVATE ${ARG_LINK} GTest::gtest GTest::gtest_main Threads::Threads)
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 120)
+  endif()
+  add_test(NAME ${name} COMMAND ${name})
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "unit;${ARG_LABELS}")
+endfunction()
+
+# vgpu_fuzzer(NAME SOURCES... [LINK libraries...]): a libFuzzer executable, only with VGPU_FUZZ (clang).
+function(vgpu_fuzzer name)
+  if(NOT VGPU_FUZZ)
+    return()
+  endif()
+  cmake_parse_arguments(ARG "" "" "LINK" ${ARGN})
+  add_executable(${name} ${ARG_UNPARSED_ARGUMENTS})
+  vgpu_target(${name})
+  target_compile_options(${name} PRIVATE -fsanitize=fuzzer)
+  target_link_options(${name} PRIVATE -fsanitize=fuzzer)
+  target_link_libraries(${name} PRIVATE ${ARG_LINK} Threads::Threads)
+endfunction()
