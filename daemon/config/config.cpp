@@ -1,0 +1,28 @@
+#include "daemon/config/config.hpp"
+
+namespace vgpu::daemon {
+
+const char* to_string(DeviceKind kind) {
+  switch (kind) {
+    case DeviceKind::automatic:
+      return "auto";
+    case DeviceKind::software:
+      return "software";
+    case DeviceKind::cuda:
+      return "cuda";
+  }
+  return "auto";
+}
+
+Config default_config() {
+  Config config;
+  DeviceConfig device;
+  device.name = "gpu0";
+  config.devices.push_back(device);
+  ClassConfig fallback;
+  fallback.name = "default";
+  config.classes.emplace(fallback.name, fallback);
+  return config;
+}
+
+}  // namespace vgpu::daemon

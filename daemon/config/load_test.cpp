@@ -1,0 +1,123 @@
+#include "daemon/config/load.hpp"
+
+#include <gtest/gtest.h>
+
+#include "daemon/config/quantity.hpp"
+
+namespace vgpu::daemon {
+namespace {
+
+std::string errors_of(const char* text) {
+  const auto result = parse_config(text, "f.yaml");
+  std::string all;
+  if (!result) {
+    for (const ConfigError& error : result.error()) all += error.text() + "\n";
+  }
+  return all;
+}
+
+TEST(ConfigLoad, EmptyFileGivesTheDefaults) {
+  const auto config = parse_config("", "f.yaml");
+  ASSERT_TRUE(config) << config.error().front().text();
+  EXPECT_EQ(config->devices.size(), 1U);
+  EXPECT_EQ(config->classes.at("default").weight, 100U);
+}
+
+TEST(ConfigLoad, ReadsEveryPart) {
+  const auto config = parse_config(R"(
+socket: /tmp/a.sock
+control: /tmp/b.sock
+log: {level: debug, target: stderr}
+limits: {clients: 3, handshake_timeout: 250ms}
+scheduler: {quantum: 2ms}
+devices:
+  - {name: a, kind: software, prestart: 2}
+  - {name: b, kind: cuda, ordinal: 1, driver: /opt/libcuda.so.1}
+classes:
+  low: {weight: 10, memory_quota: 512MiB, max_clients: 4, watchdog: 2s}
+  high: {weight: 300}
+default_class: low
+rules:
+  - {match: {uid: [0, 1000], executable: "/usr/bin/*"}, class: high, device: b}
+  - match: {gid: root, unit: ollama.service, cgroup: /user.slice/*}
+    reject: true
+)",
+                                   "f.yaml");
+  ASSERT_TRUE(config) << config.error().front().text();
+  EXPECT_EQ(config->socket, "/tmp/a.sock");
+  EXPECT_EQ(config->limits.handshake_timeout, std::chrono::milliseconds(250));
+  EXPECT_EQ(config->scheduler.quantum, std::chrono::milliseconds(2));
+  EXPECT_EQ(config->devices[1].kind, DeviceKind::cuda);
+  EXPECT_EQ(config->devices[1].ordinal, 1U);
+  EXPECT_EQ(config->classes.at("low").memory_quota, 512ULL << 20U);
+  EXPECT_FALSE(config->classes.at("high").memory_quota.has_value());
+  ASSERT_EQ(config->rules.size(), 2U);
+  EXPECT_EQ(config->rules[0].uids, (std::vector<uid_t>{0, 1000}));
+  EXPECT_EQ(config->rules[1].gids, (std::vector<gid_t>{0}));
+  EXPECT_TRUE(config->rules[1].reject);
+  EXPECT_EQ(config->rules[1].line, 16);
+}
+
+TEST(ConfigLoad, UnknownKeyIsAnErrorWithItsPlace) {
+  EXPECT_EQ(errors_of("classes:\n  default:\n    wieght: 3\n"),
+            "f.yaml:3:5: unknown key 'wieght' in class 'default' (known: weight, memory_quota, max_clients, watchdog, "
+            "arena)\n");
+}
+
+TEST(ConfigLoad, SyntaxErrorHasItsPlace) {
+  EXPECT_EQ(errors_of("log:\n  level: [info\n").substr(0, 9), "f.yaml:3:");
+}
+
+TEST(ConfigLoad, SeveralMistakesAreAllReported) {
+  const std::string errors = errors_of("limits: {clients: 0}\nsocket: relative\nlog: {level: loud}\n");
+  EXPECT_NE(errors.find("f.yaml:1:19: 'clients' of 'limits' must be a whole number from 1 to 4096, not '0'"),
+            std::string::npos)
+      << errors;
+  EXPECT_NE(errors.find("f.yaml:2:9: 'socket' of the configuration must be an absolute path"), std::string::npos);
+  EXPECT_NE(errors.find("f.yaml:3:14: 'level' must be one of: debug, info, warning, error"), std::string::npos);
+}
+
+TEST(ConfigLoad, RulesMustPointAtWhatExists) {
+  EXPECT_EQ(errors_of("rules:\n  - class: gold\n"), "f.yaml:2:12: there is no class 'gold'\n");
+  EXPECT_EQ(errors_of("rules:\n  - class: default\n    device: gpu7\n"),
+            "f.yaml:3:13: there is no device 'gpu7'\n");
+  EXPECT_EQ(errors_of("rules:\n  - match: {uid: 3}\n"),
+            "f.yaml:2:5: a rule must say either 'class: NAME' or 'reject: true'\n");
+  EXPECT_EQ(errors_of("rules:\n  - match: {uid: no-such-user-here}\n    class: default\n"),
+            "f.yaml:2:18: there is no user 'no-such-user-here' on this system\n");
+}
+
+TEST(ConfigLoad, RepeatedKeysAndNamesAreErrors) {
+  EXPECT_EQ(errors_of("group: a\ngroup: b\n"), "f.yaml:2:1: 'group' stands twice in the configuration\n");
+  EXPECT_EQ(errors_of("devices: [{name: x}, {name: x}]\n"), "f.yaml:1:22: two devices are named 'x'\n");
+}
+
+TEST(ConfigLoad, MissingDefaultClassIsAnError) {
+  EXPECT_EQ(errors_of("classes: {a: {}}\n"),
+            "f.yaml:1:1: there is no class 'default', which clients get that no rule matches\n");
+}
+
+TEST(ConfigLoad, MissingFileIsAnErrorThatNamesIt) {
+  const auto result = load_config("/nonexistent/vgpud.yaml");
+  ASSERT_FALSE(result);
+  EXPECT_EQ(result.error().front().text(),
+            "/nonexistent/vgpud.yaml: cannot read the configuration: No such file or directory");
+}
+
+TEST(ConfigLoad, DeviceFileIsReadOnlyUpToTheLimit) { EXPECT_FALSE(load_config("/dev/zero")); }
+
+TEST(ConfigQuantity, SizesAndDurations) {
+  EXPECT_EQ(*parse_size("4GiB"), 4ULL << 30U);
+  EXPECT_EQ(*parse_size("4 GB"), 4'000'000'000ULL);
+  EXPECT_EQ(*parse_size("17"), 17U);
+  EXPECT_FALSE(parse_size("4Gigs"));
+  EXPECT_FALSE(parse_size("-1"));
+  EXPECT_FALSE(parse_size("99999999999TiB"));
+  EXPECT_EQ(*parse_duration("2s"), std::chrono::seconds(2));
+  EXPECT_EQ(*parse_duration("0"), std::chrono::seconds(0));
+  EXPECT_FALSE(parse_duration("5"));
+  EXPECT_FALSE(parse_duration(""));
+}
+
+}  // namespace
+}  // namespace vgpu::daemon

@@ -1,0 +1,55 @@
+#include "daemon/policy/policy.hpp"
+
+#include <fnmatch.h>
+
+#include <algorithm>
+
+namespace vgpu::daemon {
+namespace {
+
+// An empty list is no condition; an identity without the property matches no pattern, not even "*".
+bool any_pattern(const std::vector<std::string>& patterns, const std::string& value) {
+  if (patterns.empty()) return true;
+  if (value.empty()) return false;
+  return std::any_of(patterns.begin(), patterns.end(), [&](const std::string& pattern) {
+    return fnmatch(pattern.c_str(), value.c_str(), 0) == 0;
+  });
+}
+
+template <class T>
+bool contains(const std::vector<T>& list, T value) {
+  return std::find(list.begin(), list.end(), value) != list.end();
+}
+
+bool any_group(const std::vector<gid_t>& wanted, const Identity& identity) {
+  return wanted.empty() || std::any_of(wanted.begin(), wanted.end(), [&](gid_t gid) {
+    return gid == identity.gid || contains(identity.groups, gid);
+  });
+}
+
+}  // namespace
+
+bool matches(const RuleConfig& rule, const Identity& identity) {
+  return (rule.uids.empty() || contains(rule.uids, identity.uid)) && any_group(rule.gids, identity) &&
+         any_pattern(rule.executables, identity.executable) && any_pattern(rule.units, identity.unit) &&
+         any_pattern(rule.cgroups, identity.cgroup);
+}
+
+tl::expected<Placement, std::string> place_client(const Config& config, const Identity& identity) {
+  Placement placement;
+  const std::string* class_name = &config.default_class;
+  for (const RuleConfig& rule : config.rules) {
+    if (!matches(rule, identity)) continue;
+    if (rule.reject) {
+      return tl::unexpected("the rule in line " + std::to_string(rule.line) + " of " + config.file +
+                            " refuses this client");
+    }
+    class_name = &rule.class_name;
+    placement.device = rule.device;
+    break;
+  }
+  placement.client_class = &config.classes.at(*class_name);
+  return placement;
+}
+
+}  // namespace vgpu::daemon

@@ -1,0 +1,40 @@
+// Decides what class and device a client gets from who it is. Knows rules and identities; never a socket or process.
+#pragma once
+
+#include <sys/types.h>
+
+#include <string>
+#include <tl/expected.hpp>
+#include <vector>
+
+#include "daemon/config/config.hpp"
+
+namespace vgpu::daemon {
+
+// Who a client is, as the kernel says (see peer.hpp), never as the client says.
+struct Identity {
+  pid_t pid = 0;
+  uid_t uid = 0;
+  gid_t gid = 0;
+  std::vector<gid_t> groups;  // supplementary
+  std::string executable;     // full path; empty where it cannot be read
+  std::string program;        // short name for tables
+  std::string cgroup;         // path in the unified hierarchy, "/system.slice/ollama.service"
+  std::string unit;           // systemd unit of that cgroup, "ollama.service"; empty: none
+  std::vector<pid_t> ancestors;  // parent first
+};
+
+// What the policy says about a client.
+struct Placement {
+  const ClassConfig* client_class = nullptr;  // points into the Config
+  std::string device;                         // empty: the default device
+};
+
+// The first rule that matches decides; none: the default class. The error is the sentence for the client and the log
+// when a rule rejects it. `config` must outlive the result.
+[[nodiscard]] tl::expected<Placement, std::string> place_client(const Config& config, const Identity& identity);
+
+// True when every condition of the rule holds.
+[[nodiscard]] bool matches(const RuleConfig& rule, const Identity& identity);
+
+}  // namespace vgpu::daemon
