@@ -1,0 +1,135 @@
+// The software GPU's memory: allocations inside the device window, with the accounting that cuMemGetInfo
+// reports.
+//
+// Every allocation has whole pages of its own and, while there are few, a page without access behind it, so
+// that a kernel's stray access faults. Pages cost nothing until they are touched; freed ranges become holes.
+// It never waits for kernels: the caller frees only what no running work uses.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <shared_mutex>
+#include <tl/expected.hpp>
+#include <vector>
+
+#include "softgpu/memory/address_ranges.hpp"
+#include "softgpu/memory/physical_memory.hpp"
+
+namespace softgpu {
+
+enum class MemoryKind : std::uint8_t {
+  device,      ///< cuMemAlloc, module variables
+  pool,        ///< cuMemAllocAsync
+  managed,     ///< cuMemAllocManaged
+  host,        ///< cuMemHostAlloc: not counted as device memory
+  registered,  ///< cuMemHostRegister: not ours, outside the window
+  mapped,      ///< cuMemMap
+};
+
+enum class MemoryError : std::uint8_t { out_of_memory, invalid, not_found, exists };
+
+/// One allocation, by value: what a pointer query reports.
+struct Allocation {
+  std::uint64_t base = 0;
+  std::uint64_t bytes = 0;  ///< as asked for
+  MemoryKind kind = MemoryKind::device;
+  std::uint32_t flags = 0;      ///< as given at creation (host and managed memory)
+  std::uint64_t id = 0;         ///< never used twice in this process
+  const void* owner = nullptr;  ///< the context, or whatever the driver wants to remember
+  const void* pool = nullptr;   ///< of MemoryKind::pool
+  bool accessible = true;       ///< false for a mapping without access
+  bool contains(std::uint64_t address, std::uint64_t count) const {
+    return address >= base && address - base <= bytes && bytes - (address - base) >= count;
+  }
+};
+
+/// Thread-safe.
+class DeviceMemory {
+ public:
+  static constexpr std::uint64_t mapping_granularity = std::uint64_t{2} << 20;
+
+  /// `total` bytes of device memory. The window is reserved at the first use.
+  explicit DeviceMemory(std::uint64_t total);
+  ~DeviceMemory();
+  DeviceMemory(const DeviceMemory&) = delete;
+  DeviceMemory& operator=(const DeviceMemory&) = delete;
+
+  std::uint64_t total() const { return total_; }
+  std::uint64_t used() const;
+  std::uint64_t free_bytes() const;
+
+  /// Zeroed memory, at least page-aligned (large ones at 2 MiB).
+  tl::expected<std::uint64_t, MemoryError> allocate(std::uint64_t bytes, MemoryKind kind, const void* owner,
+                                                    std::uint32_t flags = 0, const void* pool = nullptr);
+  /// Frees what allocate() returned, if it is of one of these kinds; `base` must be its first byte.
+  tl::expected<void, MemoryError> release(std::uint64_t base, std::initializer_list<MemoryKind> kinds);
+  /// Frees everything of this owner, mappings and registrations included.
+  void release_owner(const void* owner);
+
+  /// Lets kernels and copies use host memory of this process.
+  tl::expected<void, MemoryError> register_host(std::uint64_t address, std::uint64_t bytes, const void* owner,
+                                                std::uint32_t flags);
+  tl::expected<void, MemoryError> unregister_host(std::uint64_t address);
+
+  /// The allocation that holds `address`.
+  std::optional<Allocation> find(std::uint64_t address) const;
+  /// True when all of [address, address+bytes) can be accessed; ranges may span adjacent mappings.
+  bool accessible(std::uint64_t address, std::uint64_t bytes) const;
+
+  // Virtual memory management: reservations of addresses, memory, and mappings of one in the other.
+
+  /// Counts `bytes` as used until the last reference is gone.
+  tl::expected<std::shared_ptr<PhysicalMemory>, MemoryError> create_physical(std::uint64_t bytes);
+  /// Reserves addresses; at `wish` if that is free, else anywhere.
+  tl::expected<std::uint64_t, MemoryError> reserve(std::uint64_t bytes, std::uint64_t align,
+                                                   std::uint64_t wish);
+  tl::expected<void, MemoryError> unreserve(std::uint64_t address, std::uint64_t bytes);
+  tl::expected<void, MemoryError> map(std::uint64_t address, std::uint64_t bytes, std::uint64_t offset,
+                                      std::shared_ptr<PhysicalMemory> memory, const void* owner);
+  tl::expected<void, MemoryError> unmap(std::uint64_t address, std::uint64_t bytes);
+  enum class Access : std::uint8_t { none, read, read_write };
+  tl::expected<void, MemoryError> set_access(std::uint64_t address, std::uint64_t bytes, Access access);
+  /// What is mapped at an address, and with which access.
+  struct Mapping {
+    std::shared_ptr<PhysicalMemory> memory;
+    Access access = Access::none;
+  };
+  std::optional<Mapping> mapping(std::uint64_t address) const;
+  /// The reservation around an address: {base, bytes}.
+  std::optional<std::pair<std::uint64_t, std::uint64_t>> reservation(std::uint64_t address) const;
+
+ private:
+  struct Block : Allocation {
+    std::uint64_t span = 0;  // bytes of the window taken: pages and guard
+    std::uint64_t charge = 0;
+    Mapping mapped;
+  };
+  using Blocks = std::map<std::uint64_t, Block>;
+
+  bool open_window();
+  const Block* block_at(std::uint64_t address) const;
+  void drop(Blocks::iterator block);
+  /// First and one past the last mapping that together cover exactly this range, or {end, end}.
+  std::pair<Blocks::iterator, Blocks::iterator> mappings(std::uint64_t address, std::uint64_t bytes);
+
+  const std::uint64_t total_;
+  mutable std::shared_mutex mutex_;
+  bool opened_ = false;
+  bool open_failed_ = false;
+  AddressRanges addresses_;
+  Blocks blocks_;
+  std::map<std::uint64_t, std::uint64_t> reservations_;
+  std::uint64_t next_id_ = 1;
+  // Shared with the deleters of physical memory, which may outlive this object.
+  std::shared_ptr<std::atomic<std::uint64_t>> used_;
+};
+
+/// Device memory to offer: SOFTGPU_MEMORY ("512M", "4G") if set and sensible, else half of this machine's
+/// memory (or of its cgroup's limit), at most 64 GiB.
+std::uint64_t configured_device_memory();
+
+}  // namespace softgpu

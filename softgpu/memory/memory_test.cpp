@@ -1,0 +1,127 @@
+// Device memory: allocation, accounting, holes, and virtual memory management.
+#include <gtest/gtest.h>
+
+#include <csetjmp>
+#include <csignal>
+#include <cstdint>
+#include <cstring>
+
+#include "softgpu/memory/address_ranges.hpp"
+#include "softgpu/memory/address_space.hpp"
+#include "softgpu/memory/device_memory.hpp"
+
+namespace softgpu {
+namespace {
+
+constexpr std::uint64_t mib = std::uint64_t{1} << 20;
+
+volatile unsigned char* bytes_at(std::uint64_t address) {
+  return reinterpret_cast<unsigned char*>(static_cast<std::uintptr_t>(address));
+}
+
+TEST(AddressRanges, FreedRangesMergeAndAreHandedOutLast) {
+  AddressRanges ranges(0x1000, 0x3000);
+  const auto first = ranges.take(0x1000, 0x1000);
+  ASSERT_EQ(first, 0x1000U);
+  ranges.give_back(*first, 0x1000);
+  EXPECT_EQ(ranges.take(0x1000, 0x1000), 0x2000U) << "a freed range is not reused at once";
+  EXPECT_EQ(ranges.take(0x1000, 0x1000), 0x3000U);
+  EXPECT_EQ(ranges.take(0x1000, 0x1000), 0x1000U);
+  EXPECT_FALSE(ranges.take(1, 1));
+  ranges.give_back(0x2000, 0x1000);
+  ranges.give_back(0x1000, 0x1000);
+  ranges.give_back(0x3000, 0x1000);
+  EXPECT_TRUE(ranges.take_at(0x1000, 0x3000));
+  EXPECT_FALSE(ranges.take_at(0x1000, 1));
+}
+
+TEST(DeviceMemory, CountsWhatIsUsedAndRefusesMoreThanThereIs) {
+  DeviceMemory memory(8 * mib);
+  const auto first = memory.allocate(5 * mib, MemoryKind::device, nullptr);
+  ASSERT_TRUE(first);
+  EXPECT_EQ(memory.free_bytes(), 3 * mib);
+  const auto refused = memory.allocate(4 * mib, MemoryKind::device, nullptr);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error(), MemoryError::out_of_memory);
+  EXPECT_TRUE(memory.allocate(64 * mib, MemoryKind::host, nullptr)) << "host memory is not device memory";
+  EXPECT_TRUE(memory.release(*first, {MemoryKind::device}));
+  EXPECT_EQ(memory.free_bytes(), 8 * mib);
+  EXPECT_FALSE(memory.release(*first, {MemoryKind::device})) << "freed twice";
+}
+
+TEST(DeviceMemory, KnowsWhichAllocationHoldsAnAddress) {
+  DeviceMemory memory(8 * mib);
+  const auto base = memory.allocate(1000, MemoryKind::device, &memory);
+  ASSERT_TRUE(base);
+  EXPECT_EQ(*base % 512, 0U);
+  const auto found = memory.find(*base + 999);
+  ASSERT_TRUE(found);
+  EXPECT_EQ(found->base, *base);
+  EXPECT_EQ(found->bytes, 1000U);
+  EXPECT_FALSE(memory.find(*base + 1000));
+  EXPECT_TRUE(memory.accessible(*base, 1000));
+  EXPECT_FALSE(memory.accessible(*base, 1001));
+  memory.release_owner(&memory);
+  EXPECT_FALSE(memory.find(*base));
+}
+
+TEST(DeviceMemoryDeathTest, FreedMemoryFaults) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  DeviceMemory memory(8 * mib);
+  const auto base = memory.allocate(100, MemoryKind::device, nullptr);
+  ASSERT_TRUE(base);
+  bytes_at(*base)[0] = 1;
+  ASSERT_TRUE(memory.release(*base, {MemoryKind::device}));
+  EXPECT_DEATH(bytes_at(*base)[0] = 2, "");
+}
+
+TEST(DeviceMemory, OneHandleMappedTwiceIsTheSameMemory) {
+  DeviceMemory memory(16 * mib);
+  const auto physical = memory.create_physical(2 * mib);
+  ASSERT_TRUE(physical);
+  EXPECT_EQ(memory.used(), 2 * mib);
+  const auto window = memory.reserve(8 * mib, 0, 0);
+  ASSERT_TRUE(window);
+  ASSERT_TRUE(memory.map(*window, 2 * mib, 0, *physical, nullptr));
+  EXPECT_FALSE(memory.map(*window, 2 * mib, 0, *physical, nullptr)) << "already mapped there";
+  ASSERT_TRUE(memory.map(*window + 2 * mib, 2 * mib, 0, *physical, nullptr));
+  EXPECT_FALSE(memory.accessible(*window, 1));
+  ASSERT_TRUE(memory.set_access(*window, 4 * mib, DeviceMemory::Access::read_write));
+  EXPECT_TRUE(memory.accessible(*window, 4 * mib));
+  bytes_at(*window)[5] = 42;
+  EXPECT_EQ(bytes_at(*window + 2 * mib)[5], 42);
+  EXPECT_FALSE(memory.unreserve(*window, 8 * mib)) << "still mapped";
+  ASSERT_TRUE(memory.unmap(*window, 4 * mib));
+  EXPECT_TRUE(memory.unreserve(*window, 8 * mib));
+}
+
+TEST(DeviceMemory, PhysicalMemoryIsFreedWithItsLastReference) {
+  DeviceMemory memory(16 * mib);
+  auto physical = memory.create_physical(4 * mib);
+  ASSERT_TRUE(physical);
+  const auto window = memory.reserve(4 * mib, 0, 0);
+  ASSERT_TRUE(memory.map(*window, 4 * mib, 0, *physical, nullptr));
+  physical->reset();
+  EXPECT_EQ(memory.used(), 4 * mib) << "the mapping keeps it";
+  ASSERT_TRUE(memory.unmap(*window, 4 * mib));
+  EXPECT_EQ(memory.used(), 0U);
+}
+
+TEST(DeviceMemory, RegisteredHostMemoryIsAllowedUntilUnregistered) {
+  DeviceMemory memory(8 * mib);
+  std::vector<char> buffer(10000);
+  const auto address = reinterpret_cast<std::uintptr_t>(buffer.data());
+  EXPECT_FALSE(host_range_allowed(address, 1));
+  ASSERT_TRUE(memory.register_host(address, buffer.size(), nullptr, 0));
+  EXPECT_TRUE(host_range_allowed(address + 9999, 1));
+  EXPECT_FALSE(host_range_allowed(address + 9999, 2));
+  const auto again = memory.register_host(address + 100, 10, nullptr, 0);
+  ASSERT_FALSE(again);
+  EXPECT_EQ(again.error(), MemoryError::exists);
+  ASSERT_TRUE(memory.unregister_host(address));
+  EXPECT_FALSE(host_range_allowed(address, 1));
+  EXPECT_FALSE(memory.register_host(0x10, 100, nullptr, 0)) << "nothing is mapped there";
+}
+
+}  // namespace
+}  // namespace softgpu
