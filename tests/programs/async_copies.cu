@@ -1,0 +1,81 @@
+// When host memory is read and written by asynchronous copies: pageable sources are free at return, pinned
+// ones are read in stream order, a copy to pageable memory is complete at return.
+#include "check.hpp"
+
+namespace {
+
+__global__ void spin_fill(unsigned char* data, int n, unsigned char value, int rounds) {
+  const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  unsigned slow = static_cast<unsigned>(i);
+  for (int round = 0; round < rounds; ++round) slow = slow * 1664525U + 1013904223U;
+  if (i < n) data[i] = static_cast<unsigned char>(value + (slow == 0x12345678U ? 1 : 0) * 0);
+}
+
+constexpr int kCount = 1U << 16U;
+
+void pageable_source_is_free_at_return(cudaStream_t stream) {
+  for (const int size : {16, 4000, 5000, kCount, 8 * 1024 * 1024}) {
+    std::vector<unsigned char> source(size, 1);
+    std::vector<unsigned char> seen(size);
+    unsigned char* device = nullptr;
+    CUDA_OK(cudaMalloc(&device, size));
+    spin_fill<<<kCount / 256, 256, 0, stream>>>(device, std::min(size, kCount), 99, 200);
+    CUDA_OK(cudaMemcpyAsync(device, source.data(), size, cudaMemcpyHostToDevice, stream));
+    std::fill(source.begin(), source.end(), static_cast<unsigned char>(2));
+    CUDA_OK(cudaStreamSynchronize(stream));
+    CUDA_OK(cudaMemcpy(seen.data(), device, size, cudaMemcpyDeviceToHost));
+    for (int i = 0; i < size; ++i) EXPECT(seen[i] == 1, "size %d: byte %d is %d", size, i, seen[i]);
+    CUDA_OK(cudaFree(device));
+  }
+}
+
+void pinned_source_is_read_in_stream_order(cudaStream_t stream) {
+  unsigned char* pinned = nullptr;
+  unsigned char* first = nullptr;
+  unsigned char* second = nullptr;
+  CUDA_OK(cudaMallocHost(&pinned, kCount));
+  CUDA_OK(cudaMalloc(&first, kCount));
+  CUDA_OK(cudaMalloc(&second, kCount));
+  for (const int size : {64, kCount}) {
+    std::memset(pinned, 7, kCount);
+    CUDA_OK(cudaMemset(second, 0, kCount));
+    CUDA_OK(cudaDeviceSynchronize());
+    spin_fill<<<kCount / 256, 256, 0, stream>>>(first, kCount, 42, 2000);
+    CUDA_OK(cudaMemcpyAsync(pinned, first, size, cudaMemcpyDeviceToHost, stream));
+    CUDA_OK(cudaMemcpyAsync(second, pinned, size, cudaMemcpyHostToDevice, stream));
+    CUDA_OK(cudaStreamSynchronize(stream));
+    std::vector<unsigned char> seen(size);
+    CUDA_OK(cudaMemcpy(seen.data(), second, size, cudaMemcpyDeviceToHost));
+    for (int i = 0; i < size; ++i) EXPECT(seen[i] == 42, "size %d: byte %d is %d", size, i, seen[i]);
+  }
+  CUDA_OK(cudaFree(first));
+  CUDA_OK(cudaFree(second));
+  CUDA_OK(cudaFreeHost(pinned));
+}
+
+void copy_to_pageable_is_done_at_return(cudaStream_t stream) {
+  unsigned char* device = nullptr;
+  CUDA_OK(cudaMalloc(&device, kCount));
+  CUDA_OK(cudaMemset(device, 0, kCount));
+  CUDA_OK(cudaDeviceSynchronize());
+  for (unsigned char round = 1; round < 6; ++round) {
+    std::vector<unsigned char> target(kCount, 0);
+    spin_fill<<<kCount / 256, 256, 0, stream>>>(device, kCount, round, 500);
+    CUDA_OK(cudaMemcpyAsync(target.data(), device, kCount, cudaMemcpyDeviceToHost, stream));
+    for (int i = 0; i < kCount; ++i)
+      EXPECT(target[i] == round, "round %d: byte %d is %d", round, i, target[i]);
+    CUDA_OK(cudaStreamSynchronize(stream));
+  }
+  CUDA_OK(cudaFree(device));
+}
+
+}  // namespace
+
+int main() {
+  cudaStream_t stream = nullptr;
+  CUDA_OK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  pageable_source_is_free_at_return(stream);
+  pinned_source_is_read_in_stream_order(stream);
+  copy_to_pageable_is_done_at_return(stream);
+  return check::done("async_copies");
+}

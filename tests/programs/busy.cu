@@ -1,0 +1,83 @@
+// A client that keeps the device busy: equal kernels one after another, a bounded number in flight, for some
+// seconds; checks its data at the end and prints how many kernels it got done in the time.
+//   busy [--seconds S] [--start-at UNIX_SECONDS] [--rounds N] [--blocks N] [--memory-mb N] [--tag TEXT]
+#include <string>
+
+#include "check.hpp"
+
+namespace {
+
+__global__ void churn(unsigned* data, int rounds) {
+  const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+  unsigned value = data[i];
+  for (int round = 0; round < rounds; ++round) value = value * 1664525U + 1013904223U;
+  data[i] = value;
+}
+
+double wall_clock() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  double seconds = 2.0;
+  double start_at = 0.0;
+  int rounds = 500;
+  unsigned blocks = 16;
+  size_t memory_mb = 0;
+  std::string tag = "busy";
+  for (int i = 1; i + 1 < argc; i += 2) {
+    const std::string option = argv[i];
+    if (option == "--seconds") seconds = std::atof(argv[i + 1]);
+    if (option == "--start-at") start_at = std::atof(argv[i + 1]);
+    if (option == "--rounds") rounds = std::atoi(argv[i + 1]);
+    if (option == "--blocks") blocks = static_cast<unsigned>(std::atoi(argv[i + 1]));
+    if (option == "--memory-mb") memory_mb = std::strtoull(argv[i + 1], nullptr, 10);
+    if (option == "--tag") tag = argv[i + 1];
+  }
+  constexpr unsigned kThreads = 128;
+  constexpr int kInFlight = 8;
+  const unsigned count = blocks * kThreads;
+  unsigned* data = nullptr;
+  CUDA_OK(cudaMalloc(&data, count * sizeof(unsigned)));
+  CUDA_OK(cudaMemset(data, 0, count * sizeof(unsigned)));
+  void* ballast = nullptr;
+  if (memory_mb != 0) {
+    CUDA_OK(cudaMalloc(&ballast, memory_mb << 20U));
+    CUDA_OK(cudaMemset(ballast, 0x5a, memory_mb << 20U));
+  }
+  cudaEvent_t events[kInFlight] = {};
+  for (auto& event : events)
+    CUDA_OK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming | cudaEventBlockingSync));
+  churn<<<blocks, kThreads>>>(data, 0);
+  CUDA_OK(cudaDeviceSynchronize());
+  std::printf("%s: ready\n", tag.c_str());
+  std::fflush(stdout);
+  while (wall_clock() < start_at) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+
+  const double end = check::seconds() + seconds;
+  uint64_t launched = 0;
+  uint64_t finished_in_time = 0;
+  for (;;) {
+    const size_t slot = launched % kInFlight;
+    if (launched >= kInFlight) {
+      CUDA_OK(cudaEventSynchronize(events[slot]));
+      if (check::seconds() >= end) break;
+      ++finished_in_time;
+    }
+    churn<<<blocks, kThreads>>>(data, rounds);
+    CUDA_OK(cudaEventRecord(events[slot]));
+    ++launched;
+  }
+  std::vector<unsigned> seen(count);
+  CUDA_OK(cudaMemcpy(seen.data(), data, count * sizeof(unsigned), cudaMemcpyDeviceToHost));
+  unsigned wanted = 0;
+  for (uint64_t i = 0; i < launched * static_cast<uint64_t>(rounds); ++i)
+    wanted = wanted * 1664525U + 1013904223U;
+  for (unsigned i = 0; i < count; ++i)
+    EXPECT(seen[i] == wanted, "element %u is %u, wanted %u", i, seen[i], wanted);
+  std::printf("%s: kernels %llu seconds %.3f checksum %08x\n", tag.c_str(),
+              static_cast<unsigned long long>(finished_in_time), seconds, wanted);
+  return 0;
+}

@@ -1,0 +1,43 @@
+// printf from the device reaches standard output at synchronisation, with every argument right.
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <string>
+
+#include "check.hpp"
+
+namespace {
+
+__global__ void speak(int base) {
+  if (threadIdx.x == 1) {
+    printf("lane %u of %d: %5.2f %s %lld %c 0x%x%%\n", threadIdx.x, base, 2.5 * base, "text", 1LL << 40, 'q',
+           0xbeefU);
+  }
+}
+
+}  // namespace
+
+int main() {
+  std::fflush(stdout);
+  char path[] = "/tmp/vgpu_printf_XXXXXX";
+  const int file = mkstemp(path);
+  EXPECT(file >= 0, "mkstemp failed");
+  unlink(path);
+  const int saved = dup(STDOUT_FILENO);
+  dup2(file, STDOUT_FILENO);
+  for (int i = 0; i < 3; ++i) speak<<<1, 32>>>(i);
+  CUDA_OK(cudaDeviceSynchronize());
+  std::fflush(stdout);
+  dup2(saved, STDOUT_FILENO);
+  std::string text(4096, '\0');
+  const ssize_t size = pread(file, text.data(), text.size(), 0);
+  text.resize(size > 0 ? static_cast<size_t>(size) : 0);
+  std::string wanted;
+  for (int i = 0; i < 3; ++i) {
+    char line[128];
+    std::snprintf(line, sizeof line, "lane 1 of %d: %5.2f text 1099511627776 q 0xbeef%%\n", i, 2.5 * i);
+    wanted += line;
+  }
+  EXPECT(text == wanted, "printed «%s»", text.c_str());
+  return check::done("device_printf");
+}

@@ -1,0 +1,48 @@
+// A memory quota (environment VGPU_TEST_QUOTA_MB, as the test's vgpud enforces it): cudaMemGetInfo shows it,
+// an allocation beyond it fails with cudaErrorMemoryAllocation and costs nothing, freed memory is given back.
+#include "check.hpp"
+
+int main() {
+  const char* text = std::getenv("VGPU_TEST_QUOTA_MB");
+  size_t quota = text != nullptr ? std::strtoull(text, nullptr, 10) << 20U : 0;
+  size_t free_bytes = 0;
+  size_t total = 0;
+  CUDA_OK(cudaMemGetInfo(&free_bytes, &total));
+  EXPECT(free_bytes > 0 && free_bytes <= total, "%zu free of %zu", free_bytes, total);
+  if (quota != 0) {
+    EXPECT(total == quota, "total is %zu, the quota %zu", total, quota);
+  } else {
+    quota = total;  // Without a quota the device itself is the limit.
+  }
+  void* too_much = nullptr;
+  CUDA_IS(cudaMalloc(&too_much, quota + (1U << 20U)), cudaErrorMemoryAllocation);
+  EXPECT(too_much == nullptr, "a refused allocation gave a pointer");
+  (void)cudaGetLastError();
+  if (text == nullptr) return check::done("out_of_quota");
+
+  std::vector<void*> pieces;
+  const size_t piece = quota / 8;
+  for (;;) {
+    void* memory = nullptr;
+    const cudaError_t result = cudaMalloc(&memory, piece);
+    if (result == cudaErrorMemoryAllocation) break;
+    CUDA_OK(result);
+    pieces.push_back(memory);
+    EXPECT(pieces.size() <= 8, "%zu pieces of an eighth of the quota fit", pieces.size());
+  }
+  (void)cudaGetLastError();
+  EXPECT(pieces.size() >= 6, "only %zu pieces of an eighth of the quota fit", pieces.size());
+  size_t rest = 0;
+  CUDA_OK(cudaMemGetInfo(&rest, &total));
+  EXPECT(rest + pieces.size() * piece <= quota, "%zu free beside %zu pieces of %zu", rest, pieces.size(),
+         piece);
+  for (void* memory : pieces) CUDA_OK(cudaFree(memory));
+  size_t after = 0;
+  CUDA_OK(cudaMemGetInfo(&after, &total));
+  EXPECT(after >= rest + pieces.size() * piece, "%zu free after freeing all", after);
+  void* again = nullptr;
+  CUDA_OK(cudaMalloc(&again, 6 * piece));
+  CUDA_OK(cudaMemset(again, 1, 6 * piece));
+  CUDA_OK(cudaFree(again));
+  return check::done("out_of_quota");
+}
