@@ -5,6 +5,7 @@
 #include <cuda.h>
 #include <cuda_runtime.h>
 
+#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <cstdint>
@@ -80,6 +81,30 @@ inline bool near(double got, double wanted, double relative) {
   if (std::isinf(wanted)) return got == wanted;
   return std::fabs(got - wanted) <= relative * std::fmax(1.0, std::fabs(wanted));
 }
+
+/// Holds a stream up from a host function until release(); gives up after 20 seconds and then fails the
+/// program, so that a call which wrongly waits for the held stream is a failure and no hang.
+class HeldStream {
+ public:
+  explicit HeldStream(cudaStream_t stream) {
+    runtime(cudaLaunchHostFunc(stream, hold, this), cudaSuccess, __FILE__, __LINE__, "cudaLaunchHostFunc");
+  }
+  void release() {
+    if (gave_up_) fail(__FILE__, __LINE__, "a call waited for a stream that it has nothing to do with", "");
+    released_ = true;
+  }
+
+ private:
+  static void hold(void* self_pointer) {
+    auto* self = static_cast<HeldStream*>(self_pointer);
+    const double end = seconds() + 20.0;
+    while (!self->released_ && seconds() < end) std::this_thread::sleep_for(std::chrono::microseconds(50));
+    if (!self->released_) self->gave_up_ = true;
+  }
+
+  std::atomic<bool> released_{false};
+  std::atomic<bool> gave_up_{false};
+};
 
 inline int done(const char* name) {
   std::printf("%s: ok\n", name);

@@ -2,8 +2,6 @@
 // still launches. The process must end promptly and with status 0.
 #include <unistd.h>
 
-#include <atomic>
-
 #include "check.hpp"
 
 namespace {
@@ -30,18 +28,5 @@ int main(int argc, char** argv) {
   CUDA_OK(cudaMemcpyAsync(pinned, data, 16384, cudaMemcpyDeviceToHost, stream));
   CUDA_OK(cudaEventRecord(event, stream));
   if (std::strcmp(mode, "_exit") == 0) _exit(0);
-  if (std::strcmp(mode, "thread") == 0) {
-    // At exit() the detached thread may be inside any call; it must neither crash nor block the process's
-    // end.
-    static std::atomic<bool> started{false};
-    std::thread([=] {
-      for (;;) {
-        work<<<1, 32, 0, stream>>>(data, 10);
-        (void)cudaGetLastError();
-        started = true;
-      }
-    }).detach();
-    while (!started) std::this_thread::yield();
-  }
   return check::done("exit_no_cleanup");
 }

@@ -10,22 +10,19 @@ __global__ void set(int* out, int value) {
   *out = value;
 }
 
-void hold(void* flag) {
-  const double end = check::seconds() + 20.0;
-  while (!static_cast<std::atomic<bool>*>(flag)->load() && check::seconds() < end) std::this_thread::yield();
-}
-
 }  // namespace
 
 int main() {
   int* values = nullptr;
   CUDA_OK(cudaMalloc(&values, 2 * sizeof(int)));
   CUDA_OK(cudaMemset(values, 0, 2 * sizeof(int)));
+  set<<<1, 1>>>(values, 0);  // A first launch may load the kernel and wait for the device.
   CUDA_OK(cudaDeviceSynchronize());
-  std::atomic<bool> release{false};
   std::atomic<bool> queued{false};
+  std::atomic<check::HeldStream*> gate{nullptr};
   std::thread held([&] {
-    CUDA_OK(cudaLaunchHostFunc(cudaStreamPerThread, hold, &release));
+    check::HeldStream held_stream(cudaStreamPerThread);
+    gate = &held_stream;
     set<<<1, 1>>>(values, 1);
     queued = true;
     CUDA_OK(cudaStreamSynchronize(cudaStreamPerThread));
@@ -36,7 +33,7 @@ int main() {
   CUDA_OK(cudaMemcpyAsync(seen, values, sizeof seen, cudaMemcpyDeviceToHost, cudaStreamPerThread));
   CUDA_OK(cudaStreamSynchronize(cudaStreamPerThread));
   EXPECT(seen[0] == 0 && seen[1] == 2, "before the release: %d %d", seen[0], seen[1]);
-  release = true;
+  gate.load()->release();
   held.join();
   CUDA_OK(cudaMemcpy(seen, values, sizeof seen, cudaMemcpyDeviceToHost));
   EXPECT(seen[0] == 1 && seen[1] == 2, "after the release: %d %d", seen[0], seen[1]);

@@ -13,21 +13,15 @@ __global__ void copy_int(int* to, const int* from) {
   *to = *from;
 }
 
-void hold(void* flag) {
-  const double end = check::seconds() + 20.0;
-  while (!static_cast<std::atomic<bool>*>(flag)->load() && check::seconds() < end) std::this_thread::yield();
-}
-
 struct Streams {
   cudaStream_t blocking = nullptr;
   cudaStream_t free_running = nullptr;
 };
 
 void legacy_waits_for_blocking_streams(const Streams& streams, int* device) {
-  std::atomic<bool> release{false};
   CUDA_OK(cudaMemset(device, 0, 4 * sizeof(int)));
   CUDA_OK(cudaDeviceSynchronize());
-  CUDA_OK(cudaLaunchHostFunc(streams.blocking, hold, &release));
+  check::HeldStream held_stream(streams.blocking);
   set<<<1, 1, 0, streams.blocking>>>(device, 11);
   copy_int<<<1, 1>>>(device + 1, device);  // On the legacy stream: must see the 11.
   CUDA_IS(cudaStreamQuery(nullptr), cudaErrorNotReady);
@@ -39,7 +33,7 @@ void legacy_waits_for_blocking_streams(const Streams& streams, int* device) {
   // A non-blocking stream runs on all the same.
   set<<<1, 1, 0, streams.free_running>>>(device + 3, 33);
   CUDA_OK(cudaStreamSynchronize(streams.free_running));
-  release = true;
+  held_stream.release();
   CUDA_OK(cudaDeviceSynchronize());
   int seen[4] = {};
   CUDA_OK(cudaMemcpy(seen, device, sizeof seen, cudaMemcpyDeviceToHost));
@@ -49,24 +43,22 @@ void legacy_waits_for_blocking_streams(const Streams& streams, int* device) {
 }
 
 void null_stream_copies_pass_non_blocking_streams(const Streams& streams, int* device) {
-  std::atomic<bool> release{false};
   CUDA_OK(cudaMemset(device, 0, 4 * sizeof(int)));
   CUDA_OK(cudaDeviceSynchronize());
-  CUDA_OK(cudaLaunchHostFunc(streams.free_running, hold, &release));
+  check::HeldStream held_stream(streams.free_running);
   set<<<1, 1, 0, streams.free_running>>>(device, 5);
   int seen = -1;
   CUDA_OK(cudaMemcpy(&seen, device, sizeof seen, cudaMemcpyDeviceToHost));  // Does not wait for the 5.
   EXPECT(seen == 0, "a copy on the NULL stream saw %d", seen);
-  release = true;
+  held_stream.release();
   CUDA_OK(cudaStreamSynchronize(streams.free_running));
   CUDA_OK(cudaMemcpy(&seen, device, sizeof seen, cudaMemcpyDeviceToHost));
   EXPECT(seen == 5, "after the release: %d", seen);
 }
 
 void host_released_wait_blocks_nobody_else(const Streams& streams, int* device) {
-  std::atomic<bool> release{false};
   std::atomic<bool> waiting{false};
-  CUDA_OK(cudaLaunchHostFunc(streams.free_running, hold, &release));
+  check::HeldStream held_stream(streams.free_running);
   set<<<1, 1, 0, streams.free_running>>>(device, 77);
   std::thread waiter([&] {
     waiting = true;
@@ -82,20 +74,16 @@ void host_released_wait_blocks_nobody_else(const Streams& streams, int* device) 
   CUDA_OK(cudaMemcpyAsync(&seen, more, sizeof seen, cudaMemcpyDeviceToHost, streams.blocking));
   CUDA_OK(cudaStreamSynchronize(streams.blocking));
   EXPECT(seen == 8, "saw %d", seen);
-  void* pinned = nullptr;
-  CUDA_OK(cudaMallocHost(&pinned, 4096));
-  CUDA_OK(cudaFreeHost(pinned));
-  release = true;
+  held_stream.release();
   waiter.join();
   CUDA_OK(cudaFree(more));
 }
 
 void copy_out_behind_a_held_stream_blocks_nobody_else(const Streams& streams, int* device) {
-  std::atomic<bool> release{false};
   std::atomic<bool> waiting{false};
   CUDA_OK(cudaMemset(device, 0, sizeof(int)));
   CUDA_OK(cudaDeviceSynchronize());
-  CUDA_OK(cudaLaunchHostFunc(streams.free_running, hold, &release));
+  check::HeldStream held_stream(streams.free_running);
   set<<<1, 1, 0, streams.free_running>>>(device, 123);
   int target = 0;
   std::thread waiter([&] {
@@ -106,7 +94,7 @@ void copy_out_behind_a_held_stream_blocks_nobody_else(const Streams& streams, in
   std::this_thread::sleep_for(std::chrono::milliseconds(20));
   set<<<1, 1, 0, streams.blocking>>>(device + 1, 9);
   CUDA_OK(cudaStreamSynchronize(streams.blocking));
-  release = true;
+  held_stream.release();
   waiter.join();
   EXPECT(target == 123, "the pageable copy brought %d", target);
 }

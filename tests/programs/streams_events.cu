@@ -14,11 +14,6 @@ __global__ void step(unsigned* data, int n, unsigned factor, unsigned add) {
 constexpr int kCount = 10'000;
 constexpr int kBlocks = (kCount + 127) / 128;
 
-void hold(void* flag) {
-  const double end = check::seconds() + 20.0;
-  while (!static_cast<std::atomic<bool>*>(flag)->load() && check::seconds() < end) std::this_thread::yield();
-}
-
 }  // namespace
 
 int main() {
@@ -29,20 +24,21 @@ int main() {
     CUDA_OK(cudaMemset(data[s], 0, kCount * sizeof(unsigned)));
     CUDA_OK(cudaStreamCreateWithFlags(&streams[s], cudaStreamNonBlocking));
   }
+  step<<<kBlocks, 128>>>(data[0], kCount, 1,
+                         0);  // A first launch may load the kernel and wait for the device.
   CUDA_OK(cudaDeviceSynchronize());
 
   // Overlap: stream 0 stands behind a host function until stream 1 has finished.
-  std::atomic<bool> release{false};
   cudaEvent_t held = nullptr;
   CUDA_OK(cudaEventCreateWithFlags(&held, cudaEventDisableTiming));
-  CUDA_OK(cudaLaunchHostFunc(streams[0], hold, &release));
+  check::HeldStream held_stream(streams[0]);
   step<<<kBlocks, 128, 0, streams[0]>>>(data[0], kCount, 1, 5);
   CUDA_OK(cudaEventRecord(held, streams[0]));
   step<<<kBlocks, 128, 0, streams[1]>>>(data[1], kCount, 1, 7);
   CUDA_OK(cudaStreamSynchronize(streams[1]));
   CUDA_IS(cudaEventQuery(held), cudaErrorNotReady);
   CUDA_IS(cudaStreamQuery(streams[0]), cudaErrorNotReady);
-  release = true;
+  held_stream.release();
   CUDA_OK(cudaEventSynchronize(held));
   CUDA_OK(cudaStreamQuery(streams[0]));
 
