@@ -1,0 +1,86 @@
+#include "protocol/gate.hpp"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include <boost/interprocess/mapped_region.hpp>
+#include <cerrno>
+#include <cstring>
+#include <exception>
+#include <new>
+
+namespace vgpu {
+namespace {
+constexpr std::size_t page_bytes = (sizeof(GatePage) + 4095) / 4096 * 4096;
+
+std::string problem(const char* what) {
+  return std::string(what) + ": " + std::strerror(errno);
+}
+
+class ReceivedFd {
+ public:
+  explicit ReceivedFd(int fd) : fd_(fd) {}
+  boost::interprocess::mapping_handle_t get_mapping_handle() const {
+    return boost::interprocess::ipcdetail::mapping_handle_from_file_handle(fd_);
+  }
+
+ private:
+  int fd_;
+};
+}  // namespace
+
+struct GateMapping::Region {
+  boost::interprocess::mapped_region mapping;
+};
+
+GateMapping::GateMapping() : region_(std::make_unique<Region>()) {}
+GateMapping::~GateMapping() = default;
+
+tl::expected<std::unique_ptr<GateMapping>, std::string> GateMapping::create(UniqueFd& fd) {
+  UniqueFd made(memfd_create("vgpud-gate", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  if (!made) return tl::unexpected(problem("memfd_create"));
+  if (ftruncate(made.get(), static_cast<off_t>(page_bytes)) != 0) return tl::unexpected(problem("ftruncate"));
+  if (fcntl(made.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
+    return tl::unexpected(problem("sealing the gate page"));
+  }
+  auto mapping = attach(made.get());
+  if (!mapping) return mapping;
+  (*mapping)->page().allowance_ns.store(no_limit_ns);
+  fd = std::move(made);
+  return mapping;
+}
+
+tl::expected<std::unique_ptr<GateMapping>, std::string> GateMapping::attach(int fd) {
+  struct stat status {};
+  if (fstat(fd, &status) != 0) return tl::unexpected(problem("fstat of the gate page"));
+  if (status.st_size != static_cast<off_t>(page_bytes)) {
+    return tl::unexpected(std::string("the gate page has a wrong size"));
+  }
+  std::unique_ptr<GateMapping> result(new GateMapping);
+  try {
+    result->region_->mapping =
+        boost::interprocess::mapped_region(ReceivedFd(fd), boost::interprocess::read_write, 0, page_bytes);
+  } catch (const std::exception& error) {
+    return tl::unexpected(std::string("mapping the gate page: ") + error.what());
+  }
+  result->page_ = static_cast<GatePage*>(result->region_->mapping.get_address());
+  return result;
+}
+
+std::uint64_t latency_percentile(const GatePage& page, double fraction) {
+  std::uint64_t counts[latency_buckets];
+  std::uint64_t total = 0;
+  for (std::size_t i = 0; i < latency_buckets; ++i)
+    total += counts[i] = page.latency[i].load(std::memory_order_relaxed);
+  if (total == 0) return 0;
+  const auto wanted = static_cast<std::uint64_t>(fraction * static_cast<double>(total));
+  std::uint64_t seen = 0;
+  for (std::size_t i = 0; i < latency_buckets; ++i) {
+    seen += counts[i];
+    if (seen > wanted) return latency_bucket_end_ns(i);
+  }
+  return latency_bucket_end_ns(latency_buckets - 1);
+}
+
+}  // namespace vgpu

@@ -1,0 +1,100 @@
+// The gate and statistics page: one memfd for each worker, made by the broker, mapped by both. The broker
+// says how much device time the worker may use; the worker says what it used and what it did. The client
+// never sees it.
+#pragma once
+
+#include <atomic>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <tl/expected.hpp>
+
+#include "protocol/unique_fd.hpp"
+
+namespace vgpu {
+
+inline constexpr std::uint64_t no_limit_ns = UINT64_MAX;
+inline constexpr std::uint32_t gate_window = 16;  ///< commands a worker keeps in flight when others compete
+inline constexpr std::size_t latency_buckets = 160;
+inline constexpr std::size_t gate_call_slots = 640;  ///< at least as many as there are call ids
+
+/// Shared by broker and worker. All counters only grow and start at 0 unless said otherwise.
+struct GatePage {
+  // Written by the broker.
+  alignas(64) std::atomic<std::uint64_t> allowance_ns;  ///< submit while consumed_ns < allowance_ns;
+                                                        ///< no_limit_ns: alone
+  std::atomic<std::uint32_t> refill;                    ///< futex word: bumped after allowance_ns changed
+  std::atomic<std::uint64_t> memory_quota;              ///< bytes, 0 = none
+
+  // Written by the worker; scheduling.
+  alignas(64) std::atomic<std::uint64_t> consumed_ns;  ///< device time used so far
+  std::atomic<std::uint32_t> backlogged;               ///< 1 while it has work to submit or in flight
+  std::atomic<std::uint32_t> blocked;                  ///< 1 while it waits for a refill
+  std::atomic<std::uint32_t> in_flight;                ///< commands submitted and not known to be complete
+  std::atomic<std::uint64_t> last_activity_ns;         ///< CLOCK_MONOTONIC of the latest record
+
+  // Written by the worker; statistics.
+  alignas(64) std::atomic<std::uint64_t> launches;
+  std::atomic<std::uint64_t> graph_launches;
+  std::atomic<std::uint64_t> kernel_ns;  ///< device time in kernels, as far as it is measured
+  std::atomic<std::uint64_t> bytes_to_device;
+  std::atomic<std::uint64_t> bytes_from_device;
+  std::atomic<std::uint64_t> bytes_on_device;
+  std::atomic<std::uint64_t> records;  ///< records taken from the ring
+  std::atomic<std::uint64_t> waited_calls;
+  std::atomic<std::uint64_t> errors;       ///< calls that failed in the driver or in validation
+  std::atomic<std::uint64_t> unsupported;  ///< calls answered CUDA_ERROR_NOT_SUPPORTED
+  std::atomic<std::uint64_t> modules;      ///< modules and libraries loaded
+  std::atomic<std::uint64_t> allocations;
+  std::atomic<std::uint64_t> memory_used;   ///< bytes now
+  std::atomic<std::uint64_t> memory_peak;   ///< bytes
+  std::atomic<std::uint64_t> queue_depth;   ///< ring units waiting, now
+  std::atomic<std::uint64_t> doorbells;     ///< how often the client had to wake the worker
+  std::atomic<std::uint64_t> sticky_error;  ///< CUresult that ended the client's context, or 0
+
+  /// Time from taking a waited call's record to its reply: bucket i counts [2^(i/4), 2^((i+1)/4)) ns.
+  alignas(64) std::atomic<std::uint64_t> latency[latency_buckets];
+  /// Records by CallId.
+  alignas(64) std::atomic<std::uint64_t> calls[gate_call_slots];
+};
+
+/// The latency bucket for `ns`.
+constexpr std::size_t latency_bucket(std::uint64_t ns) {
+  if (ns < 4) return 0;
+  const unsigned log2 = 63u - static_cast<unsigned>(std::countl_zero(ns));
+  const std::size_t bucket = log2 * 4 + (ns >> (log2 - 2) & 3);
+  return bucket < latency_buckets ? bucket : latency_buckets - 1;
+}
+
+/// A latency inside bucket `index`, in ns: the lower bound of the next.
+constexpr std::uint64_t latency_bucket_end_ns(std::size_t index) {
+  const std::size_t next = index + 1;
+  return next < 8 ? next : (std::uint64_t{4} + next % 4) << (next / 4 - 2);
+}
+
+/// The value below which `fraction` (0..1) of the page's latencies lie, in ns; 0 when there are none.
+std::uint64_t latency_percentile(const GatePage& page, double fraction);
+
+/// A mapped gate page; unmapped at the end of its life.
+class GateMapping {
+ public:
+  /// A new sealed, zeroed page with allowance no_limit_ns; the descriptor is put into `fd` to be passed to
+  /// the worker.
+  static tl::expected<std::unique_ptr<GateMapping>, std::string> create(UniqueFd& fd);
+  /// Maps a page received from the broker; does not take `fd`.
+  static tl::expected<std::unique_ptr<GateMapping>, std::string> attach(int fd);
+  ~GateMapping();
+  GateMapping(const GateMapping&) = delete;
+  GateMapping& operator=(const GateMapping&) = delete;
+  GatePage& page() const { return *page_; }
+
+ private:
+  struct Region;
+  GateMapping();
+  std::unique_ptr<Region> region_;
+  GatePage* page_ = nullptr;
+};
+
+}  // namespace vgpu

@@ -1,0 +1,159 @@
+// Messages between client, broker and worker before and beside the channel. All are plain structs of fixed
+// size whose first word is the type; strings are NUL-terminated. Nothing a client says here is believed
+// except its hash.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace vgpu {
+
+inline constexpr std::uint64_t hello_magic = 0x4F4C4C4548445056;  // "VPDHELLO"
+inline constexpr std::uint32_t handshake_version = 1;
+inline constexpr std::size_t attribute_count = 192;  ///< CUdevice_attribute 0..191
+inline constexpr std::size_t limit_count = 16;       ///< CUlimit 0..15
+
+enum class MessageType : std::uint32_t {
+  hello = 1,
+  welcome = 2,
+  refused = 3,
+  attach = 4,
+  device_report = 5,
+  host_region = 6,
+  worker_failed = 7,
+  status_query = 8,
+  device_status = 9,
+};
+
+/// Identity of the protocol this binary was built with: the call table, the records and the channel's layout.
+std::uint64_t protocol_hash();
+
+/// Client -> broker, first message.
+struct Hello {
+  static constexpr auto message_type = MessageType::hello;
+  MessageType type = message_type;
+  std::uint32_t version = handshake_version;
+  std::uint64_t magic = hello_magic;
+  std::uint64_t protocol_hash = 0;
+};
+
+/// All that a client answers about its device without asking again. Written by the worker at its start.
+struct DeviceReport {
+  static constexpr auto message_type = MessageType::device_report;
+  MessageType type = message_type;
+  std::int32_t driver_version = 0;  ///< cuDriverGetVersion
+  char name[256] = {};
+  std::uint8_t uuid[16] = {};
+  char pci_bus_id[32] = {};
+  std::int32_t pci_domain = 0, pci_bus = 0, pci_device = 0;
+  std::int32_t compute_major = 0, compute_minor = 0;
+  std::int32_t least_priority = 0, greatest_priority = 0;
+  std::uint32_t module_loading_mode = 0;  ///< cuModuleGetLoadingMode
+  std::uint32_t context_api_version = 0;  ///< cuCtxGetApiVersion
+  std::uint32_t software = 0;             ///< 1: the software GPU
+  std::uint64_t total_memory = 0;         ///< bytes
+  std::uint64_t attributes_valid[attribute_count / 64] = {};
+  std::int32_t attributes[attribute_count] = {};
+  std::uint32_t limits_valid = 0;
+  std::uint32_t allocation_granularity_min = 0;  ///< cuMemGetAllocationGranularity, device-local, bytes
+  std::uint32_t allocation_granularity_recommended = 0;  ///< bytes
+  std::uint32_t reserved = 0;
+  std::uint64_t limits[limit_count] = {};
+};
+
+/// Broker -> client: admitted. Comes with two descriptors: the channel's memfd, the client's end of the
+/// direct socket.
+struct Welcome {
+  static constexpr auto message_type = MessageType::welcome;
+  MessageType type = message_type;
+  std::uint32_t reserved = 0;
+  std::uint64_t session = 0;
+  std::uint64_t memory_quota = 0;  ///< bytes; 0 = none
+  DeviceReport device;
+};
+
+enum class RefusalCode : std::uint32_t {
+  protocol = 1,     ///< another version of vgpud
+  no_device = 2,    ///< no device for this client
+  not_allowed = 3,  ///< policy
+  busy = 4,         ///< too many clients
+  internal = 5,
+};
+
+/// Broker -> client: not admitted, with a sentence for the log.
+struct Refused {
+  static constexpr auto message_type = MessageType::refused;
+  MessageType type = message_type;
+  RefusalCode code = RefusalCode::internal;
+  char text[248] = {};
+};
+
+/// Broker -> worker: serve this client. Comes with two descriptors: the channel's memfd, the worker's end of
+/// the direct socket.
+struct Attach {
+  static constexpr auto message_type = MessageType::attach;
+  MessageType type = message_type;
+  std::uint32_t reserved = 0;
+  std::uint64_t session = 0;
+  std::uint64_t memory_quota = 0;  ///< bytes; 0 = none
+};
+
+/// Worker -> broker: it cannot serve (before its report), with a sentence. The worker then ends.
+struct WorkerFailed {
+  static constexpr auto message_type = MessageType::worker_failed;
+  MessageType type = message_type;
+  std::int32_t result = 0;  ///< CUresult, or 0
+  char text[248] = {};
+};
+
+/// Client -> worker over the direct socket, with the sealed memfd of a host region; the record host_map that
+/// names the same address follows in the ring.
+struct HostRegion {
+  static constexpr auto message_type = MessageType::host_region;
+  MessageType type = message_type;
+  std::uint32_t reserved = 0;
+  std::uint64_t address = 0;
+  std::uint64_t bytes = 0;
+};
+
+/// Asks the broker how the device is used, instead of Hello; makes no session.
+struct StatusQuery {
+  static constexpr auto message_type = MessageType::status_query;
+  MessageType type = message_type;
+  std::uint32_t version = handshake_version;
+  std::uint64_t magic = hello_magic;
+};
+
+/// A process that uses the device.
+struct ProcessUsage {
+  std::int32_t pid = 0;
+  std::uint32_t reserved = 0;
+  std::uint64_t memory_used = 0;  ///< bytes
+};
+
+/// Broker -> asker: the answer to StatusQuery. Lists only processes that the asker may see.
+struct DeviceStatus {
+  static constexpr auto message_type = MessageType::device_status;
+  MessageType type = message_type;
+  std::uint32_t process_count = 0;
+  std::uint64_t memory_quota = 0;        ///< bytes, of the asker's class; 0 = none
+  std::uint64_t memory_used = 0;         ///< bytes, by sessions under the asker's quota
+  std::uint64_t device_memory_used = 0;  ///< bytes, by all clients
+  std::uint32_t gpu_busy_percent = 0;    ///< over the last second
+  std::uint32_t memory_busy_percent = 0;
+  ProcessUsage processes[64] = {};
+  DeviceReport device;
+};
+
+/// Why a Hello is refused, or an empty string when it fits this build.
+std::string hello_problem(const Hello& hello);
+
+/// Copies text into a message's fixed field, cut off to fit, always terminated.
+template <std::size_t N>
+void set_text(char (&field)[N], const std::string& text) {
+  const std::size_t length = text.copy(field, N - 1);
+  field[length] = '\0';
+}
+
+}  // namespace vgpu

@@ -1,0 +1,71 @@
+#include "protocol/ring.hpp"
+
+namespace vgpu {
+namespace {
+constexpr std::uint64_t space_sleep_ns = 50'000'000;  // how soon a producer notices that its worker has died
+}
+
+bool RingProducer::wait_for_space(std::uint64_t end) {
+  const auto fits = [&] {
+    return end - control_->consumed_units.load(std::memory_order_seq_cst) <= ring_units;
+  };
+  const std::uint64_t until = now_ns() + default_spin_ns();
+  do {
+    for (int i = 0; i < 64; ++i) {
+      if (fits()) return true;
+      cpu_relax();
+    }
+  } while (now_ns() < until);
+  control_->space_waiters.fetch_add(1, std::memory_order_seq_cst);
+  const std::uint32_t event = control_->space_event.load(std::memory_order_seq_cst);
+  bool room = fits();
+  if (!room && control_->closed.load(std::memory_order_seq_cst) == 0) {
+    futex_wait(control_->space_event, event, space_sleep_ns);
+    room = fits();
+  }
+  control_->space_waiters.fetch_sub(1, std::memory_order_seq_cst);
+  return room;
+}
+
+void RingProducer::wake_consumer() {
+  // Only one of several producers makes the system call.
+  if (control_->consumer_sleeps.exchange(0, std::memory_order_seq_cst) != 0) {
+    futex_wake(control_->consumer_sleeps);
+    control_->doorbells.fetch_add(1, std::memory_order_relaxed);
+  }
+}
+
+RingConsumer::Status RingConsumer::take(std::span<std::byte> buffer, std::size_t& size) {
+  const std::byte* const source = data_ + position_ % ring_units * ring_unit;
+  RecordHeader header;
+  std::memcpy(&header, source, sizeof header);
+  if (header.size < sizeof(RecordHeader) || header.size > max_record_bytes || header.size > buffer.size()) {
+    return Status::corrupt;
+  }
+  size = header.size;
+  std::memcpy(buffer.data(), source, size);
+  // The producer may have rewritten the header meanwhile; what was checked is what counts.
+  std::memcpy(buffer.data(), &header, sizeof header);
+  position_ += (size + ring_unit - 1) / ring_unit;
+  control_->consumed_units.store(position_, std::memory_order_seq_cst);
+  if (control_->space_waiters.load(std::memory_order_seq_cst) != 0) {
+    control_->space_event.fetch_add(1, std::memory_order_seq_cst);
+    futex_wake(control_->space_event, INT32_MAX);
+  }
+  return Status::record;
+}
+
+void RingConsumer::sleep(std::uint64_t timeout_ns) {
+  control_->consumer_sleeps.store(1, std::memory_order_seq_cst);
+  if (publish_[position_ % ring_units].load(std::memory_order_seq_cst) != RingProducer::lap(position_)) {
+    futex_wait(control_->consumer_sleeps, 1, timeout_ns);
+  }
+  control_->consumer_sleeps.store(0, std::memory_order_seq_cst);
+}
+
+void RingConsumer::wake(const Channel& channel) {
+  channel.control().consumer_sleeps.store(0, std::memory_order_seq_cst);
+  futex_wake(channel.control().consumer_sleeps);
+}
+
+}  // namespace vgpu

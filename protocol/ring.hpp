@@ -1,0 +1,117 @@
+// The submission ring: many producer threads of one client process, one consumer thread in the worker. The
+// order of reservations is the total order of the process's calls. A record becomes visible only by the
+// sequence word of its first unit, which lies outside the data, so no payload bytes and no stale bytes can
+// look like a record.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+
+#include "protocol/channel.hpp"
+#include "protocol/futex.hpp"
+#include "protocol/record.hpp"
+
+namespace vgpu {
+
+/// The client's side. Any thread may call it; the object holds no state but the channel's address.
+class RingProducer {
+ public:
+  explicit RingProducer(const Channel& channel)
+      : control_(&channel.control()), publish_(channel.publish_words()), data_(channel.ring_data()) {}
+
+  /// Space for a record, between reserve() and publish(). Every reservation must be published, soon: the
+  /// records of other threads wait behind it.
+  struct Slot {
+    std::byte* bytes = nullptr;  ///< where the record is written; nullptr: the channel is closed
+    std::uint64_t position = 0;
+    explicit operator bool() const { return bytes != nullptr; }
+  };
+
+  /// Space for `size` bytes, sizeof(RecordHeader) <= size <= max_record_bytes. Waits (spins, then sleeps)
+  /// while the ring is full. `alive` is asked from time to time while it waits; when it says no, or the
+  /// channel is closed, the result is empty.
+  template <class Alive>
+  Slot reserve(std::size_t size, Alive&& alive) {
+    const std::uint64_t units = (size + ring_unit - 1) / ring_unit;
+    const std::uint64_t position = control_->reserved_units.fetch_add(units, std::memory_order_relaxed);
+    const std::uint64_t end = position + units;
+    if (end - control_->consumed_units.load(std::memory_order_acquire) > ring_units) {
+      while (!wait_for_space(end)) {
+        if (control_->closed.load(std::memory_order_acquire) != 0 || !alive()) return {};
+      }
+    }
+    return {data_ + position % ring_units * ring_unit, position};
+  }
+
+  /// Makes the record visible and wakes the consumer if it sleeps.
+  void publish(const Slot& slot) {
+    // Sequentially consistent against consumer_sleeps: either the consumer sees the record before it sleeps,
+    // or this thread sees that it sleeps.
+    publish_[slot.position % ring_units].store(lap(slot.position), std::memory_order_seq_cst);
+    if (control_->consumer_sleeps.load(std::memory_order_seq_cst) != 0) wake_consumer();
+  }
+
+  /// The sequence word that says "a record begins here" on this round through the ring.
+  static constexpr std::uint32_t lap(std::uint64_t position) {
+    return static_cast<std::uint32_t>(position / ring_units + 1);
+  }
+
+ private:
+  /// One bounded wait; true when [.., end) fits.
+  bool wait_for_space(std::uint64_t end);
+  void wake_consumer();
+
+  ChannelControl* control_;
+  std::atomic<std::uint32_t>* publish_;
+  std::byte* data_;
+};
+
+/// The worker's side: one thread. It keeps its position to itself and believes nothing that stands in the
+/// channel.
+class RingConsumer {
+ public:
+  explicit RingConsumer(const Channel& channel)
+      : control_(&channel.control()), publish_(channel.publish_words()), data_(channel.ring_data()) {}
+
+  enum class Status {
+    empty,    ///< no record is published at this position (perhaps one is being written)
+    record,   ///< copied
+    corrupt,  ///< a size that no client of ours writes; the channel cannot be used any more
+  };
+
+  /// Copies the next record into `buffer` (max_record_bytes long) and gives its space back. `size` is set
+  /// with Status::record, and the copy's header.size equals it.
+  Status next(std::span<std::byte> buffer, std::size_t& size) {
+    if (!ready()) return Status::empty;
+    return take(buffer, size);
+  }
+
+  /// True when a record is published.
+  bool ready() const {
+    return publish_[position_ % ring_units].load(std::memory_order_acquire) == RingProducer::lap(position_);
+  }
+
+  /// Sleeps until a record is published, wake() is called, or `timeout_ns` passed.
+  void sleep(std::uint64_t timeout_ns);
+  /// Ends a sleep() of the consumer from another thread of the worker.
+  static void wake(const Channel& channel);
+
+  /// Units reserved but not consumed, as the (untrusted) counters say: the queue's depth for statistics.
+  std::uint64_t backlog_units() const {
+    const std::uint64_t depth = control_->reserved_units.load(std::memory_order_relaxed) - position_;
+    return depth <= ring_units * 2 ? depth : 0;
+  }
+
+ private:
+  Status take(std::span<std::byte> buffer, std::size_t& size);
+
+  ChannelControl* control_;
+  std::atomic<std::uint32_t>* publish_;
+  const std::byte* data_;
+  std::uint64_t position_ = 0;
+};
+
+}  // namespace vgpu
