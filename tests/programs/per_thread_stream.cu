@@ -4,6 +4,10 @@
 
 #include "check.hpp"
 
+#ifndef CUDA_API_PER_THREAD_DEFAULT_STREAM
+#error "compile this program with nvcc --default-stream per-thread"
+#endif
+
 namespace {
 
 __global__ void set(int* out, int value) {

@@ -1,0 +1,226 @@
+#!/usr/bin/env python3
+"""Several clients of one vgpud: side by side, sharing fairly, failing alone, ending in every way."""
+
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import time
+import unittest
+
+import harness
+from harness import Service, first_line, kernels_done, wait_until
+
+
+class SideBySide(unittest.TestCase):
+    def test_two_programs_run_at_once_and_stats_shows_both(self):
+        with Service() as service:
+            programs = [service.popen("nbody", "--seconds", 3), service.popen("mandelbrot_shared", "--seconds", 3)]
+            pids = {program.pid for program in programs}
+
+            def both_launch():
+                rows = {row["pid"]: row for row in service.clients()}
+                return pids <= set(rows) and all(rows[pid]["launches"] > 0 for pid in pids)
+
+            wait_until(both_launch, 10, "stats shows both clients launching")
+            table = service.cli("stats").stdout
+            for program in programs:
+                self.assertIn(str(program.pid), table)
+            self.assertIn("nbody", table)
+            self.assertIn("mandelbrot", table)
+            for program in programs:
+                output, _ = program.communicate(timeout=30)
+                self.assertEqual(program.returncode, 0, output)
+
+    def test_ps_and_devices_name_what_is_there(self):
+        with Service() as service:
+            program = service.popen("busy", "--seconds", 2)
+            first_line(program)
+            self.assertIn(str(program.pid), service.cli("ps").stdout)
+            self.assertNotEqual(service.cli("devices").stdout.strip(), "")
+            program.communicate(timeout=30)
+            self.assertEqual(program.returncode, 0)
+
+
+class Fairness(unittest.TestCase):
+    SECONDS = 6
+
+    def counts(self, service, programs):
+        start = time.time() + 2.0
+        processes = [service.popen(program, "--seconds", self.SECONDS, "--start-at", f"{start:.3f}", "--rounds", 2000,
+                                   "--blocks", 16) for program in programs]
+        counts = []
+        for process in processes:
+            output, _ = process.communicate(timeout=60)
+            self.assertEqual(process.returncode, 0, output)
+            counts.append(kernels_done(output))
+        return counts
+
+    def test_equal_weights_share_equally(self):
+        with Service() as service:
+            first, second = self.counts(service, ["busy", "busy_shared"])
+        self.assertGreater(min(first, second), 0)
+        self.assertLess(abs(first - second) / max(first, second), 0.10, f"{first} against {second} kernels")
+
+    def test_weights_of_three_to_one_share_three_to_one(self):
+        classes = {"default": {}, "heavy": {"weight": 300}, "light": {"weight": 100}}
+        rules = [("*/busy_shared", "heavy"), ("*/busy", "light")]
+        with Service(classes=classes, rules=rules) as service:
+            heavy, light = self.counts(service, ["busy_shared", "busy"])
+        self.assertGreater(light, 0)
+        self.assertAlmostEqual(heavy / light, 3.0, delta=0.45, msg=f"{heavy} against {light} kernels")
+
+    def test_one_client_alone_is_not_held_back(self):
+        with Service() as service:
+            alone, = self.counts(service, ["busy"])
+            first, second = self.counts(service, ["busy", "busy_shared"])
+        self.assertGreater(first + second, 0.75 * alone, f"{first} + {second} shared, {alone} alone")
+
+
+class Faults(unittest.TestCase):
+    def test_an_illegal_address_ends_one_client_and_its_neighbour_notices_nothing(self):
+        with Service() as service:
+            neighbour = service.popen("busy", "--seconds", 3)
+            first_line(neighbour)
+            for program in ("illegal_address", "illegal_address_shared", "trap"):
+                result = service.run(program)
+                self.assertEqual(result.returncode, 0, result.stderr)
+            output, _ = neighbour.communicate(timeout=30)
+            self.assertEqual(neighbour.returncode, 0, output)  # busy compares every element it computed.
+            self.assertEqual(service.run("vector_add").returncode, 0)
+
+    def test_a_worker_that_dies_is_an_error_for_its_client_and_nobody_else(self):
+        with Service() as service:
+            neighbour = service.popen("busy", "--seconds", 4, "--tag", "neighbour")
+            first_line(neighbour)
+            before = {pid for pid in harness.children(service.process.pid)}
+            victim = service.popen("busy", "--seconds", 60, stderr=subprocess.PIPE)
+            first_line(victim)
+            row = next(row for row in service.clients() if row["pid"] == victim.pid)
+            worker = row.get("worker_pid") or row.get("worker")
+            self.assertIn(worker, set(harness.children(service.process.pid)) | before)
+            os.kill(worker, signal.SIGKILL)
+            _, errors = victim.communicate(timeout=5)
+            self.assertEqual(victim.returncode, 1, errors)
+            self.assertIn("returned", errors)
+            output, _ = neighbour.communicate(timeout=30)
+            self.assertEqual(neighbour.returncode, 0, output)
+
+    def test_quotas_hold_for_each_client_alone(self):
+        with Service(classes={"default": {"memory_quota": "256MiB"}}) as service:
+            environment = service.environment(VGPU_TEST_QUOTA_MB="256")
+            both = [service.popen(name, env=environment) for name in ("out_of_quota", "out_of_quota_shared")]
+            for program in both:
+                output, _ = program.communicate(timeout=60)
+                self.assertEqual(program.returncode, 0, output)
+
+
+class Endings(unittest.TestCase):
+    ROUNDS = int(os.environ.get("VGPU_TEST_KILL_ROUNDS", "30"))
+
+    def test_killed_clients_leave_nothing_behind(self):
+        programs = ["busy", "nbody", "copies", "threads16", "graphs", "pinned_mapped_shared", "vmm", "stream_order"]
+        choose = random.Random(4711)
+        with Service() as service:
+            neighbour = service.popen("busy", "--seconds", 300, "--rounds", 200, "--tag", "neighbour")
+            first_line(neighbour)
+            broker = service.process.pid
+            # One client there and gone, so that everything made on first use exists before the count.
+            self.assertEqual(service.run("vector_add").returncode, 0)
+            time.sleep(1.0)
+            files_before = sorted(harness.open_files(broker).values())
+            workers_before = len(harness.descendants(broker))
+            memory_before = harness.shared_memory_kib()
+            for _ in range(self.ROUNDS):
+                program = choose.choice(programs)
+                arguments = ["--seconds", 30] if program in ("busy", "nbody") else []
+                victim = service.popen(program, *arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                time.sleep(choose.uniform(0.0, 0.4))
+                victim.kill()
+                victim.wait()
+                wait_until(lambda pid=victim.pid: all(row["pid"] != pid for row in service.clients()), 1.0,
+                           f"the killed {program} is gone")
+                self.assertIsNone(neighbour.poll(), "the neighbour ended")
+            wait_until(lambda: len(harness.descendants(broker)) <= workers_before, 5, "the victims' workers are gone")
+            kinds = lambda names: sorted(re.sub(r"\[?\d+\]?", "N", name) for name in names)
+            wait_until(lambda: len(kinds(harness.open_files(broker).values())) <= len(kinds(files_before)), 5,
+                       "the broker's descriptors are closed")
+            wait_until(lambda: harness.shared_memory_kib() <= memory_before + 16 * 1024, 5, "shared memory is given back")
+            self.assertEqual([row["pid"] for row in service.clients()], [neighbour.pid])
+            self.assertEqual(service.run("vector_add").returncode, 0)
+            neighbour.kill()
+            neighbour.wait()
+
+    def test_the_device_memory_of_a_killed_client_is_free_again(self):
+        with Service() as service:
+            victim = service.popen("busy", "--seconds", 60, "--memory-mb", 512)
+            first_line(victim)
+            row, = service.clients()
+            self.assertGreaterEqual(row["memory_used"], 512 << 20)
+            before = harness.shared_memory_kib()
+            victim.kill()
+            victim.wait()
+            wait_until(lambda: not service.clients(), 1.0, "the killed client is gone")
+            wait_until(lambda: harness.shared_memory_kib() <= before + 4096, 5, "its memory is given back")
+            self.assertEqual(service.run("mem_info").returncode, 0)
+
+    def test_vgpud_that_ends_is_an_error_and_no_hang_for_its_clients(self):
+        with Service() as service:
+            client = service.popen("busy", "--seconds", 60, stderr=subprocess.PIPE)
+            first_line(client)
+            service.stop()
+            _, errors = client.communicate(timeout=10)
+            self.assertEqual(client.returncode, 1, errors)
+
+
+class Hostile(unittest.TestCase):
+    ROUNDS = int(os.environ.get("VGPU_TEST_HOSTILE_ROUNDS", "24"))
+
+    def test_random_bytes_in_a_live_channel_hurt_only_who_wrote_them(self):
+        with Service() as service:
+            broker = service.process.pid
+            neighbour = service.popen("busy", "--seconds", 300, "--rounds", 200, "--tag", "neighbour")
+            first_line(neighbour)
+            files_before = len(harness.open_files(broker))
+            for seed in range(self.ROUNDS):
+                attacker = service.popen("scribble", seed, 0.3, stderr=subprocess.DEVNULL)
+                try:
+                    output, _ = attacker.communicate(timeout=5)
+                except subprocess.TimeoutExpired:  # Its own library may hang on its own rubbish: its own affair.
+                    attacker.kill()
+                    output, _ = attacker.communicate()
+                self.assertNotEqual(attacker.returncode, 2, f"no shared memory was found to attack: {output}")
+                wait_until(lambda pid=attacker.pid: all(row["pid"] != pid for row in service.clients()), 2.0,
+                           f"attacker {seed} is gone")
+                self.assertIsNone(service.process.poll(), "vgpud ended")
+                self.assertIsNone(neighbour.poll(), "the neighbour ended")
+            result = service.run("vector_add")
+            self.assertEqual(result.returncode, 0, result.stderr)
+            wait_until(lambda: len(harness.open_files(broker)) <= files_before + 8, 5, "descriptors are closed")
+            neighbour.send_signal(signal.SIGKILL)
+            neighbour.wait()
+
+    def test_rubbish_on_the_sockets_hurts_nobody(self):
+        import socket
+        rubbish = random.Random(99)
+        with Service() as service:
+            for _ in range(60):
+                for path, kind in ((service.socket, socket.SOCK_SEQPACKET), (service.control, socket.SOCK_STREAM)):
+                    with socket.socket(socket.AF_UNIX, kind) as peer:
+                        peer.settimeout(1.0)
+                        try:
+                            peer.connect(str(path))
+                            peer.send(rubbish.randbytes(rubbish.choice([1, 8, 64, 512, 4096])))
+                            if rubbish.random() < 0.3:
+                                peer.recv(4096)
+                        except OSError:
+                            pass  # Refused, closed or silent: all are good answers.
+            self.assertIsNone(service.process.poll(), "vgpud ended")
+            self.assertEqual(service.run("vector_add").returncode, 0)
+
+
+if __name__ == "__main__":
+    harness.become_subreaper()
+    unittest.main(verbosity=2)

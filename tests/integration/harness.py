@@ -1,0 +1,217 @@
+"""A private vgpud for one test, and the programs that run against it.
+
+Everything a test starts is a child of the test (or reparented to it), so that what is left behind can be seen. Never
+touches an installed vgpud, its sockets or its configuration.
+"""
+
+import ctypes
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+BUILD = pathlib.Path(os.environ.get("VGPU_BUILD_DIR", "build/release")).resolve()
+PROGRAMS = BUILD / "tests" / "programs"
+CLIENT_LIBRARY = BUILD / "lib"
+SOFTWARE_GPU = BUILD / "lib" / "softgpu"
+DEVICE_KIND = os.environ.get("VGPU_TEST_DEVICE", "software")
+
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def become_subreaper():
+    """Orphaned descendants become children of this process instead of disappearing from sight."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def children(pid):
+    """The pids of a process's direct children."""
+    found = []
+    for task in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            found += [int(text) for text in task.read_text().split()]
+        except OSError:
+            continue
+    return found
+
+
+def descendants(pid):
+    found = []
+    for child in children(pid):
+        found += [child] + descendants(child)
+    return found
+
+
+def is_zombie(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def open_files(pid):
+    """What a process's descriptors point to: {descriptor: target}."""
+    found = {}
+    for entry in pathlib.Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            found[int(entry.name)] = os.readlink(entry)
+        except OSError:
+            continue
+    return found
+
+
+def shared_memory_kib():
+    """Kernel-wide shared memory (memfds and tmpfs) in KiB."""
+    text = pathlib.Path("/proc/meminfo").read_text()
+    return int(re.search(r"^Shmem:\s+(\d+)", text, re.MULTILINE).group(1))
+
+
+def wait_until(condition, timeout, what):
+    """Polls until condition() is true; raises AssertionError with `what` after the timeout in seconds."""
+    end = time.monotonic() + timeout
+    while True:
+        result = condition()
+        if result:
+            return result
+        if time.monotonic() > end:
+            raise AssertionError(f"{what}: not within {timeout} s")
+        time.sleep(0.01)
+
+
+class Service:
+    """A vgpud of one's own in a temporary folder; use it as a context manager."""
+
+    def __init__(self, classes=None, rules=None, prestart=2, extra=""):
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="vgpud-test-"))
+        self.socket = self.folder / "vgpud.sock"
+        self.control = self.folder / "control.sock"
+        self.config = self.folder / "vgpud.yaml"
+        self.log = self.folder / "vgpud.log"
+        self.prestart = prestart
+        self.extra = extra
+        self.process = None
+        self.write_config(classes, rules)
+
+    def write_config(self, classes=None, rules=None):
+        """Writes the configuration; classes: {name: {key: value}}, rules: [(executable pattern, class)]."""
+        lines = ["log: {level: info, target: stderr}",
+                 f"devices: [{{name: test, kind: {DEVICE_KIND}, prestart: {self.prestart}}}]",
+                 "classes:"]
+        for name, values in (classes or {"default": {}}).items():
+            body = ", ".join(f"{key}: {value}" for key, value in values.items())
+            lines.append(f"  {name}: {{{body}}}")
+        if rules:
+            lines.append("rules:")
+            lines += [f"  - {{match: {{executable: '{pattern}'}}, class: {name}}}" for pattern, name in rules]
+        self.config.write_text("\n".join(lines) + "\n" + self.extra)
+
+    def start(self):
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [BUILD / "bin" / "vgpud", "--config", self.config, "--socket", self.socket, "--control", self.control],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        wait_until(lambda: self.process.poll() is not None or self.answers(), 20, "vgpud answers on its control socket")
+        if self.process.poll() is not None:
+            raise AssertionError(f"vgpud ended with {self.process.returncode}:\n{self.log_text()}")
+        return self
+
+    def answers(self):
+        return self.control.exists() and self.cli("stats", "--json", check=False).returncode == 0
+
+    def log_text(self):
+        return self.log.read_text(errors="replace")[-8000:]
+
+    def stop(self):
+        """Ends vgpud by SIGTERM; raises if it does not end cleanly or leaves a process behind."""
+        if self.process is None:
+            return
+        workers = descendants(self.process.pid)
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            status = self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(f"vgpud did not end within 10 s of SIGTERM:\n{self.log_text()}") from None
+        finally:
+            pid, self.process = self.process.pid, None
+        if status != 0:
+            raise AssertionError(f"vgpud ({pid}) ended with {status}:\n{self.log_text()}")
+        wait_until(lambda: all(is_zombie(worker) for worker in workers), 5, "the workers end with vgpud")
+
+    def __enter__(self):
+        try:
+            return self.start()
+        except BaseException:
+            self._clean_up()
+            raise
+
+    def __exit__(self, kind, *_):
+        try:
+            if kind is not None:
+                print(f"--- the end of vgpud's log\n{self.log_text()}---", file=sys.stderr)
+            self.stop()
+        finally:
+            self._clean_up()
+
+    def _clean_up(self):
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def environment(self, **more):
+        """What a client needs to reach this vgpud."""
+        return {**os.environ, "LD_LIBRARY_PATH": str(CLIENT_LIBRARY), "VGPUD_SOCKET": str(self.socket),
+                "VGPUD_CONTROL": str(self.control), **more}
+
+    def popen(self, program, *arguments, env=None, **options):
+        """Starts a test program as a client; standard output is a text pipe unless said otherwise."""
+        options.setdefault("stdout", subprocess.PIPE)
+        path = program if os.sep in str(program) else PROGRAMS / program
+        return subprocess.Popen([str(path), *map(str, arguments)], env=env or self.environment(), text=True, **options)
+
+    def run(self, program, *arguments, timeout=60, env=None):
+        """Runs a test program to its end; returns the CompletedProcess with stdout and stderr."""
+        path = program if os.sep in str(program) else PROGRAMS / program
+        return subprocess.run([str(path), *map(str, arguments)], env=env or self.environment(), text=True,
+                              timeout=timeout, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+
+    def cli(self, *arguments, check=True, timeout=60):
+        """Runs vgpud-cli against this vgpud."""
+        return subprocess.run([str(BUILD / "bin" / "vgpud-cli"), *map(str, arguments)], env=self.environment(),
+                              text=True, check=check, timeout=timeout, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def clients(self):
+        """The rows of `vgpud-cli stats --json` for clients that are connected now."""
+        rows = json.loads(self.cli("stats", "--json").stdout)["clients"]
+        return [row for row in rows if not row.get("ended", False)]
+
+
+def first_line(process, timeout=20):
+    """Waits for a started program's first line of output (its "ready")."""
+    os.set_blocking(process.stdout.fileno(), False)
+    text = ""
+
+    def complete():
+        nonlocal text
+        text += process.stdout.read() or ""
+        return "\n" in text or process.poll() is not None
+
+    wait_until(complete, timeout, "the program says that it is ready")
+    os.set_blocking(process.stdout.fileno(), True)
+    return text
+
+
+def kernels_done(output):
+    """The number of kernels that `busy` says it finished in its time."""
+    match = re.search(r"kernels (\d+)", output)
+    if match is None:
+        raise AssertionError(f"no count of kernels in: {output!r}")
+    return int(match.group(1))
