@@ -1,0 +1,306 @@
+// NVML's functions about the device: its identity from the report made at start, its state from the broker at
+// each call. Memory is the client's view: a quota looks like the size of the card, as in cuMemGetInfo.
+
+#include <cuda.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <string>
+
+#include "libclient/nvml/nvml.hpp"
+#include "libclient/nvml/state.hpp"
+
+namespace {
+
+using namespace vgpu;
+using namespace vgpu::nvml;
+
+constexpr unsigned not_available = ~0u;
+
+// Runs `use(report)` for a valid handle and a result pointer that is not null.
+template <class Use>
+nvmlReturn_t with_report(nvmlDevice_t handle, const void* out, Use use) {
+  if (const nvmlReturn_t result = check(handle); result != NVML_SUCCESS) return result;
+  if (out == nullptr) return NVML_ERROR_INVALID_ARGUMENT;
+  const auto report = device();
+  return report ? use(*report) : NVML_ERROR_UNINITIALIZED;
+}
+
+// The same with the broker's answer of this moment.
+template <class Use>
+nvmlReturn_t with_status(nvmlDevice_t handle, const void* out, Use use) {
+  if (const nvmlReturn_t result = check(handle); result != NVML_SUCCESS) return result;
+  if (out == nullptr) return NVML_ERROR_INVALID_ARGUMENT;
+  const auto status = ask_broker();
+  return status ? use(*status) : NVML_ERROR_GPU_IS_LOST;
+}
+
+// A device attribute, if the device reported it.
+nvmlReturn_t attribute(const DeviceReport& report, CUdevice_attribute which, unsigned* out,
+                       unsigned divisor = 1) {
+  const auto index = static_cast<std::size_t>(which);
+  if ((report.attributes_valid[index / 64] >> (index % 64) & 1) == 0) return NVML_ERROR_NOT_SUPPORTED;
+  *out = static_cast<unsigned>(report.attributes[index]) / divisor;
+  return NVML_SUCCESS;
+}
+
+unsigned attribute_or_zero(const DeviceReport& report, CUdevice_attribute which) {
+  unsigned value = 0;
+  return attribute(report, which, &value) == NVML_SUCCESS ? value : 0;
+}
+
+nvmlMemory_t client_memory(const DeviceStatus& status) {
+  const std::uint64_t device_total = status.device.total_memory;
+  const std::uint64_t total =
+      status.memory_quota == 0 ? device_total : std::min(status.memory_quota, device_total);
+  const std::uint64_t used = status.memory_quota == 0 ? status.device_memory_used : status.memory_used;
+  const std::uint64_t device_free = device_total - std::min(status.device_memory_used, device_total);
+  const std::uint64_t available = std::min(total - std::min(used, total), device_free);
+  return {total, available, total - available};
+}
+
+nvmlReturn_t pci_info(const DeviceReport& report, nvmlPciInfo_t* out) {
+  *out = {};
+  pci_text(report, true).copy(out->busIdLegacy, sizeof out->busIdLegacy - 1);
+  pci_text(report, false).copy(out->busId, sizeof out->busId - 1);
+  out->domain = static_cast<unsigned>(report.pci_domain);
+  out->bus = static_cast<unsigned>(report.pci_bus);
+  out->device = static_cast<unsigned>(report.pci_device);
+  out->pciDeviceId = attribute_or_zero(report, CU_DEVICE_ATTRIBUTE_GPU_PCI_DEVICE_ID);
+  out->pciSubSystemId = attribute_or_zero(report, CU_DEVICE_ATTRIBUTE_GPU_PCI_SUBSYSTEM_ID);
+  return NVML_SUCCESS;
+}
+
+// Older callers pass a shorter structure: only its first `bytes` are written.
+nvmlReturn_t short_pci_info(nvmlDevice_t handle, void* out, std::size_t bytes) {
+  return with_report(handle, out, [&](const DeviceReport& report) {
+    nvmlPciInfo_t info;
+    pci_info(report, &info);
+    std::memcpy(out, &info, bytes);
+    return NVML_SUCCESS;
+  });
+}
+
+void set_process(const ProcessUsage& usage, nvmlProcessInfo_v1_t* out) {
+  *out = {static_cast<unsigned>(usage.pid), usage.memory_used};
+}
+void set_process(const ProcessUsage& usage, nvmlProcessInfo_v2_t* out) {
+  *out = {static_cast<unsigned>(usage.pid), usage.memory_used, not_available, not_available};
+}
+
+template <class Info>
+nvmlReturn_t processes(nvmlDevice_t handle, unsigned* count, Info* out) {
+  return with_status(handle, count, [&](const DeviceStatus& status) {
+    const auto known = std::min(status.process_count, static_cast<unsigned>(std::size(status.processes)));
+    const unsigned room = *count;
+    *count = known;
+    if (room < known) return NVML_ERROR_INSUFFICIENT_SIZE;
+    if (known != 0 && out == nullptr) return NVML_ERROR_INVALID_ARGUMENT;
+    for (unsigned i = 0; i < known; ++i) set_process(status.processes[i], out + i);
+    return NVML_SUCCESS;
+  });
+}
+
+nvmlReturn_t no_processes(nvmlDevice_t handle, unsigned* count) {
+  return with_report(handle, count, [&](const DeviceReport&) {
+    *count = 0;
+    return NVML_SUCCESS;
+  });
+}
+
+// nvmlDeviceArchitecture_t.
+unsigned architecture(const DeviceReport& report) {
+  switch (report.compute_major) {
+    case 3:
+      return 2;
+    case 5:
+      return 3;
+    case 6:
+      return 4;
+    case 7:
+      return report.compute_minor < 5 ? 5 : 6;
+    case 8:
+      return report.compute_minor < 9 ? 7 : 8;
+    case 9:
+      return 9;
+    case 10:
+    case 12:
+      return 10;
+    default:
+      return not_available;
+  }
+}
+
+}  // namespace
+
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetName(nvmlDevice_t handle, char* name, unsigned length) {
+  return with_report(handle, name,
+                     [&](const DeviceReport& report) { return copy_text(report.name, name, length); });
+}
+
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetUUID(nvmlDevice_t handle, char* uuid, unsigned length) {
+  return with_report(handle, uuid,
+                     [&](const DeviceReport& report) { return copy_text(uuid_text(report), uuid, length); });
+}
+
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetIndex(nvmlDevice_t handle, unsigned* index) {
+  return with_report(handle, index, [&](const DeviceReport&) {
+    *index = 0;
+    return NVML_SUCCESS;
+  });
+}
+
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetMinorNumber(nvmlDevice_t handle, unsigned* minor) {
+  return nvmlDeviceGetIndex(handle, minor);
+}
+
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetBrand(nvmlDevice_t handle, unsigned* brand) {
+  return with_report(handle, brand, [&](const DeviceReport&) {
+    *brand = 0;  // NVML_BRAND_UNKNOWN: the driver API does not tell it
+    return NVML_SUCCESS;
+  });
+}
+
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetArchitecture(nvmlDevice_t handle, unsigned* out) {
+  return with_report(handle, out, [&](const DeviceReport& report) {
+    *out = architecture(report);
+    return NVML_SUCCESS;
+  });
+}
+
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetCudaComputeCapability(nvmlDevice_t handle, int* major, int* minor) {
+  return with_report(handle, major, [&](const DeviceReport& report) {
+    if (minor == nullptr) return NVML_ERROR_INVALID_ARGUMENT;
+    *major = report.compute_major;
+    *minor = report.compute_minor;
+    return NVML_SUCCESS;
+  });
+}
+
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetPciInfo_v3(nvmlDevice_t handle, nvmlPciInfo_t* out) {
+  return with_report(handle, out, [&](const DeviceReport& report) { return pci_info(report, out); });
+}
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetPciInfo_v2(nvmlDevice_t handle, void* out) {
+  return short_pci_info(handle, out, offsetof(nvmlPciInfo_t, busId));
+}
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetPciInfo(nvmlDevice_t handle, void* out) {
+  return short_pci_info(handle, out, offsetof(nvmlPciInfo_t, pciSubSystemId));
+}
+
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetPciInfoExt(nvmlDevice_t handle, nvmlPciInfoExt_v1_t* out) {
+  return with_report(handle, out, [&](const DeviceReport& report) {
+    if (out->version != nvml_struct_version(sizeof *out, 1)) return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
+    nvmlPciInfo_t info;
+    pci_info(report, &info);
+    constexpr unsigned display_class = 3, controller_3d = 2;
+    *out = {out->version,        info.domain,   info.bus,      info.device, info.pciDeviceId,
+            info.pciSubSystemId, display_class, controller_3d, {}};
+    std::memcpy(out->busId, info.busId, sizeof out->busId);
+    return NVML_SUCCESS;
+  });
+}
+
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t handle, nvmlMemory_t* out) {
+  return with_status(handle, out, [&](const DeviceStatus& status) {
+    *out = client_memory(status);
+    return NVML_SUCCESS;
+  });
+}
+
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t handle, nvmlMemory_v2_t* out) {
+  return with_status(handle, out, [&](const DeviceStatus& status) {
+    if (out->version != nvml_struct_version(sizeof *out, 2)) return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
+    const nvmlMemory_t memory = client_memory(status);
+    *out = {out->version, memory.total, 0, memory.free, memory.used};
+    return NVML_SUCCESS;
+  });
+}
+
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetUtilizationRates(nvmlDevice_t handle, nvmlUtilization_t* out) {
+  return with_status(handle, out, [&](const DeviceStatus& status) {
+    *out = {std::min(status.gpu_busy_percent, 100u), std::min(status.memory_busy_percent, 100u)};
+    return NVML_SUCCESS;
+  });
+}
+
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetComputeRunningProcesses(nvmlDevice_t handle, unsigned* count,
+                                                              nvmlProcessInfo_v1_t* out) {
+  return processes(handle, count, out);
+}
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v2(nvmlDevice_t handle, unsigned* count,
+                                                                 nvmlProcessInfo_v2_t* out) {
+  return processes(handle, count, out);
+}
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v3(nvmlDevice_t handle, unsigned* count,
+                                                                 nvmlProcessInfo_v2_t* out) {
+  return processes(handle, count, out);
+}
+
+// Clients here compute; none draws.
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetGraphicsRunningProcesses(nvmlDevice_t handle, unsigned* count, void*) {
+  return no_processes(handle, count);
+}
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetGraphicsRunningProcesses_v2(nvmlDevice_t handle, unsigned* count,
+                                                                  void*) {
+  return no_processes(handle, count);
+}
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetGraphicsRunningProcesses_v3(nvmlDevice_t handle, unsigned* count,
+                                                                  void*) {
+  return no_processes(handle, count);
+}
+
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetComputeMode(nvmlDevice_t handle, unsigned* mode) {
+  return with_report(handle, mode, [&](const DeviceReport& report) {
+    return attribute(report, CU_DEVICE_ATTRIBUTE_COMPUTE_MODE, mode);
+  });
+}
+
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetMemoryBusWidth(nvmlDevice_t handle, unsigned* bits) {
+  return with_report(handle, bits, [&](const DeviceReport& report) {
+    return attribute(report, CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH, bits);
+  });
+}
+
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetMaxClockInfo(nvmlDevice_t handle, int type, unsigned* megahertz) {
+  return with_report(handle, megahertz, [&](const DeviceReport& report) {
+    constexpr unsigned kilo = 1000;
+    switch (type) {
+      case 0:  // graphics
+      case 1:  // SM
+        return attribute(report, CU_DEVICE_ATTRIBUTE_CLOCK_RATE, megahertz, kilo);
+      case 2:
+        return attribute(report, CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE, megahertz, kilo);
+      default:
+        return NVML_ERROR_NOT_SUPPORTED;
+    }
+  });
+}
+
+NVML_EXPORT nvmlReturn_t nvmlDeviceIsMigDeviceHandle(nvmlDevice_t handle, unsigned* is_mig) {
+  return nvmlDeviceGetIndex(handle, is_mig);  // never: 0
+}
+
+NVML_EXPORT nvmlReturn_t nvmlDeviceOnSameBoard(nvmlDevice_t a, nvmlDevice_t b, int* same) {
+  if (const nvmlReturn_t result = check(b); result != NVML_SUCCESS) return result;
+  return with_report(a, same, [&](const DeviceReport&) {
+    *same = 1;
+    return NVML_SUCCESS;
+  });
+}
+
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetP2PStatus(nvmlDevice_t a, nvmlDevice_t b, int, int* status) {
+  if (const nvmlReturn_t result = check(b); result != NVML_SUCCESS) return result;
+  return with_report(a, status, [&](const DeviceReport&) {
+    *status = 0;  // NVML_P2P_STATUS_OK: both are the same device
+    return NVML_SUCCESS;
+  });
+}
+
+// No field is known here; each value says so itself, as NVML prescribes for fields that a device lacks.
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t handle, int count, nvmlFieldValue_t* values) {
+  return with_report(handle, values, [&](const DeviceReport&) {
+    for (int i = 0; i < count; ++i) values[i].nvmlReturn = NVML_ERROR_NOT_SUPPORTED;
+    return NVML_SUCCESS;
+  });
+}
