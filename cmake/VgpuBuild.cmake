@@ -28,6 +28,9 @@ function(vgpu_target name)
     target_compile_options(${name} PRIVATE -fsanitize=${VGPU_SANITIZE} -fno-sanitize-recover=undefined)
     target_link_options(${name} PRIVATE -fsanitize=${VGPU_SANITIZE})
   endif()
+  if(VGPU_FUZZ)  # Coverage from the libraries too: without it a fuzzer only sees its own harness.
+    target_compile_options(${name} PRIVATE -fsanitize=fuzzer-no-link)
+  endif()
 endfunction()
 
 # vgpu_test(NAME SOURCES... [LINK libraries...]): a GoogleTest executable registered with CTest as NAME.
