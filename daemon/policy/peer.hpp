@@ -5,7 +5,7 @@
 #include <string_view>
 #include <tl/expected.hpp>
 
-#include "daemon/base/unique_fd.hpp"
+#include "protocol/unique_fd.hpp"
 #include "daemon/policy/policy.hpp"
 
 namespace vgpu::daemon {

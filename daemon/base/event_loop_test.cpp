@@ -1,0 +1,75 @@
+#include "daemon/base/event_loop.hpp"
+
+#include <gtest/gtest.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+namespace vgpu::daemon {
+namespace {
+
+using std::chrono::milliseconds;
+
+UniqueFd ready_event() { return UniqueFd(eventfd(1, EFD_CLOEXEC)); }
+
+TEST(EventLoop, CallsTheHandlerOfAReadyDescriptor) {
+  EventLoop loop;
+  const UniqueFd event = ready_event();
+  int calls = 0;
+  ASSERT_TRUE(loop.watch(event.get(), EPOLLIN, [&](std::uint32_t) { ++calls; }));
+  loop.run_once(milliseconds(0));
+  EXPECT_EQ(calls, 1);
+  loop.forget(event.get());
+  loop.run_once(milliseconds(0));
+  EXPECT_EQ(calls, 1);
+}
+
+TEST(EventLoop, DescriptorForgottenInTheSameBatchIsNotCalled) {
+  EventLoop loop;
+  const UniqueFd first = ready_event();
+  const UniqueFd second = ready_event();
+  int calls = 0;
+  const auto forget_other = [&](int other) {
+    return [&calls, &loop, other](std::uint32_t) {
+      ++calls;
+      loop.forget(other);
+    };
+  };
+  loop.watch(first.get(), EPOLLIN, forget_other(second.get()));
+  loop.watch(second.get(), EPOLLIN, forget_other(first.get()));
+  loop.run_once(milliseconds(0));
+  EXPECT_EQ(calls, 1);
+}
+
+TEST(EventLoop, HandlerMayForgetItself) {
+  EventLoop loop;
+  const UniqueFd event = ready_event();
+  auto alive = std::make_shared<int>(1);
+  loop.watch(event.get(), EPOLLIN, [&loop, &event, alive](std::uint32_t) {
+    loop.forget(event.get());
+    EXPECT_EQ(*alive, 1);
+  });
+  loop.run_once(milliseconds(0));
+  EXPECT_EQ(alive.use_count(), 1);
+}
+
+TEST(EventLoop, TimersRunInOrderAndCanBeCancelled) {
+  EventLoop loop;
+  std::string order;
+  loop.after(milliseconds(2), [&] { order += "b"; });
+  loop.after(milliseconds(1), [&] { order += "a"; });
+  const auto never = loop.after(milliseconds(1), [&] { order += "x"; });
+  loop.cancel(never);
+  int ticks = 0;
+  EventLoop::TimerId periodic = 0;
+  periodic = loop.every(milliseconds(1), [&] {
+    if (++ticks == 3) loop.cancel(periodic);
+  });
+  loop.after(milliseconds(30), [&] { loop.stop(); });
+  loop.run();
+  EXPECT_EQ(order, "ab");
+  EXPECT_EQ(ticks, 3);
+}
+
+}  // namespace
+}  // namespace vgpu::daemon

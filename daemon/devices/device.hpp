@@ -1,0 +1,61 @@
+// One device that vgpud serves: its driver, its workers, its gate keeper, and what is known of it. Admits nobody.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "daemon/config/config.hpp"
+#include "daemon/devices/driver.hpp"
+#include "daemon/scheduler/gate_keeper.hpp"
+#include "daemon/worker_pool/worker_pool.hpp"
+
+namespace vgpu::daemon {
+
+// Belongs to the loop's thread. A device chosen as `auto` whose NVIDIA driver turns out to be unusable becomes a
+// software device; a configured one never changes its kind.
+class Device {
+ public:
+  // Called when a worker may be taken, and with a sentence when none could be started.
+  struct Callbacks {
+    std::function<void()> on_worker_ready;
+    std::function<void(const std::string&)> on_problem;
+  };
+
+  Device(EventLoop& loop, DeviceConfig config, const SchedulerConfig& scheduler, const Locations& locations,
+         Callbacks callbacks);
+  Device(const Device&) = delete;
+  Device& operator=(const Device&) = delete;
+
+  // Pre-starts workers.
+  void start();
+
+  [[nodiscard]] const DeviceConfig& config() const { return config_; }
+  // What the driver library was chosen to be; none: problem() says why.
+  [[nodiscard]] const std::optional<DriverChoice>& driver() const { return driver_; }
+  // What the first worker reported; none: no worker was ready yet.
+  [[nodiscard]] const std::optional<DeviceReport>& report() const { return report_; }
+  // Why the device cannot serve now; empty: it can.
+  [[nodiscard]] const std::string& problem() const { return problem_; }
+  // Null when there is no driver.
+  [[nodiscard]] WorkerPool* pool() const { return pool_.get(); }
+  [[nodiscard]] GateKeeper& gates() { return gates_; }
+
+ private:
+  void choose(DeviceKind kind);
+  void make_pool();
+  void on_start_failed(const std::string& why);
+
+  EventLoop& loop_;
+  DeviceConfig config_;
+  Locations locations_;
+  Callbacks callbacks_;
+  std::optional<DriverChoice> driver_;
+  std::optional<DeviceReport> report_;
+  std::string problem_;
+  GateKeeper gates_;
+  std::unique_ptr<WorkerPool> pool_;
+};
+
+}  // namespace vgpu::daemon

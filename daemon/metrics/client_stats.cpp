@@ -1,0 +1,56 @@
+#include "daemon/metrics/client_stats.hpp"
+
+#include <algorithm>
+
+#include "protocol/call_table.hpp"
+
+namespace vgpu::daemon {
+
+void read_page(const GatePage& page, ClientStats& stats) {
+  const auto get = [](const auto& counter) { return counter.load(std::memory_order_relaxed); };
+  stats.memory_used = get(page.memory_used);
+  stats.memory_peak = get(page.memory_peak);
+  stats.launches = get(page.launches);
+  stats.graph_launches = get(page.graph_launches);
+  stats.kernel_ns = get(page.kernel_ns);
+  stats.device_ns = get(page.consumed_ns);
+  stats.bytes_to_device = get(page.bytes_to_device);
+  stats.bytes_from_device = get(page.bytes_from_device);
+  stats.bytes_on_device = get(page.bytes_on_device);
+  stats.queue_depth = get(page.queue_depth);
+  stats.in_flight = get(page.in_flight);
+  stats.records = get(page.records);
+  stats.waited_calls = get(page.waited_calls);
+  stats.doorbells = get(page.doorbells);
+  stats.modules = get(page.modules);
+  stats.allocations = get(page.allocations);
+  stats.p50_ns = latency_percentile(page, 0.50);
+  stats.p95_ns = latency_percentile(page, 0.95);
+  stats.p99_ns = latency_percentile(page, 0.99);
+  stats.errors = get(page.errors);
+  stats.unsupported = get(page.unsupported);
+  stats.sticky_error = get(page.sticky_error);
+}
+
+void read_calls(const GatePage& page, ClientStats& stats) {
+  stats.calls.clear();
+  for (std::size_t id = 0; id < gate_call_slots; ++id) {
+    const std::uint64_t count = page.calls[id].load(std::memory_order_relaxed);
+    const CallInfo* call = find_call(static_cast<std::uint16_t>(id));
+    if (count != 0 && call != nullptr) stats.calls.emplace_back(call->name, count);
+  }
+  std::stable_sort(stats.calls.begin(), stats.calls.end(),
+                   [](const auto& a, const auto& b) { return a.second > b.second; });
+}
+
+void EndedClients::set_capacity(std::size_t capacity) {
+  capacity_ = capacity;
+  while (clients_.size() > capacity_) clients_.pop_back();
+}
+
+void EndedClients::add(ClientStats stats) {
+  clients_.push_front(std::move(stats));
+  set_capacity(capacity_);
+}
+
+}  // namespace vgpu::daemon

@@ -1,0 +1,63 @@
+// What is known of one client in figures, copied from its gate page; and a ring of those that have ended. Knows nothing
+// of sockets or of how figures are shown.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <deque>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "protocol/gate.hpp"
+
+namespace vgpu::daemon {
+
+// A snapshot. Times in ns, sizes in bytes.
+struct ClientStats {
+  std::uint64_t session = 0;
+  pid_t pid = 0;
+  uid_t uid = 0;
+  std::string program;
+  std::string executable;
+  std::string unit;
+  std::string class_name;
+  std::string device;
+  std::vector<pid_t> ancestors;
+  std::string state;  // "waiting", "running", "failed", "ended"
+  std::string ending; // how it ended; empty while it runs
+  std::uint64_t age_ns = 0;
+
+  std::uint64_t memory_used = 0, memory_peak = 0, memory_quota = 0;
+  std::uint64_t launches = 0, graph_launches = 0, kernel_ns = 0, device_ns = 0;
+  double share = 0;  // of the device time used by all of its clients in the last second, 0..1
+  std::uint64_t bytes_to_device = 0, bytes_from_device = 0, bytes_on_device = 0;
+  std::uint64_t queue_depth = 0, in_flight = 0;
+  std::uint64_t records = 0, waited_calls = 0, doorbells = 0;
+  std::uint64_t modules = 0, allocations = 0;
+  std::uint64_t p50_ns = 0, p95_ns = 0, p99_ns = 0;
+  std::uint64_t errors = 0, unsupported = 0, sticky_error = 0;
+  std::vector<std::pair<std::string, std::uint64_t>> calls;  // by name, those made at all
+};
+
+// Copies every figure of `page`. The page is shared with a worker: values are taken as they are, once each.
+void read_page(const GatePage& page, ClientStats& stats);
+
+// Also fills stats.calls. Slower: 640 counters.
+void read_calls(const GatePage& page, ClientStats& stats);
+
+// The last clients that have ended, newest first.
+class EndedClients {
+ public:
+  explicit EndedClients(std::size_t capacity) : capacity_(capacity) {}
+  void set_capacity(std::size_t capacity);
+  void add(ClientStats stats);
+  [[nodiscard]] const std::deque<ClientStats>& all() const { return clients_; }
+
+ private:
+  std::size_t capacity_;
+  std::deque<ClientStats> clients_;
+};
+
+}  // namespace vgpu::daemon

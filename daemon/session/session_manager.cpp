@@ -1,0 +1,388 @@
+#include "daemon/session/session_manager.hpp"
+
+#include <sys/epoll.h>
+
+#include <algorithm>
+#include <array>
+
+#include "daemon/base/log.hpp"
+#include "daemon/session/greeter.hpp"
+#include "protocol/channel.hpp"
+#include "protocol/message_socket.hpp"
+
+namespace vgpu::daemon {
+namespace {
+
+using std::chrono::nanoseconds;
+
+constexpr std::chrono::seconds kSamplePeriod{1};
+
+// Tells a client whose worker has gone: every call that waits or will come fails from now on.
+void close_orphaned_channel(int channel_fd, const GatePage& page) {
+  const auto channel = Channel::attach(channel_fd);
+  if (!channel) {
+    log::warning("channel of an ended worker cannot be closed reason={}", log::quoted(channel.error()));
+    return;
+  }
+  const auto sticky = static_cast<std::uint32_t>(page.sticky_error.load(std::memory_order_relaxed));
+  std::uint32_t none = 0;
+  if (sticky != 0) (*channel)->control().sticky_error.compare_exchange_strong(none, sticky);
+  close_channel(**channel);
+}
+
+const char* to_string(SessionState state) {
+  switch (state) {
+    case SessionState::waiting:
+      return "waiting";
+    case SessionState::running:
+      return "running";
+    case SessionState::failed:
+      return "failed";
+  }
+  return "failed";
+}
+
+}  // namespace
+
+SessionManager::SessionManager(EventLoop& loop, std::shared_ptr<const Config> config)
+    : loop_(loop), config_(std::move(config)), ended_(config_->ended_clients) {
+  sampler_ = loop_.every(kSamplePeriod, [this] { sample(); });
+}
+
+SessionManager::~SessionManager() {
+  loop_.cancel(sampler_);
+  end_all("vgpud ends");
+}
+
+void SessionManager::refuse(int socket, const Identity& who, RefusalCode code, const std::string& text) {
+  ++counters_.refused;
+  log::info("client refused pid={} uid={} program={} reason={}", who.pid, who.uid, log::quoted(who.program),
+            log::quoted(text));
+  send_refusal(socket, code, text);
+}
+
+Device* SessionManager::find_device(const std::string& name) const {
+  if (name.empty()) return devices_.empty() ? nullptr : devices_.front();
+  const auto found = std::find_if(devices_.begin(), devices_.end(),
+                                  [&](const Device* device) { return device->config().name == name; });
+  return found == devices_.end() ? nullptr : *found;
+}
+
+std::string SessionManager::over_limit(const Identity& who, const ClassConfig& client_class) const {
+  const LimitsConfig& limits = config_->limits;
+  if (sessions_.size() >= limits.clients) return fmt::format("vgpud serves at most {} clients", limits.clients);
+  const auto count = [&](auto&& condition) {
+    return static_cast<unsigned>(std::count_if(sessions_.begin(), sessions_.end(),
+                                               [&](const auto& entry) { return condition(*entry.second); }));
+  };
+  if (count([&](const Session& other) { return other.peer.identity.uid == who.uid; }) >= limits.clients_per_user) {
+    return fmt::format("vgpud serves at most {} clients of one user", limits.clients_per_user);
+  }
+  if (client_class.max_clients != 0 &&
+      count([&](const Session& other) { return other.client_class.name == client_class.name; }) >=
+          client_class.max_clients) {
+    return fmt::format("class '{}' is limited to {} clients", client_class.name, client_class.max_clients);
+  }
+  return {};
+}
+
+void SessionManager::admit(UniqueFd socket) {
+  auto peer = identify_peer(socket.get());
+  if (!peer) {
+    log::info("client left before it was admitted reason={}", log::quoted(peer.error()));
+    return;
+  }
+  const Identity& who = peer->identity;
+  const auto placement = place_client(*config_, who);
+  if (!placement) {
+    refuse(socket.get(), who, RefusalCode::not_allowed, placement.error());
+    return;
+  }
+  if (const std::string reason = over_limit(who, *placement->client_class); !reason.empty()) {
+    refuse(socket.get(), who, RefusalCode::busy, reason);
+    return;
+  }
+  Device* device = find_device(placement->device);
+  if (device == nullptr || device->pool() == nullptr || !device->problem().empty()) {
+    refuse(socket.get(), who, RefusalCode::no_device,
+           device == nullptr ? "there is no such device" : "the device cannot serve: " + device->problem());
+    return;
+  }
+
+  auto session = std::make_unique<Session>();
+  session->id = next_id_++;
+  session->socket = std::move(socket);
+  session->peer = std::move(*peer);
+  session->client_class = *placement->client_class;
+  session->device = device;
+  session->since = EventLoop::Clock::now();
+  Session& admitted = *session;
+  sessions_.emplace(admitted.id, std::move(session));
+  watch(admitted);
+  serve(admitted);
+}
+
+void SessionManager::watch(Session& session) {
+  const std::uint64_t id = session.id;
+  // Either can come first or alone: a forked child keeps the socket open, a program may close it and live on.
+  const bool watched =
+      loop_.watch(session.peer.pidfd.get(), EPOLLIN, [this, id](std::uint32_t) { end(id, "the process ended"); }) &&
+      loop_.watch(session.socket.get(), EPOLLIN | EPOLLRDHUP, [this, id](std::uint32_t) { on_client_socket(id); });
+  if (!watched) log::error("client cannot be watched session={}", id);
+}
+
+void SessionManager::on_client_socket(std::uint64_t id) {
+  const Session& session = *sessions_.at(id);
+  const auto message = receive_message(session.socket.get(), 0);
+  if (message && message->none) return;
+  end(id, message && !message->closed ? "it sent a message that has no place after the hello"
+                                      : "it closed its connection");
+}
+
+// Gives a waiting session a worker, or leaves it waiting.
+void SessionManager::serve(Session& session) {
+  Worker* worker = session.device->pool()->take();
+  if (worker != nullptr) {
+    loop_.cancel(session.wait_timer);
+    if (!attach(session, *worker)) end(session.id, "it could not be attached to its worker");
+    return;
+  }
+  if (session.device->pool()->full()) {
+    refuse(session.socket.get(), session.peer.identity, RefusalCode::busy,
+           fmt::format("device '{}' is limited to {} workers", session.device->config().name,
+                       session.device->config().max_workers));
+    end(session.id, "refused");
+    return;
+  }
+  if (session.wait_timer == 0) {
+    const std::uint64_t id = session.id;
+    session.wait_timer = loop_.after(config_->limits.worker_wait, [this, id] {
+      const Session& late = *sessions_.at(id);
+      refuse(late.socket.get(), late.peer.identity, RefusalCode::no_device, "no worker was ready in time");
+      end(id, "refused");
+    });
+  }
+  count_waiting(*session.device);
+}
+
+void SessionManager::count_waiting(Device& device) {
+  if (device.pool() == nullptr) return;
+  device.pool()->set_waiting(static_cast<unsigned>(std::count_if(
+      sessions_.begin(), sessions_.end(), [&](const auto& entry) {
+        return entry.second->device == &device && entry.second->state == SessionState::waiting;
+      })));
+}
+
+bool SessionManager::attach(Session& session, Worker& worker) {
+  session.worker = &worker;
+  session.gate = worker.gate;
+  const std::uint64_t id = session.id;
+  worker.on_end = [this, id](const std::string& how) { worker_ended(id, how); };
+
+  const std::uint64_t quota = session.client_class.memory_quota.value_or(0);
+  auto channel = create_channel_memory(session.client_class.arena_bytes & ~std::uint64_t{4095});
+  auto direct = message_socket_pair();
+  if (!channel || !direct) {
+    refuse(session.socket.get(), session.peer.identity, RefusalCode::internal, "vgpud is out of memory or descriptors");
+    return false;
+  }
+  session.channel = std::move(*channel);
+  worker.gate->page().memory_quota.store(quota);
+
+  Attach attach_message;
+  attach_message.session = id;
+  attach_message.memory_quota = quota;
+  const std::array<int, 2> worker_fds{session.channel.get(), direct->second.get()};
+  Welcome welcome;
+  welcome.session = id;
+  welcome.memory_quota = quota;
+  welcome.device = worker.report;
+  const std::array<int, 2> client_fds{session.channel.get(), direct->first.get()};
+  if (const auto sent = send_message(worker.socket.get(), attach_message, worker_fds); !sent) {
+    refuse(session.socket.get(), session.peer.identity, RefusalCode::internal, "its worker does not answer");
+    return false;
+  }
+  if (const auto sent = send_message(session.socket.get(), welcome, client_fds); !sent) return false;
+
+  session.state = SessionState::running;
+  session.device->gates().add(id, session.client_class.weight, session.gate, worker.attention.get());
+  ++counters_.admitted;
+  const Identity& who = session.peer.identity;
+  log::info("client admitted session={} pid={} uid={} program={} unit={} class={} device={} worker_pid={}", id, who.pid,
+            who.uid, log::quoted(who.program), log::quoted(who.unit), session.client_class.name,
+            session.device->config().name, worker.pid);
+  return true;
+}
+
+void SessionManager::release_worker(Session& session) {
+  session.device->gates().remove(session.id);
+  if (session.worker != nullptr) session.device->pool()->end(session.worker);
+  session.worker = nullptr;
+}
+
+void SessionManager::worker_ended(std::uint64_t id, const std::string& how) {
+  Session& session = *sessions_.at(id);
+  session.worker = nullptr;  // the pool's, and gone
+  release_worker(session);
+  session.state = SessionState::failed;
+  session.failure = how;
+  ++counters_.worker_failures;
+  log::warning("worker of a client ended by itself session={} pid={} program={} how={} device_error={}", id,
+               session.peer.identity.pid, log::quoted(session.peer.identity.program), log::quoted(how),
+               session.gate->page().sticky_error.load(std::memory_order_relaxed));
+  if (session.channel) close_orphaned_channel(session.channel.get(), session.gate->page());
+}
+
+void SessionManager::end(std::uint64_t id, const std::string& why) {
+  const auto found = sessions_.find(id);
+  if (found == sessions_.end()) return;
+  const std::unique_ptr<Session> session = std::move(found->second);
+  sessions_.erase(found);
+  loop_.forget(session->peer.pidfd.get());
+  loop_.forget(session->socket.get());
+  loop_.cancel(session->wait_timer);
+  const bool served = session->state != SessionState::waiting;
+  release_worker(*session);
+  // A client that survives its session (a dropped connection) must not wait for a worker that is gone.
+  if (session->channel && session->state == SessionState::running) {
+    close_orphaned_channel(session->channel.get(), session->gate->page());
+  }
+  if (served) {
+    ClientStats last = describe(*session, true);
+    last.state = "ended";
+    last.ending = session->failure.empty() ? why : why + "; its worker had ended with " + session->failure;
+    log::info("client ended session={} pid={} program={} launches={} device_ms={} errors={} why={}", id, last.pid,
+              log::quoted(last.program), last.launches, last.device_ns / 1'000'000, last.errors,
+              log::quoted(last.ending));
+    ended_.add(std::move(last));
+  }
+  count_waiting(*session->device);
+}
+
+void SessionManager::end_all(const std::string& why) {
+  while (!sessions_.empty()) end(sessions_.begin()->first, why);
+}
+
+void SessionManager::worker_ready(Device& device) {
+  for (auto& [id, session] : sessions_) {
+    if (session->device != &device || session->state != SessionState::waiting) continue;
+    serve(*session);  // may end this session: nothing of the map is used afterwards
+    count_waiting(device);
+    return;
+  }
+}
+
+void SessionManager::device_problem(Device& device, const std::string& why) {
+  std::vector<std::uint64_t> waiting;
+  for (const auto& [id, session] : sessions_) {
+    if (session->device == &device && session->state == SessionState::waiting) waiting.push_back(id);
+  }
+  for (const std::uint64_t id : waiting) {
+    const Session& session = *sessions_.at(id);
+    refuse(session.socket.get(), session.peer.identity, RefusalCode::no_device, "the device cannot serve: " + why);
+    end(id, "refused");
+  }
+}
+
+void SessionManager::apply(std::shared_ptr<const Config> config) {
+  config_ = std::move(config);
+  ended_.set_capacity(config_->ended_clients);
+  for (auto& [id, session] : sessions_) {
+    const auto found = config_->classes.find(session->client_class.name);
+    if (found == config_->classes.end()) continue;
+    session->client_class = found->second;
+    session->device->gates().set_weight(id, found->second.weight);
+    if (session->gate) session->gate->page().memory_quota.store(found->second.memory_quota.value_or(0));
+  }
+}
+
+void SessionManager::sample() {
+  std::map<const Device*, std::uint64_t> used;
+  for (const auto& [id, session] : sessions_) {
+    if (!session->gate) continue;
+    const std::uint64_t now = session->gate->page().consumed_ns.load(std::memory_order_relaxed);
+    const std::uint64_t more = now > session->sampled_ns ? now - session->sampled_ns : 0;
+    session->sampled_ns = now;
+    session->share = static_cast<double>(more);
+    used[session->device] += more;
+  }
+  utilisation_.clear();
+  for (const auto& [device, total] : used) {
+    utilisation_[device] =
+        std::min(1.0, static_cast<double>(total) / static_cast<double>(nanoseconds(kSamplePeriod).count()));
+  }
+  for (const auto& [id, session] : sessions_) {
+    const auto total = static_cast<double>(used[session->device]);
+    session->share = total > 0 ? session->share / total : 0;
+  }
+}
+
+double SessionManager::utilisation(const Device& device) const {
+  const auto found = utilisation_.find(&device);
+  return found == utilisation_.end() ? 0 : found->second;
+}
+
+ClientStats SessionManager::describe(const Session& session, bool calls) const {
+  ClientStats stats;
+  const Identity& who = session.peer.identity;
+  stats.session = session.id;
+  stats.pid = who.pid;
+  stats.uid = who.uid;
+  stats.program = who.program;
+  stats.executable = who.executable;
+  stats.unit = who.unit;
+  stats.ancestors = who.ancestors;
+  stats.class_name = session.client_class.name;
+  stats.device = session.device->config().name;
+  stats.state = to_string(session.state);
+  stats.ending = session.failure;
+  stats.age_ns = static_cast<std::uint64_t>(nanoseconds(EventLoop::Clock::now() - session.since).count());
+  stats.memory_quota = session.client_class.memory_quota.value_or(0);
+  stats.share = session.share;
+  if (session.gate) {
+    read_page(session.gate->page(), stats);
+    if (calls) read_calls(session.gate->page(), stats);
+  }
+  return stats;
+}
+
+std::vector<ClientStats> SessionManager::stats(bool calls) const {
+  std::vector<ClientStats> all;
+  all.reserve(sessions_.size());
+  for (const auto& [id, session] : sessions_) all.push_back(describe(*session, calls));
+  return all;
+}
+
+void SessionManager::answer_status(UniqueFd socket) {
+  const auto peer = identify_peer(socket.get());
+  if (!peer) return;
+  const Identity& who = peer->identity;
+  const auto placement = place_client(*config_, who);
+  const Device* device = placement ? find_device(placement->device) : nullptr;
+  if (device == nullptr || !device->report()) {
+    send_refusal(socket.get(), placement ? RefusalCode::no_device : RefusalCode::not_allowed,
+                 placement ? "the device is not ready" : placement.error());
+    return;
+  }
+  DeviceStatus status;
+  status.device = *device->report();
+  status.memory_quota = placement->client_class->memory_quota.value_or(0);
+  status.gpu_busy_percent = static_cast<std::uint32_t>(utilisation(*device) * 100);
+  for (const auto& [id, session] : sessions_) {
+    if (session->device != device || !session->gate) continue;
+    const std::uint64_t memory = session->gate->page().memory_used.load(std::memory_order_relaxed);
+    status.device_memory_used += memory;
+    const bool own = session->peer.identity.uid == who.uid;
+    if (session->peer.identity.pid == who.pid) status.memory_used += memory;
+    if ((own || who.uid == 0) && status.process_count < std::size(status.processes)) {
+      ProcessUsage& entry = status.processes[status.process_count++];
+      entry.pid = session->peer.identity.pid;
+      entry.memory_used = memory;
+    }
+  }
+  if (const auto sent = send_message(socket.get(), status); !sent) {
+    log::debug("status not delivered reason={}", log::quoted(sent.error()));
+  }
+}
+
+}  // namespace vgpu::daemon

@@ -1,0 +1,55 @@
+// One vgpud-worker process as the broker holds it: its pidfd, its socket, its gate page. Starts nothing and decides
+// nothing (worker_pool.hpp does).
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "protocol/gate.hpp"
+#include "protocol/handshake.hpp"
+#include "protocol/unique_fd.hpp"
+
+namespace vgpu::daemon {
+
+enum class WorkerState { starting, ready, attached, dying };
+
+// Kills its process when destroyed; reaping is the pool's.
+struct Worker {
+  std::uint64_t id = 0;
+  pid_t pid = 0;
+  UniqueFd pidfd;
+  UniqueFd socket;     // SEQPACKET, to the worker
+  UniqueFd attention;  // eventfd that the worker raises when it waits for device time
+  std::shared_ptr<GateMapping> gate;
+  WorkerState state = WorkerState::starting;
+  DeviceReport report;  // valid from WorkerState::ready on
+  std::uint64_t start_timer = 0;
+  std::string problem;  // what it said before it failed
+  // Called once when an attached worker has ended by itself; the argument says how ("signal 11").
+  std::function<void(const std::string& how)> on_end;
+
+  Worker() = default;
+  Worker(const Worker&) = delete;
+  Worker& operator=(const Worker&) = delete;
+  ~Worker();
+
+  // SIGKILL; harmless when it has ended.
+  void kill() const;
+};
+
+// What a worker's process is given.
+struct WorkerCommand {
+  std::string program;  // path of vgpud-worker
+  std::string driver;   // path of the device's libcuda.so.1
+  unsigned ordinal = 0;
+};
+
+// Starts a worker process, which dies with the calling thread's process (PR_SET_PDEATHSIG). It inherits standard
+// error and three descriptors, 3 (socket), 4 (gate), 5 (attention), and nothing else. The error is a sentence.
+[[nodiscard]] tl::expected<std::unique_ptr<Worker>, std::string> spawn_worker(const WorkerCommand& command);
+
+}  // namespace vgpu::daemon
