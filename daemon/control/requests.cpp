@@ -1,0 +1,171 @@
+#include "daemon/control/requests.hpp"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "protocol/handshake.hpp"
+
+namespace vgpu::daemon {
+namespace {
+
+using nlohmann::json;
+
+// Paths and program names may hold any bytes; JSON holds UTF-8.
+std::string dump(const json& value) { return value.dump(-1, ' ', false, json::error_handler_t::replace); }
+
+json failure(const std::string& sentence) { return {{"ok", false}, {"error", sentence}}; }
+
+json to_json(const ClientStats& stats) {
+  json calls = json::object();
+  for (const auto& [name, count] : stats.calls) calls[name] = count;
+  json result = {
+      {"session", stats.session},
+      {"pid", stats.pid},
+      {"uid", stats.uid},
+      {"program", stats.program},
+      {"executable", stats.executable},
+      {"unit", stats.unit},
+      {"class", stats.class_name},
+      {"device", stats.device},
+      {"state", stats.state},
+      {"ending", stats.ending},
+      {"age_ns", stats.age_ns},
+      {"memory_used", stats.memory_used},
+      {"memory_peak", stats.memory_peak},
+      {"memory_quota", stats.memory_quota},
+      {"launches", stats.launches},
+      {"graph_launches", stats.graph_launches},
+      {"kernel_ns", stats.kernel_ns},
+      {"device_ns", stats.device_ns},
+      {"share", stats.share},
+      {"bytes_to_device", stats.bytes_to_device},
+      {"bytes_from_device", stats.bytes_from_device},
+      {"bytes_on_device", stats.bytes_on_device},
+      {"queue_depth", stats.queue_depth},
+      {"in_flight", stats.in_flight},
+      {"records", stats.records},
+      {"waited_calls", stats.waited_calls},
+      {"doorbells", stats.doorbells},
+      {"modules", stats.modules},
+      {"allocations", stats.allocations},
+      {"latency_p50_ns", stats.p50_ns},
+      {"latency_p95_ns", stats.p95_ns},
+      {"latency_p99_ns", stats.p99_ns},
+      {"errors", stats.errors},
+      {"unsupported", stats.unsupported},
+      {"sticky_error", stats.sticky_error},
+  };
+  if (!stats.calls.empty()) result["calls"] = std::move(calls);
+  return result;
+}
+
+json device_json(const BrokerState& state, const Device& device) {
+  json result = {{"name", device.config().name},
+                 {"kind", device.driver() ? to_string(device.driver()->kind) : to_string(device.config().kind)},
+                 {"driver", device.driver() ? device.driver()->path : ""},
+                 {"chosen_because", device.driver() ? device.driver()->why : ""},
+                 {"ordinal", device.config().ordinal},
+                 {"problem", device.problem()},
+                 {"busy", state.sessions.utilisation(device)}};
+  if (const auto& report = device.report()) {
+    result["model"] = std::string(report->name);
+    result["memory"] = report->total_memory;
+    result["driver_version"] = report->driver_version;
+    result["compute_capability"] = std::to_string(report->compute_major) + "." + std::to_string(report->compute_minor);
+    result["pci"] = std::string(report->pci_bus_id);
+  }
+  if (const WorkerPool* pool = device.pool()) {
+    result["workers_ready"] = pool->count(WorkerState::ready);
+    result["workers_starting"] = pool->count(WorkerState::starting);
+    result["workers_attached"] = pool->count(WorkerState::attached);
+    result["workers_crashed"] = pool->crashes();
+  }
+  return result;
+}
+
+json devices_json(const BrokerState& state) {
+  json list = json::array();
+  for (const auto& device : state.devices) list.push_back(device_json(state, *device));
+  return list;
+}
+
+json broker_json(const BrokerState& state) {
+  const SessionCounters& sessions = state.sessions.counters();
+  const Greeter::Counters& greeter = state.greeter.counters();
+  return {{"pid", getpid()},
+          {"version", VGPU_VERSION},
+          {"config", state.config_file},
+          {"uptime_ns", std::chrono::nanoseconds(EventLoop::Clock::now() - state.since).count()},
+          {"clients_admitted", sessions.admitted},
+          {"clients_refused", sessions.refused},
+          {"worker_failures", sessions.worker_failures},
+          {"handshakes_pending", state.greeter.pending()},
+          {"handshakes_over_limit", greeter.over_limit},
+          {"handshakes_timed_out", greeter.timed_out},
+          {"handshakes_malformed", greeter.malformed},
+          {"handshakes_mismatched", greeter.mismatched}};
+}
+
+bool descends_from(const ClientStats& stats, pid_t pid) {
+  return stats.pid == pid ||
+         std::find(stats.ancestors.begin(), stats.ancestors.end(), pid) != stats.ancestors.end();
+}
+
+json stats_json(const BrokerState& state, const json& request, const Requester& who) {
+  const bool mine = request.value("mine", false);
+  const bool calls = request.value("calls", false);
+  json clients = json::array();
+  for (const ClientStats& stats : state.sessions.stats(calls)) {
+    if (!mine || descends_from(stats, who.pid)) clients.push_back(to_json(stats));
+  }
+  json ended = json::array();
+  for (ClientStats stats : state.sessions.ended().all()) {
+    if (!calls) stats.calls.clear();
+    if (!mine || descends_from(stats, who.pid)) ended.push_back(to_json(stats));
+  }
+  return {{"ok", true},
+          {"clients", std::move(clients)},
+          {"ended", std::move(ended)},
+          {"devices", devices_json(state)},
+          {"broker", broker_json(state)}};
+}
+
+json reload(const BrokerState& state, const Requester& who) {
+  if (who.uid != 0 && who.uid != geteuid()) return failure("only root may reload the configuration");
+  const std::string problem = state.reload();
+  return problem.empty() ? json{{"ok", true}} : failure(problem);
+}
+
+json answer(const BrokerState& state, const std::string& line, const Requester& who) {
+  const json request = json::parse(line, nullptr, false);
+  if (!request.is_object() || !request.contains("request") || !request["request"].is_string()) {
+    return failure("a request is one line of JSON such as {\"request\":\"stats\"}");
+  }
+  const auto& name = request["request"].get_ref<const std::string&>();
+  if (name == "stats") return stats_json(state, request, who);
+  if (name == "devices") return {{"ok", true}, {"devices", devices_json(state)}};
+  if (name == "version") {
+    return {{"ok", true},
+            {"version", VGPU_VERSION},
+            {"protocol", std::to_string(protocol_hash())},
+            {"pid", getpid()}};
+  }
+  if (name == "reload") return reload(state, who);
+  return failure("there is no request '" + name + "'");
+}
+
+}  // namespace
+
+std::string client_json(const ClientStats& stats) { return dump(to_json(stats)); }
+
+std::string answer_request(const BrokerState& state, const std::string& line, const Requester& who) {
+  try {
+    return dump(answer(state, line, who));
+  } catch (const json::exception&) {  // a value of the wrong type, such as {"request":"stats","mine":7}
+    return dump(failure("the request holds a value of the wrong type"));
+  }
+}
+
+}  // namespace vgpu::daemon

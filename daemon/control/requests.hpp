@@ -1,0 +1,35 @@
+// What each request of the control protocol (schema.hpp) means. Reads the broker's state; changes it only by the
+// reload function that it is given.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "daemon/base/event_loop.hpp"
+#include "daemon/control/server.hpp"
+#include "daemon/devices/device.hpp"
+#include "daemon/metrics/client_stats.hpp"
+#include "daemon/session/greeter.hpp"
+#include "daemon/session/session_manager.hpp"
+
+namespace vgpu::daemon {
+
+// What the requests are answered from.
+struct BrokerState {
+  const SessionManager& sessions;
+  const Greeter& greeter;
+  const std::vector<std::unique_ptr<Device>>& devices;
+  std::string config_file;
+  EventLoop::Clock::time_point since;
+  // Reloads the configuration; a sentence when the new one is wrong, else empty.
+  std::function<std::string()> reload;
+};
+
+// Answers one request line. Any bytes are answered, none throws.
+[[nodiscard]] std::string answer_request(const BrokerState& state, const std::string& line, const Requester& who);
+
+// A client's figures as one line of JSON, as in "clients".
+[[nodiscard]] std::string client_json(const ClientStats& stats);
+
+}  // namespace vgpu::daemon

@@ -1,0 +1,89 @@
+// vgpud's command line.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <exception>
+#include <filesystem>
+
+#include "daemon/base/log.hpp"
+#include "daemon/service/service.hpp"
+
+namespace {
+
+using vgpu::daemon::Config;
+using vgpu::daemon::ConfigError;
+
+constexpr const char* kDefaultConfig = "/etc/vgpud/vgpud.yaml";
+constexpr int kConfigWrong = 2;
+
+constexpr const char* kFooter =
+    "Without --config, /etc/vgpud/vgpud.yaml is read if it exists; else one device is served that is found by\n"
+    "itself (an NVIDIA GPU, or the software GPU). vgpud needs neither root nor systemd:\n"
+    "  vgpud --socket /tmp/me/vgpud.sock --control /tmp/me/control.sock\n"
+    "Signals: SIGTERM and SIGINT end it and its workers; SIGHUP reloads the configuration and keeps the present one\n"
+    "if the new one is wrong. Exit status: 0 ended by a signal, 1 could not start, 2 configuration wrong.";
+
+struct Options {
+  std::string config;
+  std::string check;
+  vgpu::daemon::Overrides overrides;
+};
+
+int print_errors(const vgpu::daemon::ConfigErrors& errors) {
+  for (const ConfigError& error : errors) std::fprintf(stderr, "%s\n", error.text().c_str());
+  return kConfigWrong;
+}
+
+int check_config(const std::string& file) {
+  const auto config = vgpu::daemon::load_config(file);
+  if (!config) return print_errors(config.error());
+  std::printf("%s: good (%zu devices, %zu classes, %zu rules)\n", file.c_str(), config->devices.size(),
+              config->classes.size(), config->rules.size());
+  return 0;
+}
+
+int serve(const Options& options) {
+  std::string file = options.config;
+  if (file.empty() && std::filesystem::exists(kDefaultConfig)) file = kDefaultConfig;
+  Config config = vgpu::daemon::default_config();
+  if (!file.empty()) {
+    auto loaded = vgpu::daemon::load_config(file);
+    if (!loaded) return print_errors(loaded.error());
+    config = std::move(*loaded);
+  }
+  vgpu::daemon::Service service(std::move(config), options.overrides);
+  if (const auto started = service.start(); !started) {
+    vgpu::daemon::log::error("vgpud cannot start reason={}", vgpu::daemon::log::quoted(started.error()));
+    return 1;
+  }
+  service.run();
+  return 0;
+}
+
+int run(int argc, char** argv) {
+  Options options;
+  CLI::App app("vgpud shares this machine's GPUs among processes: it admits them, gives each a worker that holds the "
+               "GPU, and schedules whose work runs.",
+               "vgpud");
+  app.footer(kFooter);
+  app.set_version_flag("--version", "vgpud " VGPU_VERSION);
+  app.add_option("--config", options.config, "Configuration file (YAML)")->type_name("FILE");
+  app.add_option("--check-config", options.check, "Check a configuration file, print its mistakes and end")
+      ->type_name("FILE");
+  app.add_option("--socket", options.overrides.socket, "Socket for clients, instead of the configured one")
+      ->type_name("PATH");
+  app.add_option("--control", options.overrides.control, "Socket for vgpud-cli, instead of the configured one")
+      ->type_name("PATH");
+  CLI11_PARSE(app, argc, argv);
+  return options.check.empty() ? serve(options) : check_config(options.check);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return run(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "vgpud: %s\n", error.what());
+    return 1;
+  }
+}

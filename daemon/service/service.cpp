@@ -1,0 +1,167 @@
+#include "daemon/service/service.hpp"
+
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "daemon/base/log.hpp"
+#include "daemon/service/systemd.hpp"
+#include "protocol/futex.hpp"
+
+namespace vgpu::daemon {
+namespace {
+
+// A client costs the broker about seven descriptors.
+void raise_descriptor_limit() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+std::string all_texts(const ConfigErrors& errors) {
+  std::string all;
+  for (const ConfigError& error : errors) all += (all.empty() ? "" : "; ") + error.text();
+  return all;
+}
+
+}  // namespace
+
+void Overrides::apply(Config& config) const {
+  if (!socket.empty()) config.socket = socket;
+  if (!control.empty()) config.control = control;
+}
+
+Service::Service(Config config, Overrides overrides) : overrides_(std::move(overrides)) {
+  overrides_.apply(config);
+  config_ = std::make_shared<const Config>(std::move(config));
+}
+
+Service::~Service() {
+  control_.reset();
+  greeter_.reset();
+  sessions_.reset();
+  devices_.clear();  // kills and reaps the workers
+  if (signals_) {
+    loop_.forget(signals_.get());
+    sigprocmask(SIG_SETMASK, &old_signals_, nullptr);
+  }
+}
+
+tl::expected<UniqueFd, std::string> Service::listener(const std::string& systemd_name, const std::string& path,
+                                                      int type, ListeningPath& keeper) {
+  UniqueFd passed = systemd::take_socket(systemd_name);
+  if (passed) {
+    log::info("listening on a socket of systemd name={}", systemd_name);
+    return passed;
+  }
+  auto made = ListeningPath::create(path, type, config_->group);
+  if (!made) return tl::unexpected(made.error());
+  UniqueFd socket = made->take_socket();
+  keeper = std::move(*made);
+  log::info("listening path={}", path);
+  return socket;
+}
+
+tl::expected<void, std::string> Service::watch_signals() {
+  sigset_t wanted;
+  sigemptyset(&wanted);
+  for (const int number : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&wanted, number);
+  sigprocmask(SIG_BLOCK, &wanted, &old_signals_);
+  signal(SIGPIPE, SIG_IGN);
+  signals_.reset(signalfd(-1, &wanted, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!signals_) return tl::unexpected(std::string("signalfd: ") + std::strerror(errno));
+  loop_.watch(signals_.get(), EPOLLIN, [this](std::uint32_t) { on_signal(); });
+  return {};
+}
+
+void Service::on_signal() {
+  signalfd_siginfo info{};
+  if (read(signals_.get(), &info, sizeof info) != static_cast<ssize_t>(sizeof info)) return;
+  if (info.ssi_signo != SIGHUP) {
+    log::info("ending on a signal signal={}", info.ssi_signo);
+    systemd::notify("STOPPING=1");
+    loop_.stop();
+    return;
+  }
+  // MONOTONIC_USEC: systemd.service(5), Type=notify-reload; harmless for Type=notify.
+  systemd::notify("RELOADING=1\nMONOTONIC_USEC=" + std::to_string(now_ns() / 1000));
+  const std::string problem = reload();
+  systemd::notify("READY=1\nSTATUS=" + (problem.empty() ? std::string("configuration reloaded")
+                                                         : "the new configuration is wrong, the old one holds"));
+}
+
+std::string Service::reload() {
+  if (config_->file.empty()) return "vgpud was started without a configuration file";
+  auto fresh = load_config(config_->file);
+  if (!fresh) {
+    const std::string text = all_texts(fresh.error());
+    log::error("new configuration is wrong, the old one holds errors={}", log::quoted(text));
+    return text;
+  }
+  overrides_.apply(*fresh);
+  config_ = std::make_shared<const Config>(std::move(*fresh));
+  log::configure(config_->log);
+  greeter_->set_limits(config_->limits);
+  sessions_->apply(config_);
+  log::info("configuration reloaded file={} classes={} rules={}", config_->file, config_->classes.size(),
+            config_->rules.size());
+  return {};
+}
+
+void Service::start_watchdog() {
+  const auto interval = systemd::watchdog_interval();
+  if (!interval) return;
+  loop_.every(*interval, [] { systemd::notify("WATCHDOG=1"); });
+}
+
+tl::expected<void, std::string> Service::start() {
+  log::configure(config_->log);
+  raise_descriptor_limit();
+  if (auto watched = watch_signals(); !watched) return watched;
+
+  auto clients = listener("vgpud.sock", config_->socket, SOCK_SEQPACKET, socket_path_);
+  if (!clients) return tl::unexpected(clients.error());
+  auto control = listener("control.sock", config_->control, SOCK_STREAM, control_path_);
+  if (!control) return tl::unexpected(control.error());
+
+  Locations locations = find_locations();
+  if (!config_->worker.empty()) locations.worker = config_->worker;
+  sessions_ = std::make_unique<SessionManager>(loop_, config_);
+  for (const DeviceConfig& wanted : config_->devices) {
+    const std::size_t index = devices_.size();
+    Device::Callbacks callbacks;
+    callbacks.on_worker_ready = [this, index] { sessions_->worker_ready(*devices_[index]); };
+    callbacks.on_problem = [this, index](const std::string& why) { sessions_->device_problem(*devices_[index], why); };
+    devices_.push_back(
+        std::make_unique<Device>(loop_, wanted, config_->scheduler, locations, std::move(callbacks)));
+    sessions_->add_device(*devices_.back());
+  }
+  for (const auto& device : devices_) device->start();
+
+  greeter_ = std::make_unique<Greeter>(
+      loop_, std::move(*clients), config_->limits,
+      Greeter::Callbacks{[this](UniqueFd socket) { sessions_->admit(std::move(socket)); },
+                         [this](UniqueFd socket) { sessions_->answer_status(std::move(socket)); }});
+  state_ = std::make_unique<BrokerState>(
+      BrokerState{*sessions_, *greeter_, devices_, config_->file, since_, [this] { return reload(); }});
+  control_ = std::make_unique<ControlServer>(
+      loop_, std::move(*control), config_->limits.control_connections,
+      [this](const std::string& line, const Requester& who) { return answer_request(*state_, line, who); });
+  start_watchdog();
+  return {};
+}
+
+void Service::run() {
+  log::info("vgpud serves version={} pid={} devices={}", VGPU_VERSION, getpid(), devices_.size());
+  systemd::notify("READY=1\nSTATUS=serving " + std::to_string(devices_.size()) + " device(s)");
+  loop_.run();
+  log::info("vgpud ends");
+}
+
+}  // namespace vgpu::daemon

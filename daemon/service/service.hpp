@@ -1,0 +1,72 @@
+// Puts the broker together from a configuration and runs it: sockets, devices, sessions, control, signals, systemd.
+#pragma once
+
+#include <csignal>
+#include <memory>
+#include <string>
+#include <tl/expected.hpp>
+#include <vector>
+
+#include "daemon/base/event_loop.hpp"
+#include "daemon/config/config.hpp"
+#include "daemon/config/load.hpp"
+#include "daemon/control/requests.hpp"
+#include "daemon/control/server.hpp"
+#include "daemon/devices/device.hpp"
+#include "daemon/session/greeter.hpp"
+#include "daemon/session/listen.hpp"
+#include "daemon/session/session_manager.hpp"
+
+namespace vgpu::daemon {
+
+// What the command line says over the file.
+struct Overrides {
+  std::string socket;
+  std::string control;
+
+  void apply(Config& config) const;
+};
+
+// The whole broker. Start it once, run it once. SIGTERM and SIGINT end it, SIGHUP reloads the file it came from.
+class Service {
+ public:
+  Service(Config config, Overrides overrides);
+  ~Service();
+  Service(const Service&) = delete;
+  Service& operator=(const Service&) = delete;
+
+  // Opens the sockets and starts the workers. The error is a sentence.
+  [[nodiscard]] tl::expected<void, std::string> start();
+  // Serves until a signal or stop().
+  void run();
+  void stop() { loop_.stop(); }
+
+  // Reads the configuration again; keeps the present one and returns a sentence when the new one is wrong. Sockets,
+  // devices and the worker's path keep their present values until a restart.
+  std::string reload();
+
+  [[nodiscard]] EventLoop& loop() { return loop_; }
+
+ private:
+  tl::expected<UniqueFd, std::string> listener(const std::string& systemd_name, const std::string& path, int type,
+                                               ListeningPath& keeper);
+  tl::expected<void, std::string> watch_signals();
+  void on_signal();
+  void start_watchdog();
+
+  EventLoop loop_;
+  std::shared_ptr<const Config> config_;
+  Overrides overrides_;
+  EventLoop::Clock::time_point since_ = EventLoop::Clock::now();
+  UniqueFd signals_;
+  sigset_t old_signals_{};
+  ListeningPath socket_path_;
+  ListeningPath control_path_;
+  std::vector<std::unique_ptr<Device>> devices_;
+  std::unique_ptr<SessionManager> sessions_;  // after the devices: it is destroyed first
+  std::unique_ptr<Greeter> greeter_;
+  std::unique_ptr<BrokerState> state_;
+  std::unique_ptr<ControlServer> control_;
+};
+
+}  // namespace vgpu::daemon
