@@ -1,0 +1,64 @@
+// An extension of our libcudas beyond CUDA's driver API: one matrix operation, carried out in stream order by
+// whoever stands behind the stream. Our libcublas finds it through cuGetExportTable. It exists because the
+// software GPU cannot run cuBLAS's machine code. The descriptor is plain data without host pointers: it
+// travels between processes as it is, and whoever executes it checks every field.
+#pragma once
+
+#include <cuda.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+namespace cudaabi {
+
+inline constexpr std::array<unsigned char, 16> blas_table_uuid = {'s', 'o', 'f', 't', 'g', 'p', 'u', '-',
+                                                                  'b', 'l', 'a', 's', '-', '0', '0', '1'};
+
+enum class BlasElement : std::uint32_t { f32 = 0, f16 = 1, bf16 = 2, f64 = 3 };
+enum class BlasOperation : std::uint32_t {
+  gemm = 0,  ///< C = alpha op(A) op(B) + beta C
+  trsm = 1,  ///< solves op(A) X = alpha B or X op(A) = alpha B; X replaces B, C is unused
+};
+enum class BlasBatch : std::uint32_t {
+  strided = 0,   ///< an operand's address is that of the first matrix
+  pointers = 1,  ///< an operand's address is that of an array of 64-bit device addresses
+};
+
+/// A matrix, or a batch of them, in column-major order in device memory.
+struct BlasMatrix {
+  std::uint64_t address = 0;
+  std::int64_t leading = 0;  ///< elements from column to column
+  std::int64_t stride = 0;   ///< elements from matrix to matrix (BlasBatch::strided)
+  BlasElement type = BlasElement::f32;
+  std::uint32_t transpose = 0;  ///< 0 or 1; not for C
+};
+
+/// A factor: the value, or where to read it (as `scalar_type`) when the operation runs.
+struct BlasScalar {
+  double value = 0;
+  std::uint64_t address = 0;  ///< 0: `value` counts
+};
+
+struct BlasDescriptor {
+  BlasOperation operation = BlasOperation::gemm;
+  BlasBatch batch = BlasBatch::strided;
+  BlasElement scalar_type = BlasElement::f32;
+  std::uint32_t right_side = 0, upper = 0, unit_diagonal = 0;  ///< trsm
+  std::int64_t m = 0, n = 0, k = 0;  ///< op(A) is m x k, op(B) k x n; B is m x n for trsm
+  std::int64_t batches = 1;
+  BlasMatrix a, b, c;
+  BlasScalar alpha, beta;
+};
+static_assert(sizeof(BlasDescriptor) == 184);
+
+/// What stands behind blas_table_uuid.
+struct BlasTable {
+  std::size_t size = sizeof(BlasTable);
+  /// Puts the operation into the stream (captured like a kernel launch) and returns; the descriptor is
+  /// copied. `bytes` is sizeof(BlasDescriptor). CUDA_ERROR_NOT_SUPPORTED where nothing can execute it,
+  /// INVALID_VALUE for an impossible one.
+  CUresult (*enqueue)(CUstream stream, const BlasDescriptor* descriptor, std::size_t bytes) = nullptr;
+};
+
+}  // namespace cudaabi

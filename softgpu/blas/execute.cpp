@@ -1,0 +1,323 @@
+#include "softgpu/blas/execute.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <new>
+#include <type_traits>
+#include <vector>
+
+#include "softgpu/blas/half.hpp"
+#include "softgpu/blas/openblas.hpp"
+
+namespace softgpu::blas {
+namespace {
+
+using cudaabi::BlasBatch;
+using cudaabi::BlasDescriptor;
+using cudaabi::BlasElement;
+using cudaabi::BlasMatrix;
+using cudaabi::BlasOperation;
+using cudaabi::BlasScalar;
+
+constexpr std::int64_t largest = std::numeric_limits<int>::max();
+
+std::uint64_t element_bytes(BlasElement type) {
+  switch (type) {
+    case BlasElement::f32:
+      return 4;
+    case BlasElement::f16:
+    case BlasElement::bf16:
+      return 2;
+    case BlasElement::f64:
+      return 8;
+  }
+  return 0;
+}
+
+// Rows and columns as the matrix lies in memory.
+struct Shape {
+  std::int64_t rows = 0, columns = 0;
+};
+
+Shape shape_of(const BlasMatrix& matrix, std::int64_t rows, std::int64_t columns) {
+  return matrix.transpose != 0 ? Shape{columns, rows} : Shape{rows, columns};
+}
+
+Shape shape_a(const BlasDescriptor& d) {
+  if (d.operation == BlasOperation::gemm) return shape_of(d.a, d.m, d.k);
+  const std::int64_t order = d.right_side != 0 ? d.n : d.m;
+  return {order, order};
+}
+
+Shape shape_b(const BlasDescriptor& d) {
+  return d.operation == BlasOperation::gemm ? shape_of(d.b, d.k, d.n) : Shape{d.m, d.n};
+}
+
+bool sensible(const BlasMatrix& matrix, Shape shape) {
+  return element_bytes(matrix.type) != 0 && matrix.transpose <= 1 && matrix.leading <= largest &&
+         matrix.leading >= std::max<std::int64_t>(1, shape.rows);
+}
+
+Status validate_types(const BlasDescriptor& d) {
+  const BlasElement in = d.a.type;
+  if (d.b.type != in) return Status::unsupported;
+  if (d.operation == BlasOperation::trsm) {
+    return (in == BlasElement::f32 || in == BlasElement::f64) && d.scalar_type == in ? Status::ok
+                                                                                     : Status::unsupported;
+  }
+  const BlasElement out = d.c.type;
+  if (in == BlasElement::f64 || out == BlasElement::f64 || d.scalar_type == BlasElement::f64) {
+    return in == out && d.scalar_type == in ? Status::ok : Status::unsupported;
+  }
+  if (d.scalar_type == BlasElement::bf16) return Status::unsupported;
+  if (d.scalar_type == BlasElement::f16) {
+    return in == BlasElement::f16 && out == BlasElement::f16 ? Status::ok : Status::unsupported;
+  }
+  return out == BlasElement::f32 || out == in ? Status::ok : Status::unsupported;
+}
+
+// No memory is as large; operands that are said to be are refused before anything overflows.
+constexpr std::uint64_t impossible = std::uint64_t{1} << 56;
+
+// The bytes from a matrix's first element to its last; 0 when it has none. `leading` and the shape fit into
+// 31 bits.
+std::uint64_t extent(const BlasMatrix& matrix, Shape shape) {
+  if (shape.rows == 0 || shape.columns == 0) return 0;
+  const auto elements = static_cast<std::uint64_t>((shape.columns - 1) * matrix.leading + shape.rows);
+  return std::min(elements, impossible) * element_bytes(matrix.type);
+}
+
+// The batch's matrices of one operand, checked before they are handed out.
+class Matrices {
+ public:
+  Matrices(const BlasDescriptor& d, const BlasMatrix& matrix, Shape shape, const Accessible& accessible)
+      : matrix_(matrix), bytes_(extent(matrix, shape)), accessible_(accessible) {
+    if (d.batch == BlasBatch::pointers) {
+      const auto table_bytes = static_cast<std::uint64_t>(d.batches) * sizeof(std::uint64_t);
+      if (accessible(matrix.address, table_bytes)) {
+        table_ = reinterpret_cast<const unsigned char*>(matrix.address);  // NOLINT(performance-no-int-to-ptr)
+      } else {
+        failed_ = true;
+      }
+    }
+  }
+
+  bool failed() const { return failed_; }
+
+  // The address of matrix `index`, or 0 if it is not all accessible. A matrix of no elements is at any
+  // address.
+  std::uint64_t at(std::int64_t index) const {
+    std::uint64_t address = matrix_.address;
+    if (table_ != nullptr) {
+      std::memcpy(&address, table_ + index * 8, sizeof address);
+    } else {
+      // Wraps for absurd strides; the result is checked like any other address.
+      address += static_cast<std::uint64_t>(matrix_.stride) * static_cast<std::uint64_t>(index) *
+                 element_bytes(matrix_.type);
+    }
+    if (bytes_ == 0) return address != 0 ? address : 1;
+    return address != 0 && bytes_ < impossible && accessible_(address, bytes_) ? address : 0;
+  }
+
+ private:
+  const BlasMatrix& matrix_;
+  std::uint64_t bytes_;
+  const Accessible& accessible_;
+  const unsigned char* table_ = nullptr;
+  bool failed_ = false;
+};
+
+template <class T>
+T* pointer(std::uint64_t address) {
+  return reinterpret_cast<T*>(
+      address);  // NOLINT(performance-no-int-to-ptr): device memory is memory of this process
+}
+
+bool read_scalar(const BlasScalar& scalar, BlasElement type, const Accessible& accessible, double& out) {
+  if (scalar.address == 0) {
+    out = scalar.value;
+    return true;
+  }
+  if (!accessible(scalar.address, element_bytes(type))) return false;
+  const void* from = pointer<const void>(scalar.address);
+  if (type == BlasElement::f64) {
+    std::memcpy(&out, from, sizeof out);
+  } else if (type == BlasElement::f32) {
+    float value;
+    std::memcpy(&value, from, sizeof value);
+    out = static_cast<double>(value);
+  } else {
+    std::uint16_t bits;
+    std::memcpy(&bits, from, sizeof bits);
+    out = static_cast<double>(widen_f16(bits));
+  }
+  return true;
+}
+
+// A matrix widened to f32, densely packed; keeps the last one, since batches often share an operand.
+class Widened {
+ public:
+  const float* of(std::uint64_t address, const BlasMatrix& matrix, Shape shape) {
+    if (address == address_) return values_.get();
+    if (!values_)
+      values_ = std::make_unique_for_overwrite<float[]>(static_cast<std::size_t>(shape.rows * shape.columns));
+    const auto* from = pointer<const std::uint16_t>(address);
+    float* to = values_.get();
+    for (std::int64_t column = 0; column < shape.columns;
+         ++column, from += matrix.leading, to += shape.rows) {
+      if (matrix.type == BlasElement::f16) {
+        std::transform(from, from + shape.rows, to, widen_f16);
+      } else {
+        std::transform(from, from + shape.rows, to, widen_bf16);
+      }
+    }
+    address_ = address;
+    return values_.get();
+  }
+
+ private:
+  std::uint64_t address_ = 0;
+  std::unique_ptr<float[]> values_;
+};
+
+// C = round(product + beta C), or C = round(product) without reading C when beta is zero.
+void store_half(const float* product, Shape shape, float beta, const BlasMatrix& matrix,
+                std::uint64_t address) {
+  auto* to = pointer<std::uint16_t>(address);
+  const bool f16 = matrix.type == BlasElement::f16;
+  for (std::int64_t column = 0; column < shape.columns;
+       ++column, product += shape.rows, to += matrix.leading) {
+    for (std::int64_t row = 0; row < shape.rows; ++row) {
+      float value = product[row];
+      if (beta != 0.0F) value += beta * (f16 ? widen_f16(to[row]) : widen_bf16(to[row]));
+      to[row] = f16 ? round_f16(value) : round_bf16(value);
+    }
+  }
+}
+
+int transposition(const BlasMatrix& matrix) {
+  return matrix.transpose != 0 ? OpenBlas::transpose : OpenBlas::no_transpose;
+}
+
+struct Factors {
+  double alpha = 0, beta = 0;
+};
+
+// One matrix product on checked addresses; the buffers live for the whole batch.
+class Product {
+ public:
+  Product(const BlasDescriptor& d, const OpenBlas& library, Factors factors)
+      : d_(d),
+        library_(library),
+        factors_(factors),
+        wide_(d.a.type != BlasElement::f32),
+        c_half_(d.c.type != BlasElement::f32) {}
+
+  void run(std::uint64_t a, std::uint64_t b, std::uint64_t c) {
+    const int m = static_cast<int>(d_.m), n = static_cast<int>(d_.n), k = static_cast<int>(d_.k);
+    if (d_.a.type == BlasElement::f64) {
+      library_.dgemm(OpenBlas::column_major, transposition(d_.a), transposition(d_.b), m, n, k,
+                     factors_.alpha, pointer<const double>(a), static_cast<int>(d_.a.leading),
+                     pointer<const double>(b), static_cast<int>(d_.b.leading), factors_.beta,
+                     pointer<double>(c), static_cast<int>(d_.c.leading));
+      return;
+    }
+    const Shape sa = shape_a(d_), sb = shape_b(d_);
+    const float* left = wide_ ? a_.of(a, d_.a, sa) : pointer<const float>(a);
+    const float* right = wide_ ? b_.of(b, d_.b, sb) : pointer<const float>(b);
+    const int lda = static_cast<int>(wide_ ? std::max<std::int64_t>(1, sa.rows) : d_.a.leading);
+    const int ldb = static_cast<int>(wide_ ? std::max<std::int64_t>(1, sb.rows) : d_.b.leading);
+    if (c_half_ && !product_)
+      product_ = std::make_unique_for_overwrite<float[]>(static_cast<std::size_t>(d_.m * d_.n));
+    float* out = c_half_ ? product_.get() : pointer<float>(c);
+    const auto beta = static_cast<float>(factors_.beta);
+    library_.sgemm(OpenBlas::column_major, transposition(d_.a), transposition(d_.b), m, n, k,
+                   static_cast<float>(factors_.alpha), left, lda, right, ldb, c_half_ ? 0.0F : beta, out,
+                   c_half_ ? m : static_cast<int>(d_.c.leading));
+    if (c_half_) store_half(out, {d_.m, d_.n}, beta, d_.c, c);
+  }
+
+ private:
+  const BlasDescriptor& d_;
+  const OpenBlas& library_;
+  const Factors factors_;
+  const bool wide_, c_half_;
+  Widened a_, b_;
+  std::unique_ptr<float[]> product_;
+};
+
+Status run_gemm(const BlasDescriptor& d, const OpenBlas& library, Factors factors,
+                const Accessible& accessible) {
+  const Matrices a(d, d.a, shape_a(d), accessible), b(d, d.b, shape_b(d), accessible),
+      c(d, d.c, {d.m, d.n}, accessible);
+  if (a.failed() || b.failed() || c.failed()) return Status::illegal_address;
+  Product product(d, library, factors);
+  for (std::int64_t i = 0; i < d.batches; ++i) {
+    const std::uint64_t at_a = a.at(i), at_b = b.at(i), at_c = c.at(i);
+    if (at_a == 0 || at_b == 0 || at_c == 0) return Status::illegal_address;
+    product.run(at_a, at_b, at_c);
+  }
+  return Status::ok;
+}
+
+Status run_trsm(const BlasDescriptor& d, const OpenBlas& library, double alpha,
+                const Accessible& accessible) {
+  const Matrices a(d, d.a, shape_a(d), accessible), b(d, d.b, shape_b(d), accessible);
+  if (a.failed() || b.failed()) return Status::illegal_address;
+  const int side = d.right_side != 0 ? OpenBlas::right : OpenBlas::left;
+  const int fill = d.upper != 0 ? OpenBlas::upper : OpenBlas::lower;
+  const int diagonal = d.unit_diagonal != 0 ? OpenBlas::unit : OpenBlas::non_unit;
+  const int m = static_cast<int>(d.m), n = static_cast<int>(d.n);
+  const int lda = static_cast<int>(d.a.leading), ldb = static_cast<int>(d.b.leading);
+  for (std::int64_t i = 0; i < d.batches; ++i) {
+    const std::uint64_t at_a = a.at(i), at_b = b.at(i);
+    if (at_a == 0 || at_b == 0) return Status::illegal_address;
+    if (d.a.type == BlasElement::f64) {
+      library.dtrsm(OpenBlas::column_major, side, fill, transposition(d.a), diagonal, m, n, alpha,
+                    pointer<const double>(at_a), lda, pointer<double>(at_b), ldb);
+    } else {
+      library.strsm(OpenBlas::column_major, side, fill, transposition(d.a), diagonal, m, n,
+                    static_cast<float>(alpha), pointer<const float>(at_a), lda, pointer<float>(at_b), ldb);
+    }
+  }
+  return Status::ok;
+}
+
+}  // namespace
+
+bool available() {
+  return openblas() != nullptr;
+}
+
+Status validate(const BlasDescriptor& d) {
+  if (d.operation != BlasOperation::gemm && d.operation != BlasOperation::trsm) return Status::invalid;
+  if (d.batch != BlasBatch::strided && d.batch != BlasBatch::pointers) return Status::invalid;
+  if (d.m < 0 || d.n < 0 || d.k < 0 || d.batches < 0) return Status::invalid;
+  if (d.m > largest || d.n > largest || d.k > largest || d.batches > largest) return Status::unsupported;
+  if (element_bytes(d.scalar_type) == 0) return Status::invalid;
+  if (!sensible(d.a, shape_a(d)) || !sensible(d.b, shape_b(d))) return Status::invalid;
+  if (d.operation == BlasOperation::gemm && !sensible(d.c, {d.m, d.n})) return Status::invalid;
+  return validate_types(d);
+}
+
+Status execute(const BlasDescriptor& d, const Accessible& accessible) {
+  if (const Status status = validate(d); status != Status::ok) return status;
+  const OpenBlas* library = openblas();
+  if (library == nullptr) return Status::unsupported;
+  if (d.m == 0 || d.n == 0 || d.batches == 0) return Status::ok;
+  Factors factors;
+  if (!read_scalar(d.alpha, d.scalar_type, accessible, factors.alpha) ||
+      !read_scalar(d.beta, d.scalar_type, accessible, factors.beta)) {
+    return Status::illegal_address;
+  }
+  try {
+    return d.operation == BlasOperation::gemm ? run_gemm(d, *library, factors, accessible)
+                                              : run_trsm(d, *library, factors.alpha, accessible);
+  } catch (const std::bad_alloc&) {
+    return Status::out_of_memory;
+  }
+}
+
+}  // namespace softgpu::blas
