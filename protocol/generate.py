@@ -36,6 +36,10 @@ STRUCTS = {
 KINDS = {"local": "local", "async": "async", "wait": "wait", "wait!": "wait", "unsupported": "unsupported"}
 
 
+# Calls on a stream that leave no work in it which a synchronisation of the context would have to wait for.
+QUICK = ("cuEventRecord", "cuStreamCopyAttributes", "cuStreamSetAttribute")
+
+
 class Field:
     def __init__(self, text):
         words = text.split()
@@ -136,7 +140,7 @@ def records(rows):
         out.append(f"  RecordHeader header{{static_cast<std::uint16_t>(call), 0, 0, 0, 0, 0}};\n")
         out += [f"  {f.wire} {f.name}{{}};\n" for f in r.fields if f.in_record]
         out.append("};\n\n")
-    out.append("}  // namespace vgpu::record\n")
+    out.append("}  // namespace vgpu::record\n\nnamespace vgpu {\nnamespace records = record;\n}\n")
     return "".join(out)
 
 
@@ -239,7 +243,10 @@ def driver_table(rows):
               "#pragma GCC diagnostic ignored \"-Wdeprecated-declarations\"\n\nnamespace vgpu::worker {\n\n",
               "/// The driver library's functions; nullptr where it does not export one.\nstruct DriverTable {\n"]
     header += [f"  decltype(&::{r.name}) {r.name} = nullptr;\n" for r in names]
-    header.append("};\n\n/// Fills the table from a library opened by dlopen; how many functions were found.\n"
+    header.append("};\n\n/// Calls f(function pointer by reference, name) for each function of the table.\ntemplate <class F>\n"
+                  "void for_each_function(DriverTable& table, F&& f) {\n" +
+                  "".join(f'  f(table.{r.name}, "{r.name}");\n' for r in names) +
+                  "}\n\n/// Fills the table from a library opened by dlopen; how many functions were found.\n"
                   "int load_driver_table(void* library, DriverTable& table);\n\n}  // namespace vgpu::worker\n\n#pragma GCC diagnostic pop\n")
     source = [HEAD, '#include "vgpu/driver_table.hpp"\n\n#include <dlfcn.h>\n\nnamespace vgpu::worker {\n\n',
               "namespace {\ntemplate <class F>\nint find(void* library, F& function, const char* name, const char* alias) {\n"
@@ -295,6 +302,9 @@ def worker_dispatch(rows):
             if f.mode == "new":
                 out.append(f"  if (!session.can_bind(HandleKind::{f.kind}, record.{f.name})) return CUDA_ERROR_INVALID_HANDLE;\n")
         out.append(f"  const CUresult result = driver_call({', '.join(args)});\n")
+        streams = [f.name for f in r.fields if f.kind == "stream"]
+        if r.kind == "async" and streams and not r.name.startswith(QUICK):
+            after.append(f"    session.note_stream_work({streams[0]});\n")
         if after:
             out.append("  if (result == CUDA_SUCCESS) {\n" + "".join(after) + "  }\n")
         replies = [f for f in r.fields if f.in_reply]

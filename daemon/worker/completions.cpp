@@ -1,0 +1,144 @@
+#include "daemon/worker/completions.hpp"
+
+#include <utility>
+
+namespace vgpu::worker {
+namespace {
+constexpr std::size_t max_waiters = 64;
+}
+
+Completions::Completions(const DriverTable& driver, CUcontext context) : driver_(driver), context_(context) {}
+
+Completions::~Completions() {
+  stop();
+  for (std::thread& waiter : waiters_) waiter.join();
+}
+
+CUevent Completions::take_event() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!free_events_.empty()) {
+      const CUevent event = free_events_.back();
+      free_events_.pop_back();
+      return event;
+    }
+  }
+  CUevent event = nullptr;
+  if (driver_.cuEventCreate == nullptr) return nullptr;
+  // Blocking: a waiter must sleep, not take the CPU from a software GPU.
+  driver_.cuEventCreate(&event, CU_EVENT_DISABLE_TIMING | CU_EVENT_BLOCKING_SYNC);
+  return event;
+}
+
+void Completions::put_event(CUevent event) {
+  const std::lock_guard lock(mutex_);
+  free_events_.push_back(event);
+}
+
+void Completions::add(std::uint64_t key, Entry entry) {
+  const std::lock_guard lock(mutex_);
+  std::shared_ptr<Queue>& queue = queues_[key];
+  if (!queue) queue = std::make_shared<Queue>();
+  if (queue->entries.empty() && !queue->with_waiter) ++with_dispatcher_;
+  queue->entries.push_back(std::move(entry));
+}
+
+CUresult Completions::after_stream(CUstream stream, Done done) {
+  const CUevent event = take_event();
+  if (event == nullptr) return CUDA_ERROR_OUT_OF_MEMORY;
+  const CUresult result = driver_.cuEventRecord(event, stream);
+  if (result != CUDA_SUCCESS) {
+    put_event(event);
+    return result;
+  }
+  add(reinterpret_cast<std::uint64_t>(stream), Entry{event, true, std::move(done)});
+  return CUDA_SUCCESS;
+}
+
+void Completions::after_event(CUevent event, Done done) {
+  // Events and streams are different objects, so their addresses never coincide.
+  add(reinterpret_cast<std::uint64_t>(event), Entry{event, false, std::move(done)});
+}
+
+bool Completions::poll() {
+  std::unique_lock lock(mutex_);
+  if (with_dispatcher_ == 0) return false;
+  std::vector<std::shared_ptr<Queue>> mine;
+  for (auto it = queues_.begin(); it != queues_.end();) {
+    if (it->second->with_waiter) {
+      ++it;
+    } else if (it->second->entries.empty()) {
+      it = queues_.erase(it);
+    } else {
+      mine.push_back(it->second);
+      ++it;
+    }
+  }
+  for (const auto& queue : mine) {
+    while (!queue->entries.empty()) {
+      const CUevent event = queue->entries.front().event;
+      lock.unlock();
+      const CUresult result = driver_.cuEventQuery(event);
+      lock.lock();
+      if (result == CUDA_ERROR_NOT_READY) break;
+      Entry entry = std::move(queue->entries.front());
+      queue->entries.pop_front();
+      if (entry.ours) free_events_.push_back(entry.event);
+      if (queue->entries.empty()) --with_dispatcher_;
+      lock.unlock();
+      entry.done(result);
+      lock.lock();
+    }
+  }
+  return with_dispatcher_ != 0;
+}
+
+void Completions::hand_off() {
+  const std::lock_guard lock(mutex_);
+  if (with_dispatcher_ == 0) return;
+  for (auto& [key, queue] : queues_) {
+    if (queue->with_waiter || queue->entries.empty()) continue;
+    queue->with_waiter = true;
+    handed_.push_back(queue);
+    if (idle_waiters_ >= handed_.size()) {
+      work_.notify_one();
+    } else if (waiters_.size() < max_waiters) {
+      waiters_.emplace_back([this] { wait_loop(); });
+    }
+  }
+  with_dispatcher_ = 0;
+}
+
+void Completions::stop() {
+  const std::lock_guard lock(mutex_);
+  stopping_ = true;
+  work_.notify_all();
+}
+
+void Completions::wait_loop() {
+  driver_.cuCtxSetCurrent(context_);
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    ++idle_waiters_;
+    work_.wait(lock, [this] { return stopping_ || !handed_.empty(); });
+    --idle_waiters_;
+    if (stopping_) return;
+    const std::shared_ptr<Queue> queue = std::move(handed_.front());
+    handed_.pop_front();
+    while (!queue->entries.empty() && !stopping_) {
+      const CUevent event = queue->entries.front().event;
+      lock.unlock();
+      const CUresult result = driver_.cuEventSynchronize(event);
+      lock.lock();
+      Entry entry = std::move(queue->entries.front());
+      queue->entries.pop_front();
+      if (entry.ours) free_events_.push_back(entry.event);
+      lock.unlock();
+      entry.done(result);
+      lock.lock();
+    }
+    queue->with_waiter = false;
+  }
+}
+
+}  // namespace vgpu::worker

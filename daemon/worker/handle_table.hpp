@@ -1,0 +1,59 @@
+// What the client's handles name in the driver. One thread (the dispatcher) uses it.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "protocol/handle.hpp"
+
+namespace vgpu::worker {
+
+/// Maps handles to the driver's values, by kind, index and generation. Believes nothing about a handle.
+class HandleTable {
+ public:
+  static constexpr std::uint32_t max_entries =
+      1u << 20;  ///< of each kind: what a hostile client can make us hold
+
+  /// True when `handle` could be bound: right kind, index in range.
+  bool can_bind(HandleKind kind, std::uint64_t handle) const {
+    return Handle::is(handle, kind) && Handle::index(handle) < max_entries;
+  }
+  /// Names `value` by `handle`; forgets what the index named before.
+  void bind(HandleKind kind, std::uint64_t handle, std::uint64_t value) {
+    if (!can_bind(kind, handle)) return;
+    auto& entries = kinds_[static_cast<std::size_t>(kind)];
+    const std::uint32_t index = Handle::index(handle);
+    if (index >= entries.size()) entries.resize(std::size_t{index} + 1);
+    entries[index] = {value, Handle::generation(handle), true};
+  }
+  /// The value, or nullptr when the handle names nothing.
+  const std::uint64_t* find(HandleKind kind, std::uint64_t handle) const {
+    if (!Handle::is(handle, kind)) return nullptr;
+    const auto& entries = kinds_[static_cast<std::size_t>(kind)];
+    const std::uint32_t index = Handle::index(handle);
+    if (index >= entries.size()) return nullptr;
+    const Entry& entry = entries[index];
+    return entry.used && entry.generation == Handle::generation(handle) ? &entry.value : nullptr;
+  }
+  void forget(HandleKind kind, std::uint64_t handle) {
+    if (find(kind, handle) != nullptr)
+      kinds_[static_cast<std::size_t>(kind)][Handle::index(handle)].used = false;
+  }
+  /// Calls f(value) for every handle of a kind.
+  template <class F>
+  void for_each(HandleKind kind, F&& f) const {
+    for (const Entry& entry : kinds_[static_cast<std::size_t>(kind)]) {
+      if (entry.used) f(entry.value);
+    }
+  }
+
+ private:
+  struct Entry {
+    std::uint64_t value = 0;
+    std::uint32_t generation = 0;
+    bool used = false;
+  };
+  std::vector<Entry> kinds_[static_cast<std::size_t>(HandleKind::count)];
+};
+
+}  // namespace vgpu::worker

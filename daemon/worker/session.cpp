@@ -1,0 +1,393 @@
+#include "daemon/worker/session.hpp"
+
+#include "daemon/worker/dispatch.hpp"
+#include "protocol/arena.hpp"
+#include "protocol/call_table.hpp"
+#include "protocol/futex.hpp"
+#include "protocol/message_socket.hpp"
+#include "protocol/reply_slots.hpp"
+
+namespace vgpu::worker {
+namespace {
+
+constexpr std::uint64_t sleep_ns = 100'000'000;
+constexpr unsigned poll_every = 64;  // records between looks at completions while the ring is never empty
+
+/// Errors after which the driver's context is of no more use. Source: cuda.h, the comments on CUresult.
+bool is_sticky(CUresult result) {
+  switch (result) {
+    case CUDA_ERROR_ILLEGAL_ADDRESS:
+    case CUDA_ERROR_LAUNCH_TIMEOUT:
+    case CUDA_ERROR_ASSERT:
+    case CUDA_ERROR_HARDWARE_STACK_ERROR:
+    case CUDA_ERROR_ILLEGAL_INSTRUCTION:
+    case CUDA_ERROR_MISALIGNED_ADDRESS:
+    case CUDA_ERROR_INVALID_ADDRESS_SPACE:
+    case CUDA_ERROR_INVALID_PC:
+    case CUDA_ERROR_LAUNCH_FAILED:
+    case CUDA_ERROR_ECC_UNCORRECTABLE:
+    case CUDA_ERROR_EXTERNAL_DEVICE:
+      return true;
+    default:
+      return false;
+  }
+}
+
+}  // namespace
+
+Session::Session(const SessionParts& parts)
+    : parts_(parts),
+      driver_(parts.driver),
+      channel_(parts.channel),
+      accounting_(parts.accounting),
+      ring_(parts.channel),
+      completions_(parts.driver, parts.context),
+      upcalls_(parts.channel) {
+  contexts_.push_back(parts.context);
+  if (driver_.cuThreadExchangeStreamCaptureMode != nullptr) {
+    // The client enforces the capture modes of its threads; this one thread speaks for all of them.
+    CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
+    driver_.cuThreadExchangeStreamCaptureMode(&mode);
+  }
+  if (driver_.cuDeviceGetDefaultMemPool != nullptr) {
+    CUmemoryPool pool = nullptr;
+    if (driver_.cuDeviceGetDefaultMemPool(&pool, parts.device) == CUDA_SUCCESS) {
+      bind(HandleKind::mem_pool, Handle::make(HandleKind::mem_pool, 0, 1), pool);
+    }
+  }
+  if (driver_.cuMemHostRegister_v2 != nullptr) {
+    // Registered, the arena is read by the device without another copy; unregistered it works as well.
+    driver_.cuMemHostRegister_v2(channel_.arena().data(), channel_.arena().size(),
+                                 CU_MEMHOSTREGISTER_PORTABLE);
+  }
+  if (parts.library != nullptr) blas_table_ = parts.library->export_table("softgpu-blas-001");
+}
+
+Session::~Session() {
+  stop();
+  completions_.stop();
+}
+
+void Session::stop() {
+  stop_.store(true);
+  RingConsumer::wake(channel_);
+}
+
+bool Session::peers_alive() {
+  return !stop_.load(std::memory_order_relaxed) &&
+         (parts_.direct_socket < 0 || !peer_hung_up(parts_.direct_socket)) &&
+         (parts_.broker_socket < 0 || !peer_hung_up(parts_.broker_socket));
+}
+
+SessionEnd Session::run() {
+  std::vector<std::byte> buffer(max_record_bytes);
+  GatePage& page = accounting_.page();
+  std::uint64_t idle_since = 0;
+  std::uint64_t looked_at_peers = now_ns();
+  unsigned since_poll = 0;
+  for (;;) {
+    std::size_t size = 0;
+    const RingConsumer::Status status = ring_.next(buffer, size);
+    if (status == RingConsumer::Status::corrupt) return SessionEnd::corrupt_ring;
+    if (status == RingConsumer::Status::record) {
+      run_record(std::span(buffer).first(size));
+      idle_since = 0;
+      if (++since_poll < poll_every) continue;
+      since_poll = 0;
+      completions_.poll();
+      page.queue_depth.store(ring_.backlog_units(), std::memory_order_relaxed);
+      page.last_activity_ns.store(now_ns(), std::memory_order_relaxed);
+    } else {
+      completions_.poll();
+      const std::uint64_t now = now_ns();
+      if (idle_since == 0) idle_since = now;
+      if (now - idle_since < default_spin_ns()) {
+        for (int i = 0; i < 32 && !ring_.ready(); ++i) cpu_relax();
+        continue;
+      }
+      fence_dirty_streams();
+      completions_.hand_off();
+      page.queue_depth.store(0, std::memory_order_relaxed);
+      page.last_activity_ns.store(idle_since, std::memory_order_relaxed);
+      page.doorbells.store(channel_.control().doorbells.load(std::memory_order_relaxed),
+                           std::memory_order_relaxed);
+      ring_.sleep(sleep_ns);
+      idle_since = 0;
+    }
+    if (const std::uint64_t now = now_ns(); now - looked_at_peers > sleep_ns / 2) {
+      looked_at_peers = now;
+      accounting_.measure();
+      if (stop_.load()) return SessionEnd::stopped;
+      if (parts_.broker_socket >= 0 && peer_hung_up(parts_.broker_socket)) return SessionEnd::broker_gone;
+      // What a client sent before it went has been run when the ring is empty.
+      if (status == RingConsumer::Status::empty && !ring_.ready() && parts_.direct_socket >= 0 &&
+          peer_hung_up(parts_.direct_socket)) {
+        return SessionEnd::client_gone;
+      }
+    }
+  }
+}
+
+void Session::run_record(std::span<const std::byte> bytes) {
+  RecordHeader header;
+  if (bytes.size() < sizeof header) return;
+  std::memcpy(&header, bytes.data(), sizeof header);
+  GatePage& page = accounting_.page();
+  page.records.fetch_add(1, std::memory_order_relaxed);
+  const CallInfo* const call = find_call(header.call);
+  current_ = PendingReply{header.reply, 0, call != nullptr && call->synchronises};
+  if (header.reply != 0) {
+    current_.taken_ns = now_ns();
+    page.waited_calls.fetch_add(1, std::memory_order_relaxed);
+  }
+  deferred_ = false;
+  ReplyBuffer out;
+  CUresult result = CUDA_ERROR_INVALID_VALUE;
+  if (call != nullptr) {
+    page.calls[header.call].fetch_add(1, std::memory_order_relaxed);
+    result = switch_context(header.context);
+    if (result == CUDA_SUCCESS) dispatch(bytes, out, result);
+  }
+  if (deferred_) return;
+  if (header.reply != 0) {
+    answer(current_, result, out.bytes());
+  } else if (result != CUDA_SUCCESS) {
+    report_async(result);
+  }
+}
+
+void Session::dispatch(std::span<const std::byte> bytes, ReplyBuffer& out, CUresult& result) {
+  RecordHeader header;
+  std::memcpy(&header, bytes.data(), sizeof header);
+  const Runner runner = find_runner(header.call);
+  if (runner == nullptr) {
+    result = unsupported(header.call);
+    return;
+  }
+  result = runner(*this, bytes, out);
+  if (result != CUDA_SUCCESS) out.clear();
+}
+
+CUresult Session::switch_context(std::uint16_t index) {
+  if (index == context_index_) return CUDA_SUCCESS;
+  if (index >= contexts_.size() || contexts_[index] == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
+  const CUresult result = driver_.cuCtxSetCurrent(contexts_[index]);
+  if (result == CUDA_SUCCESS) context_index_ = index;
+  return result;
+}
+
+CUresult Session::unsupported(std::uint16_t) {
+  accounting_.page().unsupported.fetch_add(1, std::memory_order_relaxed);
+  return CUDA_ERROR_NOT_SUPPORTED;
+}
+
+void Session::note_result(CUresult result) {
+  if (result == CUDA_SUCCESS || result == CUDA_ERROR_NOT_READY) return;
+  accounting_.page().errors.fetch_add(1, std::memory_order_relaxed);
+  if (!is_sticky(result)) return;
+  int none = 0;
+  if (sticky_.compare_exchange_strong(none, static_cast<int>(result))) {
+    accounting_.page().sticky_error.store(static_cast<std::uint64_t>(result), std::memory_order_relaxed);
+    channel_.control().sticky_error.store(static_cast<std::uint32_t>(result), std::memory_order_release);
+  }
+}
+
+void Session::report_async(CUresult result) {
+  note_result(result);
+  if (result == CUDA_SUCCESS || result == CUDA_ERROR_NOT_READY || is_sticky(result)) return;
+  int none = 0;
+  if (async_error_.compare_exchange_strong(none, static_cast<int>(result))) {
+    channel_.control().async_error.store(static_cast<std::uint32_t>(result), std::memory_order_release);
+  }
+}
+
+CUresult Session::with_async_error(CUresult result, bool synchronises) {
+  if (result != CUDA_SUCCESS) return result;
+  if (const int sticky = sticky_.load(std::memory_order_acquire); sticky != 0)
+    return static_cast<CUresult>(sticky);
+  if (!synchronises) return result;
+  const int async = async_error_.exchange(0, std::memory_order_acq_rel);
+  if (async == 0) return result;
+  channel_.control().async_error.store(0, std::memory_order_release);
+  return static_cast<CUresult>(async);
+}
+
+Session::PendingReply Session::defer() {
+  deferred_ = true;
+  return current_;
+}
+
+void Session::answer(const PendingReply& pending, CUresult result, std::span<const std::byte> payload) {
+  note_result(result);
+  result = with_async_error(result, pending.synchronises);
+  complete_reply(channel_, pending.reference, static_cast<std::int32_t>(result), payload);
+  if (pending.taken_ns != 0) accounting_.count_latency(now_ns() - pending.taken_ns);
+}
+
+bool Session::resolve(std::uint64_t handle, CUstream& out) const {
+  if (handle <= 1) {
+    out = handle == 0 ? nullptr : CU_STREAM_LEGACY;
+    return true;
+  }
+  return look_up(HandleKind::stream, handle, out);
+}
+
+bool Session::resolve(std::uint64_t handle, CUfunction& out) const {
+  return look_up(HandleKind::function, handle, out) || look_up(HandleKind::kernel, handle, out);
+}
+
+bool Session::resolve(std::uint64_t handle, CUmemGenericAllocationHandle& out) const {
+  const std::uint64_t* const value = handles_.find(HandleKind::mem_allocation, handle);
+  if (value == nullptr) return false;
+  out = *value;
+  return true;
+}
+
+std::shared_ptr<Session::StreamWork> Session::work_of(CUstream stream) {
+  auto& work = work_[stream];
+  if (!work) {
+    work = std::make_shared<StreamWork>();
+    work->stream = stream;
+  }
+  return work;
+}
+
+void Session::submitted_to(CUstream stream) {
+  const std::lock_guard lock(work_mutex_);
+  StreamWork& work = *work_of(stream);
+  ++work.submitted;
+  if (work.dirty) return;
+  work.dirty = true;
+  if (++dirty_streams_ == 1) accounting_.work_came();
+}
+
+void Session::done_with(const std::shared_ptr<StreamWork>& work, std::uint64_t submitted) {
+  const std::lock_guard lock(work_mutex_);
+  if (!work->dirty || work->submitted != submitted) return;
+  work->dirty = false;
+  if (--dirty_streams_ == 0) accounting_.work_ended();
+}
+
+CUresult Session::after_stream(CUstream stream, std::function<void(CUresult)> done) {
+  std::shared_ptr<StreamWork> work;
+  std::uint64_t submitted = 0;
+  {
+    const std::lock_guard lock(work_mutex_);
+    work = work_of(stream);
+    submitted = work->submitted;
+    work->fenced = submitted;
+  }
+  return completions_.after_stream(stream, [this, work, submitted, done = std::move(done)](CUresult result) {
+    note_result(result);
+    done_with(work, submitted);
+    if (done) done(result);
+  });
+}
+
+void Session::fence_dirty_streams() {
+  // Recording in the legacy stream would disturb a capture.
+  if (captures_ != 0) return;
+  std::vector<CUstream> streams;
+  {
+    const std::lock_guard lock(work_mutex_);
+    for (const auto& [stream, work] : work_) {
+      if (work->dirty && work->fenced != work->submitted) streams.push_back(stream);
+    }
+  }
+  for (const CUstream stream : streams) note_result(after_stream(stream, nullptr));
+}
+
+void Session::when_all_done(std::function<void(CUresult)> done) {
+  struct Waiting {
+    std::atomic<std::size_t> left{1};
+    std::atomic<int> result{0};
+    std::function<void(CUresult)> done;
+    void one(CUresult what) {
+      int none = 0;
+      if (what != CUDA_SUCCESS) result.compare_exchange_strong(none, static_cast<int>(what));
+      if (left.fetch_sub(1) == 1) done(static_cast<CUresult>(result.load()));
+    }
+  };
+  const auto waiting = std::make_shared<Waiting>();
+  waiting->done = std::move(done);
+  std::vector<CUstream> streams;
+  if (captures_ == 0) {
+    const std::lock_guard lock(work_mutex_);
+    for (const auto& [stream, work] : work_) {
+      if (work->dirty) streams.push_back(stream);
+    }
+  }
+  for (const CUstream stream : streams) {
+    waiting->left.fetch_add(1);
+    const CUresult result = after_stream(stream, [waiting](CUresult what) { waiting->one(what); });
+    if (result != CUDA_SUCCESS) waiting->one(result);
+  }
+  waiting->one(CUDA_SUCCESS);
+}
+
+bool Session::capturing(CUstream stream) const {
+  if (captures_ == 0 || driver_.cuStreamIsCapturing == nullptr) return false;
+  CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
+  return driver_.cuStreamIsCapturing(stream, &status) != CUDA_SUCCESS ||
+         status != CU_STREAM_CAPTURE_STATUS_NONE;
+}
+
+void Session::admit(CUstream stream) {
+  if (!accounting_.contended() || capturing(stream)) return;
+  accounting_.admit(
+      [this] {
+        fence_dirty_streams();
+        completions_.hand_off();
+      },
+      [this] { return !peers_alive(); });
+}
+
+void Session::submitted_command(CUstream stream) {
+  if (captures_ != 0 && capturing(stream)) return;
+  submitted_to(stream);
+  if (!accounting_.contended() || captures_ != 0) return;
+  accounting_.submitted();
+  const CUresult result = after_stream(stream, [this](CUresult) { accounting_.finished(); });
+  if (result != CUDA_SUCCESS) accounting_.finished();
+}
+
+std::span<std::byte> Session::arena_bytes(const ArenaSpan& span) const {
+  ArenaBlock* const block = block_at(channel_.arena(), span.offset, span.bytes);
+  if (block == nullptr) return {};
+  return {reinterpret_cast<std::byte*>(block + 1), span.bytes};
+}
+
+bool Session::device_range(std::uint64_t address, std::uint64_t bytes) const {
+  if (address == 0 || address + bytes < address) return false;
+  {
+    const std::lock_guard lock(memory_mutex_);
+    auto after = allocations_.upper_bound(address);
+    if (after != allocations_.begin()) {
+      --after;
+      const std::uint64_t inside = address - after->first;
+      if (inside <= after->second && after->second - inside >= bytes) return true;
+    }
+  }
+  // Module variables and VMM mappings: the driver knows. Host memory of this process must not pass as the
+  // client's.
+  if (driver_.cuPointerGetAttribute == nullptr) return false;
+  for (const std::uint64_t at : {address, address + (bytes != 0 ? bytes - 1 : 0)}) {
+    unsigned type = 0;
+    if (driver_.cuPointerGetAttribute(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, at) != CUDA_SUCCESS ||
+        type != CU_MEMORYTYPE_DEVICE) {
+      return false;
+    }
+  }
+  return true;
+}
+
+bool Session::reachable(std::uint64_t address, std::uint64_t bytes) const {
+  return parts_.regions.contains(address, bytes) || device_range(address, bytes);
+}
+
+void Session::put_name(Tail tail, std::string& name) const {
+  name.assign(reinterpret_cast<const char*>(tail.data()), tail.size());
+  name.resize(std::strlen(name.c_str()));
+}
+
+}  // namespace vgpu::worker

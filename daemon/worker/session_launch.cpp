@@ -1,0 +1,222 @@
+// Launches of kernels, graphs and host functions, and the occupancy questions that take a launch
+// configuration.
+#include "daemon/worker/session.hpp"
+
+namespace vgpu::worker {
+namespace {
+
+constexpr std::uint32_t launch_cooperative = 1;
+constexpr std::uint32_t max_attributes = 32;
+
+/// Attributes that hold plain values: the others name events or memory of the caller.
+bool attribute_allowed(const CUlaunchAttribute& attribute) {
+  int id = 0;
+  std::memcpy(&id, &attribute.id, sizeof id);
+  switch (id) {
+    case CU_LAUNCH_ATTRIBUTE_IGNORE:
+    case CU_LAUNCH_ATTRIBUTE_ACCESS_POLICY_WINDOW:
+    case CU_LAUNCH_ATTRIBUTE_COOPERATIVE:
+    case CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION:
+    case CU_LAUNCH_ATTRIBUTE_CLUSTER_SCHEDULING_POLICY_PREFERENCE:
+    case CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION:
+    case CU_LAUNCH_ATTRIBUTE_PRIORITY:
+    case CU_LAUNCH_ATTRIBUTE_MEM_SYNC_DOMAIN_MAP:
+    case CU_LAUNCH_ATTRIBUTE_MEM_SYNC_DOMAIN:
+    case CU_LAUNCH_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT:
+      return true;
+    default:
+      return false;
+  }
+}
+
+CUresult read_attributes(std::uint32_t count, Session::Tail& tail,
+                         std::vector<CUlaunchAttribute>& attributes) {
+  if (count > max_attributes || tail.size() < count * sizeof(CUlaunchAttribute))
+    return CUDA_ERROR_INVALID_VALUE;
+  attributes.resize(count);
+  if (count != 0) std::memcpy(attributes.data(), tail.data(), count * sizeof(CUlaunchAttribute));
+  tail = tail.subspan(count * sizeof(CUlaunchAttribute));
+  for (const CUlaunchAttribute& attribute : attributes) {
+    if (!attribute_allowed(attribute)) return CUDA_ERROR_NOT_SUPPORTED;
+  }
+  return CUDA_SUCCESS;
+}
+
+template <class Record>
+CUlaunchConfig config_of(const Record& record, CUstream stream, std::vector<CUlaunchAttribute>& attributes) {
+  CUlaunchConfig config{};
+  config.gridDimX = record.grid_x;
+  config.gridDimY = record.grid_y;
+  config.gridDimZ = record.grid_z;
+  config.blockDimX = record.block_x;
+  config.blockDimY = record.block_y;
+  config.blockDimZ = record.block_z;
+  config.sharedMemBytes = record.dynamic_shared;
+  config.hStream = stream;
+  config.attrs = attributes.data();
+  config.numAttrs = static_cast<unsigned>(attributes.size());
+  return config;
+}
+
+}  // namespace
+
+void Session::note_stream_work(CUstream stream) {
+  if (captures_ == 0 || !capturing(stream)) submitted_to(stream);
+}
+
+CUresult Session::handle(const record::cuLaunchKernel& record, reply::cuLaunchKernel&, Tail tail) {
+  CUfunction function = nullptr;
+  CUstream stream = nullptr;
+  if (!resolve(record.function, function) || !resolve(record.stream, stream))
+    return CUDA_ERROR_INVALID_HANDLE;
+  std::vector<CUlaunchAttribute> attributes;
+  if (const CUresult result = read_attributes(record.attribute_count, tail, attributes);
+      result != CUDA_SUCCESS) {
+    return result;
+  }
+  if (tail.size() < record.param_bytes) return CUDA_ERROR_INVALID_VALUE;
+  std::size_t size = record.param_bytes;
+  void* extra[] = {CU_LAUNCH_PARAM_BUFFER_POINTER, const_cast<std::byte*>(tail.data()),
+                   CU_LAUNCH_PARAM_BUFFER_SIZE, &size, CU_LAUNCH_PARAM_END};
+  void** const parameters = size != 0 ? extra : nullptr;
+  admit(stream);
+  CUresult result = CUDA_ERROR_NOT_SUPPORTED;
+  if (attributes.empty() && (record.flags & launch_cooperative) == 0) {
+    if (driver_.cuLaunchKernel == nullptr) return unsupported(record.header.call);
+    result = driver_.cuLaunchKernel(function, record.grid_x, record.grid_y, record.grid_z, record.block_x,
+                                    record.block_y, record.block_z, record.dynamic_shared, stream, nullptr,
+                                    parameters);
+  } else {
+    if (driver_.cuLaunchKernelEx == nullptr) return unsupported(record.header.call);
+    if ((record.flags & launch_cooperative) != 0) {
+      CUlaunchAttribute cooperative{};
+      cooperative.id = CU_LAUNCH_ATTRIBUTE_COOPERATIVE;
+      cooperative.value.cooperative = 1;
+      attributes.push_back(cooperative);
+    }
+    const CUlaunchConfig config = config_of(record, stream, attributes);
+    result = driver_.cuLaunchKernelEx(&config, function, nullptr, parameters);
+  }
+  if (result != CUDA_SUCCESS) return result;
+  accounting_.page().launches.fetch_add(1, std::memory_order_relaxed);
+  submitted_command(stream);
+  return CUDA_SUCCESS;
+}
+
+CUresult Session::handle(const record::cuGraphLaunch& record, reply::cuGraphLaunch&, Tail) {
+  if (driver_.cuGraphLaunch == nullptr) return unsupported(record.header.call);
+  CUgraphExec exec = nullptr;
+  CUstream stream = nullptr;
+  if (!resolve(record.hGraphExec, exec) || !resolve(record.hStream, stream)) return CUDA_ERROR_INVALID_HANDLE;
+  admit(stream);
+  const CUresult result = driver_.cuGraphLaunch(exec, stream);
+  if (result != CUDA_SUCCESS) return result;
+  accounting_.page().graph_launches.fetch_add(1, std::memory_order_relaxed);
+  submitted_command(stream);
+  return CUDA_SUCCESS;
+}
+
+void CUDA_CB Session::run_host_call(void* call) {
+  auto* const host = static_cast<HostCall*>(call);
+  host->session->upcalls_.call(host->upcall, host->session->stop_);
+  if (!host->keep) delete host;
+}
+
+void CUDA_CB Session::run_stream_callback(CUstream, CUresult status, void* call) {
+  static_cast<HostCall*>(call)->upcall.status = static_cast<std::int32_t>(status);
+  run_host_call(call);
+}
+
+void Session::host_call(CUstream stream, const Upcall& upcall, HostCall*& out) {
+  const bool keep = capturing(stream);
+  auto made = std::make_unique<HostCall>(HostCall{this, upcall, keep});
+  out = made.get();
+  if (keep) {
+    const std::lock_guard lock(host_calls_mutex_);
+    kept_host_calls_.push_back(std::move(made));
+  } else {
+    // run_host_call() deletes it.
+    static_cast<void>(made.release());
+  }
+}
+
+CUresult Session::handle(const record::cuLaunchHostFunc& record, reply::cuLaunchHostFunc&, Tail) {
+  if (driver_.cuLaunchHostFunc == nullptr) return unsupported(record.header.call);
+  CUstream stream = nullptr;
+  if (!resolve(record.stream, stream)) return CUDA_ERROR_INVALID_HANDLE;
+  HostCall* call = nullptr;
+  host_call(stream, Upcall{0, 0, record.function, record.user, record.stream}, call);
+  const bool keep = call->keep;
+  const CUresult result = driver_.cuLaunchHostFunc(stream, &Session::run_host_call, call);
+  if (result != CUDA_SUCCESS) {
+    if (!keep) delete call;
+    return result;
+  }
+  note_stream_work(stream);
+  return CUDA_SUCCESS;
+}
+
+CUresult Session::handle(const record::cuStreamAddCallback& record, reply::cuStreamAddCallback&, Tail) {
+  if (driver_.cuStreamAddCallback == nullptr) return unsupported(record.header.call);
+  CUstream stream = nullptr;
+  if (!resolve(record.stream, stream)) return CUDA_ERROR_INVALID_HANDLE;
+  HostCall* call = nullptr;
+  host_call(stream, Upcall{1, 0, record.function, record.user, record.stream}, call);
+  const bool keep = call->keep;
+  const CUresult result =
+      driver_.cuStreamAddCallback(stream, &Session::run_stream_callback, call, record.flags);
+  if (result != CUDA_SUCCESS) {
+    if (!keep) delete call;
+    return result;
+  }
+  note_stream_work(stream);
+  return CUDA_SUCCESS;
+}
+
+CUresult Session::handle(const record::cuOccupancyMaxActiveClusters& record,
+                         reply::cuOccupancyMaxActiveClusters& reply, Tail tail) {
+  if (driver_.cuOccupancyMaxActiveClusters == nullptr) return unsupported(record.header.call);
+  CUfunction function = nullptr;
+  if (!resolve(record.function, function)) return CUDA_ERROR_INVALID_HANDLE;
+  std::vector<CUlaunchAttribute> attributes;
+  if (const CUresult result = read_attributes(record.attribute_count, tail, attributes);
+      result != CUDA_SUCCESS) {
+    return result;
+  }
+  const CUlaunchConfig config = config_of(record, nullptr, attributes);
+  return driver_.cuOccupancyMaxActiveClusters(&reply.clusters, function, &config);
+}
+
+CUresult Session::handle(const record::cuOccupancyMaxPotentialClusterSize& record,
+                         reply::cuOccupancyMaxPotentialClusterSize& reply, Tail tail) {
+  if (driver_.cuOccupancyMaxPotentialClusterSize == nullptr) return unsupported(record.header.call);
+  CUfunction function = nullptr;
+  if (!resolve(record.function, function)) return CUDA_ERROR_INVALID_HANDLE;
+  std::vector<CUlaunchAttribute> attributes;
+  if (const CUresult result = read_attributes(record.attribute_count, tail, attributes);
+      result != CUDA_SUCCESS) {
+    return result;
+  }
+  const CUlaunchConfig config = config_of(record, nullptr, attributes);
+  return driver_.cuOccupancyMaxPotentialClusterSize(&reply.size, function, &config);
+}
+
+CUresult Session::handle(const record::extension_blas& record, reply::extension_blas&, Tail tail) {
+  /// The software GPU's private export table "softgpu-blas-001".
+  struct BlasTable {
+    std::size_t size;
+    CUresult (*enqueue)(CUstream stream, const void* descriptor, std::size_t bytes);
+  };
+  const auto* const table = static_cast<const BlasTable*>(blas_table_);
+  if (table == nullptr || table->size < sizeof(BlasTable)) return unsupported(record.header.call);
+  CUstream stream = nullptr;
+  if (!resolve(record.stream, stream)) return CUDA_ERROR_INVALID_HANDLE;
+  admit(stream);
+  const CUresult result = table->enqueue(stream, tail.data(), tail.size());
+  if (result != CUDA_SUCCESS) return result;
+  accounting_.page().launches.fetch_add(1, std::memory_order_relaxed);
+  submitted_command(stream);
+  return CUDA_SUCCESS;
+}
+
+}  // namespace vgpu::worker

@@ -1,0 +1,338 @@
+// Device memory, pools, virtual memory management and shared host memory; the client's quota.
+#include <algorithm>
+
+#include "daemon/worker/session.hpp"
+#include "protocol/address_space.hpp"
+#include "protocol/handshake.hpp"
+#include "protocol/message_socket.hpp"
+#include "protocol/reply_slots.hpp"
+
+namespace vgpu::worker {
+namespace {
+template <class Reply>
+std::span<const std::byte> bytes_of(const Reply& reply) {
+  return std::as_bytes(std::span(&reply, 1));
+}
+constexpr std::size_t max_waiting_fds = 64;
+}  // namespace
+
+void Session::note_allocation(CUdeviceptr pointer, std::uint64_t bytes) {
+  const std::lock_guard lock(memory_mutex_);
+  allocations_[pointer] = bytes;
+}
+
+void Session::release_allocation(CUdeviceptr pointer) {
+  std::uint64_t bytes = 0;
+  {
+    const std::lock_guard lock(memory_mutex_);
+    const auto found = allocations_.find(pointer);
+    if (found == allocations_.end()) return;
+    bytes = found->second;
+    allocations_.erase(found);
+  }
+  accounting_.refund(bytes);
+}
+
+CUresult Session::allocate(const std::function<CUresult(CUdeviceptr&)>& call, std::uint64_t bytes,
+                           CUdeviceptr& pointer) {
+  if (bytes == 0) return CUDA_ERROR_INVALID_VALUE;
+  if (!accounting_.charge(bytes)) return CUDA_ERROR_OUT_OF_MEMORY;
+  const CUresult result = call(pointer);
+  if (result != CUDA_SUCCESS) {
+    accounting_.refund(bytes);
+    return result;
+  }
+  note_allocation(pointer, bytes);
+  accounting_.page().allocations.fetch_add(1, std::memory_order_relaxed);
+  return CUDA_SUCCESS;
+}
+
+CUresult Session::handle(const record::cuMemGetInfo_v2& record, reply::cuMemGetInfo_v2& reply, Tail) {
+  if (driver_.cuMemGetInfo_v2 == nullptr) return unsupported(record.header.call);
+  const auto ask = [this](reply::cuMemGetInfo_v2& answer) {
+    std::size_t free = 0;
+    std::size_t total = 0;
+    const CUresult result = driver_.cuMemGetInfo_v2(&free, &total);
+    const std::uint64_t quota = accounting_.page().memory_quota.load(std::memory_order_relaxed);
+    const std::uint64_t used = accounting_.page().memory_used.load(std::memory_order_relaxed);
+    if (quota != 0) {
+      answer.free = std::min<std::uint64_t>(quota > used ? quota - used : 0, free);
+      answer.total = std::min<std::uint64_t>(quota, total);
+    } else {
+      answer.free = free;
+      answer.total = total;
+    }
+    return result;
+  };
+  if (pending_frees_.load() == 0) return ask(reply);
+  // Frees that wait for running work would natively have happened by now.
+  const PendingReply pending = defer();
+  when_all_done([this, pending, ask](CUresult) {
+    reply::cuMemGetInfo_v2 late;
+    const CUresult result = ask(late);
+    answer(pending, result, bytes_of(late));
+  });
+  return deferred;
+}
+
+CUresult Session::handle(const record::cuMemAlloc_v2& record, reply::cuMemAlloc_v2& reply, Tail) {
+  if (driver_.cuMemAlloc_v2 == nullptr) return unsupported(record.header.call);
+  const auto call = [this, bytes = record.bytes](CUdeviceptr& pointer) {
+    return driver_.cuMemAlloc_v2(&pointer, bytes);
+  };
+  CUdeviceptr pointer = 0;
+  const CUresult result = allocate(call, record.bytes, pointer);
+  reply.dptr = pointer;
+  if (result != CUDA_ERROR_OUT_OF_MEMORY || pending_frees_.load() == 0) return result;
+  // Memory that was freed behind running work comes back when the work has ended.
+  const PendingReply pending = defer();
+  when_all_done([this, pending, call, bytes = record.bytes](CUresult) {
+    reply::cuMemAlloc_v2 late;
+    CUdeviceptr at = 0;
+    const CUresult second = allocate(call, bytes, at);
+    late.dptr = at;
+    answer(pending, second, bytes_of(late));
+  });
+  return deferred;
+}
+
+CUresult Session::handle(const record::cuMemAllocPitch_v2& record, reply::cuMemAllocPitch_v2& reply, Tail) {
+  if (driver_.cuMemAllocPitch_v2 == nullptr) return unsupported(record.header.call);
+  // The pitch is the driver's choice; rows are at most 512 bytes longer on all devices known.
+  __extension__ using Wide = unsigned __int128;
+  const Wide bound = (static_cast<Wide>(record.width) + 512) * record.height;
+  if (bound > UINT64_MAX / 2) return CUDA_ERROR_OUT_OF_MEMORY;
+  std::size_t pitch = 0;
+  CUdeviceptr pointer = 0;
+  const CUresult result = allocate(
+      [&](CUdeviceptr& at) {
+        return driver_.cuMemAllocPitch_v2(&at, &pitch, record.width, record.height, record.element_bytes);
+      },
+      static_cast<std::uint64_t>(bound), pointer);
+  reply.dptr = pointer;
+  reply.pitch = pitch;
+  return result;
+}
+
+CUresult Session::handle(const record::cuMemFree_v2& record, reply::cuMemFree_v2&, Tail) {
+  if (driver_.cuMemFree_v2 == nullptr) return unsupported(record.header.call);
+  if (record.dptr == 0) return CUDA_SUCCESS;
+  {
+    const std::lock_guard lock(memory_mutex_);
+    if (!allocations_.contains(record.dptr)) return CUDA_ERROR_INVALID_VALUE;
+  }
+  // The driver's own free waits for the device, which the dispatcher must not.
+  pending_frees_.fetch_add(1);
+  when_all_done([this, pointer = record.dptr](CUresult) {
+    const CUresult result = driver_.cuMemFree_v2(pointer);
+    if (result == CUDA_SUCCESS) release_allocation(pointer);
+    report_async(result);
+    pending_frees_.fetch_sub(1);
+  });
+  return CUDA_SUCCESS;
+}
+
+UniqueFd Session::take_host_fd(std::uint64_t token, std::uint64_t bytes) {
+  // The client sent the descriptor before the record, so it is here or in the socket by now.
+  while (parts_.direct_socket >= 0 && host_fds_.size() < max_waiting_fds) {
+    auto message = receive_message(parts_.direct_socket, 0);
+    if (!message || message->none || message->closed) break;
+    const auto* const region = message->as<HostRegion>();
+    if (region == nullptr || message->fds.size() != 1 || region->bytes == 0) continue;
+    host_fds_.emplace_back(region->address, std::move(message->fds.front()));
+  }
+  const auto found = std::find_if(host_fds_.begin(), host_fds_.end(),
+                                  [token](const auto& entry) { return entry.first == token; });
+  if (found == host_fds_.end() || bytes == 0) return UniqueFd();
+  UniqueFd fd = std::move(found->second);
+  host_fds_.erase(found);
+  return fd;
+}
+
+CUresult Session::handle(const record::host_map& record, reply::host_map& reply, Tail) {
+  const UniqueFd fd = take_host_fd(record.address, record.bytes);
+  if (!fd) return CUDA_ERROR_INVALID_VALUE;
+  CUdeviceptr pointer = 0;
+  const CUresult result = parts_.regions.map(fd.get(), record.address, record.bytes, pointer);
+  reply.dptr = pointer;
+  return result;
+}
+
+CUresult Session::handle(const record::host_unmap& record, reply::host_unmap&, Tail) {
+  const PendingReply pending = defer();
+  when_all_done([this, pending, address = record.address](CUresult) {
+    answer(pending, parts_.regions.unmap(address));
+  });
+  return deferred;
+}
+
+CUresult Session::handle(const record::cuMemAllocAsync& record, reply::cuMemAllocAsync& reply, Tail) {
+  if (driver_.cuMemAllocAsync == nullptr) return unsupported(record.header.call);
+  CUstream stream = nullptr;
+  if (!resolve(record.stream, stream)) return CUDA_ERROR_INVALID_HANDLE;
+  CUdeviceptr pointer = 0;
+  const CUresult result =
+      allocate([&](CUdeviceptr& at) { return driver_.cuMemAllocAsync(&at, record.bytes, stream); },
+               record.bytes, pointer);
+  if (result == CUDA_SUCCESS) note_stream_work(stream);
+  reply.dptr = pointer;
+  return result;
+}
+
+CUresult Session::handle(const record::cuMemAllocFromPoolAsync& record, reply::cuMemAllocFromPoolAsync& reply,
+                         Tail) {
+  if (driver_.cuMemAllocFromPoolAsync == nullptr) return unsupported(record.header.call);
+  CUstream stream = nullptr;
+  CUmemoryPool pool = nullptr;
+  if (!resolve(record.stream, stream) || !resolve(record.pool, pool)) return CUDA_ERROR_INVALID_HANDLE;
+  CUdeviceptr pointer = 0;
+  const CUresult result = allocate(
+      [&](CUdeviceptr& at) { return driver_.cuMemAllocFromPoolAsync(&at, record.bytes, pool, stream); },
+      record.bytes, pointer);
+  if (result == CUDA_SUCCESS) note_stream_work(stream);
+  reply.dptr = pointer;
+  return result;
+}
+
+CUresult Session::handle(const record::cuMemFreeAsync& record, reply::cuMemFreeAsync&, Tail) {
+  if (driver_.cuMemFreeAsync == nullptr) return unsupported(record.header.call);
+  CUstream stream = nullptr;
+  if (!resolve(record.stream, stream)) return CUDA_ERROR_INVALID_HANDLE;
+  const CUresult result = driver_.cuMemFreeAsync(record.dptr, stream);
+  if (result != CUDA_SUCCESS) return result;
+  release_allocation(record.dptr);
+  note_stream_work(stream);
+  return result;
+}
+
+CUresult Session::handle(const record::cuMemPoolDestroy& record, reply::cuMemPoolDestroy&, Tail) {
+  if (driver_.cuMemPoolDestroy == nullptr) return unsupported(record.header.call);
+  CUmemoryPool pool = nullptr;
+  // Index 0 is the device's own pool.
+  if (!resolve(record.pool, pool) || Handle::index(record.pool) == 0) return CUDA_ERROR_INVALID_VALUE;
+  handles_.forget(HandleKind::mem_pool, record.pool);
+  return driver_.cuMemPoolDestroy(pool);
+}
+
+CUresult Session::handle(const record::cuMemPoolSetAttribute& record, reply::cuMemPoolSetAttribute&, Tail) {
+  if (driver_.cuMemPoolSetAttribute == nullptr) return unsupported(record.header.call);
+  CUmemoryPool pool = nullptr;
+  if (!resolve(record.pool, pool)) return CUDA_ERROR_INVALID_HANDLE;
+  // All attributes are int or cuuint64_t; little-endian, so one buffer serves both.
+  cuuint64_t value = record.value;
+  return driver_.cuMemPoolSetAttribute(pool, static_cast<CUmemPool_attribute>(record.attribute), &value);
+}
+
+CUresult Session::handle(const record::cuMemPoolGetAttribute& record, reply::cuMemPoolGetAttribute& reply,
+                         Tail) {
+  if (driver_.cuMemPoolGetAttribute == nullptr) return unsupported(record.header.call);
+  CUmemoryPool pool = nullptr;
+  if (!resolve(record.pool, pool)) return CUDA_ERROR_INVALID_HANDLE;
+  cuuint64_t value = 0;
+  const CUresult result =
+      driver_.cuMemPoolGetAttribute(pool, static_cast<CUmemPool_attribute>(record.attribute), &value);
+  reply.value = value;
+  return result;
+}
+
+CUresult Session::handle(const record::cuMemPoolSetAccess& record, reply::cuMemPoolSetAccess&, Tail) {
+  if (driver_.cuMemPoolSetAccess == nullptr) return unsupported(record.header.call);
+  CUmemoryPool pool = nullptr;
+  if (!resolve(record.pool, pool)) return CUDA_ERROR_INVALID_HANDLE;
+  return driver_.cuMemPoolSetAccess(pool, &record.access, 1);
+}
+
+CUresult Session::handle(const record::cuMemPoolGetAccess& record, reply::cuMemPoolGetAccess& reply, Tail) {
+  if (driver_.cuMemPoolGetAccess == nullptr) return unsupported(record.header.call);
+  CUmemoryPool pool = nullptr;
+  if (!resolve(record.pool, pool)) return CUDA_ERROR_INVALID_HANDLE;
+  CUmemLocation location = record.location;
+  CUmemAccess_flags flags = CU_MEM_ACCESS_FLAGS_PROT_NONE;
+  const CUresult result = driver_.cuMemPoolGetAccess(&flags, pool, &location);
+  reply.flags = static_cast<std::int32_t>(flags);
+  return result;
+}
+
+CUresult Session::handle(const record::cuMemCreate& record, reply::cuMemCreate&, Tail) {
+  if (driver_.cuMemCreate == nullptr) return unsupported(record.header.call);
+  if (!can_bind(HandleKind::mem_allocation, record.handle)) return CUDA_ERROR_INVALID_HANDLE;
+  if (record.prop.requestedHandleTypes != CU_MEM_HANDLE_TYPE_NONE) return unsupported(record.header.call);
+  if (!accounting_.charge(record.bytes)) return CUDA_ERROR_OUT_OF_MEMORY;
+  CUmemAllocationProp prop = record.prop;
+  prop.win32HandleMetaData = nullptr;
+  CUmemGenericAllocationHandle made = 0;
+  const CUresult result = driver_.cuMemCreate(&made, record.bytes, &prop, record.flags);
+  if (result != CUDA_SUCCESS) {
+    accounting_.refund(record.bytes);
+    return result;
+  }
+  bind(HandleKind::mem_allocation, record.handle, made);
+  vmm_[record.handle] = record.bytes;
+  accounting_.page().allocations.fetch_add(1, std::memory_order_relaxed);
+  return CUDA_SUCCESS;
+}
+
+CUresult Session::handle(const record::cuMemRelease& record, reply::cuMemRelease&, Tail) {
+  if (driver_.cuMemRelease == nullptr) return unsupported(record.header.call);
+  CUmemGenericAllocationHandle allocation = 0;
+  if (!resolve(record.handle, allocation)) return CUDA_ERROR_INVALID_VALUE;
+  const CUresult result = driver_.cuMemRelease(allocation);
+  if (result != CUDA_SUCCESS) return result;
+  handles_.forget(HandleKind::mem_allocation, record.handle);
+  if (const auto found = vmm_.find(record.handle); found != vmm_.end()) {
+    accounting_.refund(found->second);
+    vmm_.erase(found);
+  }
+  return CUDA_SUCCESS;
+}
+
+CUresult Session::handle(const record::cuMemMap& record, reply::cuMemMap&, Tail) {
+  if (driver_.cuMemMap == nullptr) return unsupported(record.header.call);
+  CUmemGenericAllocationHandle allocation = 0;
+  if (!resolve(record.handle, allocation)) return CUDA_ERROR_INVALID_VALUE;
+  return driver_.cuMemMap(record.ptr, record.bytes, record.offset, allocation, record.flags);
+}
+
+CUresult Session::handle(const record::cuMemSetAccess& record, reply::cuMemSetAccess&, Tail) {
+  if (driver_.cuMemSetAccess == nullptr) return unsupported(record.header.call);
+  return driver_.cuMemSetAccess(record.ptr, record.bytes, &record.access, 1);
+}
+
+CUresult Session::handle(const record::cuPointerGetAttribute& record, reply::cuPointerGetAttribute& reply,
+                         Tail) {
+  if (driver_.cuPointerGetAttribute == nullptr) return unsupported(record.header.call);
+  // Attributes of at most 8 bytes only, and none that reveals or exports the worker's own objects.
+  switch (record.attribute) {
+    case CU_POINTER_ATTRIBUTE_MEMORY_TYPE:
+    case CU_POINTER_ATTRIBUTE_DEVICE_POINTER:
+    case CU_POINTER_ATTRIBUTE_HOST_POINTER:
+    case CU_POINTER_ATTRIBUTE_SYNC_MEMOPS:
+    case CU_POINTER_ATTRIBUTE_BUFFER_ID:
+    case CU_POINTER_ATTRIBUTE_IS_MANAGED:
+    case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL:
+    case CU_POINTER_ATTRIBUTE_RANGE_START_ADDR:
+    case CU_POINTER_ATTRIBUTE_RANGE_SIZE:
+    case CU_POINTER_ATTRIBUTE_MAPPED:
+      break;
+    default:
+      return unsupported(record.header.call);
+  }
+  std::uint64_t value = 0;
+  const CUresult result =
+      driver_.cuPointerGetAttribute(&value, static_cast<CUpointer_attribute>(record.attribute), record.ptr);
+  reply.value = value;
+  return result;
+}
+
+CUresult Session::handle(const record::cuMemAdvise_v2& record, reply::cuMemAdvise_v2&, Tail) {
+  // Managed memory is shared host memory here: it lies where it lies, and advice may be left aside.
+  return parts_.regions.contains(record.ptr, record.bytes) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+}
+
+CUresult Session::handle(const record::cuMemPrefetchAsync_v2& record, reply::cuMemPrefetchAsync_v2&, Tail) {
+  CUstream stream = nullptr;
+  if (!resolve(record.stream, stream)) return CUDA_ERROR_INVALID_HANDLE;
+  return parts_.regions.contains(record.ptr, record.bytes) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+}
+
+}  // namespace vgpu::worker

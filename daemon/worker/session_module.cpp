@@ -1,0 +1,242 @@
+// Modules, libraries and what is found in them by name.
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "daemon/worker/session.hpp"
+
+namespace vgpu::worker {
+namespace {
+
+constexpr std::uint64_t max_image_bytes = std::uint64_t{2} << 30;
+constexpr std::uint32_t fatbin_magic = 0xBA55ED50;
+constexpr std::uint32_t elf_magic = 0x464C457F;
+
+template <class T>
+T read_at(const std::vector<std::byte>& bytes, std::size_t offset) {
+  T value{};
+  if (offset + sizeof value <= bytes.size()) std::memcpy(&value, bytes.data() + offset, sizeof value);
+  return value;
+}
+
+/// Checks that the image's own lengths lie inside it: the driver believes them. PTX text gets its NUL.
+bool bound_image(std::vector<std::byte>& image) {
+  if (image.size() < 16) return false;
+  const auto magic = read_at<std::uint32_t>(image, 0);
+  const std::uint64_t size = image.size();
+  image.insert(image.end(), 64, std::byte{0});
+  if (magic == fatbin_magic) {
+    const std::uint64_t header = read_at<std::uint16_t>(image, 6);
+    const auto body = read_at<std::uint64_t>(image, 8);
+    return header >= 16 && header <= size && body <= size - header;
+  }
+  if (magic == elf_magic) {
+    if (size < 64) return false;
+    const auto sections = read_at<std::uint64_t>(image, 0x28);
+    const std::uint64_t count = read_at<std::uint16_t>(image, 0x3C);
+    const std::uint64_t entry = read_at<std::uint16_t>(image, 0x3A);
+    return sections <= size && count * entry <= size - sections;
+  }
+  return true;
+}
+
+}  // namespace
+
+CUresult Session::fetch_image(std::uint32_t source, std::uint64_t token, const ArenaSpan& span,
+                              std::vector<std::byte>& image) {
+  if (source == 0) {
+    const std::span<std::byte> bytes = arena_bytes(span);
+    if (bytes.empty()) return CUDA_ERROR_INVALID_VALUE;
+    image.assign(bytes.begin(), bytes.end());
+  } else if (source == 1) {
+    const UniqueFd fd = take_host_fd(token, span.bytes);
+    struct stat status {};
+    if (!fd || span.bytes > max_image_bytes || fstat(fd.get(), &status) != 0 ||
+        static_cast<std::uint64_t>(status.st_size) < span.bytes) {
+      return CUDA_ERROR_INVALID_VALUE;
+    }
+    image.resize(span.bytes);
+    for (std::size_t have = 0; have < image.size();) {
+      const ssize_t got = pread(fd.get(), image.data() + have, image.size() - have, static_cast<off_t>(have));
+      if (got <= 0) return CUDA_ERROR_INVALID_VALUE;
+      have += static_cast<std::size_t>(got);
+    }
+  } else {
+    return CUDA_ERROR_INVALID_VALUE;
+  }
+  return bound_image(image) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_IMAGE;
+}
+
+CUresult Session::handle(const record::cuModuleLoadData& record, reply::cuModuleLoadData&, Tail) {
+  if (driver_.cuModuleLoadData == nullptr) return unsupported(record.header.call);
+  std::vector<std::byte> image;
+  if (const CUresult result = fetch_image(record.source, record.token, record.image, image);
+      result != CUDA_SUCCESS) {
+    return result;
+  }
+  if (!can_bind(HandleKind::module, record.module)) return CUDA_ERROR_INVALID_HANDLE;
+  CUmodule module = nullptr;
+  const CUresult result = driver_.cuModuleLoadData(&module, image.data());
+  if (result != CUDA_SUCCESS) return result;
+  bind(HandleKind::module, record.module, module);
+  accounting_.page().modules.fetch_add(1, std::memory_order_relaxed);
+  return CUDA_SUCCESS;
+}
+
+CUresult Session::handle(const record::cuModuleUnload& record, reply::cuModuleUnload&, Tail) {
+  if (driver_.cuModuleUnload == nullptr) return unsupported(record.header.call);
+  CUmodule module = nullptr;
+  if (!resolve(record.hmod, module)) return CUDA_ERROR_INVALID_HANDLE;
+  handles_.forget(HandleKind::module, record.hmod);
+  // Its kernels may still run.
+  const PendingReply pending = defer();
+  when_all_done([this, pending, module](CUresult) { answer(pending, driver_.cuModuleUnload(module)); });
+  return deferred;
+}
+
+CUresult Session::describe_function(CUfunction function, CUkernel kernel, const ArenaSpan& span) {
+  if (span.bytes == 0) return CUDA_SUCCESS;
+  const std::span<std::byte> out = arena_bytes(span);
+  if (out.size() < sizeof(FunctionInfo)) return CUDA_ERROR_INVALID_VALUE;
+  FunctionInfo info;
+  for (std::uint32_t i = 0; i < function_attribute_count; ++i) {
+    int value = 0;
+    CUresult result = CUDA_ERROR_NOT_SUPPORTED;
+    const auto attribute = static_cast<CUfunction_attribute>(i);
+    if (kernel != nullptr && driver_.cuKernelGetAttribute != nullptr) {
+      result = driver_.cuKernelGetAttribute(&value, attribute, kernel, device());
+    } else if (function != nullptr && driver_.cuFuncGetAttribute != nullptr) {
+      result = driver_.cuFuncGetAttribute(&value, attribute, function);
+    }
+    if (result == CUDA_SUCCESS) {
+      info.attributes[i] = value;
+      info.attributes_valid |= 1u << i;
+    }
+  }
+  std::vector<ParamLayout> layout;
+  for (std::size_t i = 0; i < 4096; ++i) {
+    std::size_t offset = 0;
+    std::size_t size = 0;
+    CUresult result = CUDA_ERROR_NOT_SUPPORTED;
+    if (kernel != nullptr && driver_.cuKernelGetParamInfo != nullptr) {
+      result = driver_.cuKernelGetParamInfo(kernel, i, &offset, &size);
+    } else if (function != nullptr && driver_.cuFuncGetParamInfo != nullptr) {
+      result = driver_.cuFuncGetParamInfo(function, i, &offset, &size);
+    }
+    if (result == CUDA_ERROR_NOT_SUPPORTED) return result;
+    // The driver says "invalid value" behind the last parameter.
+    if (result != CUDA_SUCCESS) break;
+    layout.push_back({static_cast<std::uint16_t>(offset), static_cast<std::uint16_t>(size)});
+    info.param_bytes = static_cast<std::uint32_t>(offset + size);
+  }
+  info.param_count = static_cast<std::uint32_t>(layout.size());
+  std::memcpy(out.data(), &info, sizeof info);
+  const std::size_t list = layout.size() * sizeof(ParamLayout);
+  if (list != 0 && list <= out.size() - sizeof info)
+    std::memcpy(out.data() + sizeof info, layout.data(), list);
+  return CUDA_SUCCESS;
+}
+
+CUresult Session::handle(const record::cuModuleGetFunction& record, reply::cuModuleGetFunction&, Tail tail) {
+  if (driver_.cuModuleGetFunction == nullptr) return unsupported(record.header.call);
+  CUmodule module = nullptr;
+  if (!resolve(record.hmod, module) || !can_bind(HandleKind::function, record.hfunc)) {
+    return CUDA_ERROR_INVALID_HANDLE;
+  }
+  std::string name;
+  put_name(tail, name);
+  CUfunction function = nullptr;
+  CUresult result = driver_.cuModuleGetFunction(&function, module, name.c_str());
+  if (result == CUDA_SUCCESS) result = describe_function(function, nullptr, record.info);
+  if (result == CUDA_SUCCESS) bind(HandleKind::function, record.hfunc, function);
+  return result;
+}
+
+CUresult Session::handle(const record::cuModuleGetGlobal_v2& record, reply::cuModuleGetGlobal_v2& reply,
+                         Tail tail) {
+  if (driver_.cuModuleGetGlobal_v2 == nullptr) return unsupported(record.header.call);
+  CUmodule module = nullptr;
+  if (!resolve(record.hmod, module)) return CUDA_ERROR_INVALID_HANDLE;
+  std::string name;
+  put_name(tail, name);
+  CUdeviceptr pointer = 0;
+  std::size_t bytes = 0;
+  const CUresult result = driver_.cuModuleGetGlobal_v2(&pointer, &bytes, module, name.c_str());
+  reply.dptr = pointer;
+  reply.bytes = bytes;
+  return result;
+}
+
+CUresult Session::handle(const record::cuLibraryLoadData& record, reply::cuLibraryLoadData&, Tail) {
+  if (driver_.cuLibraryLoadData == nullptr) return unsupported(record.header.call);
+  std::vector<std::byte> image;
+  if (const CUresult result = fetch_image(record.source, record.token, record.image, image);
+      result != CUDA_SUCCESS) {
+    return result;
+  }
+  if (!can_bind(HandleKind::library, record.library)) return CUDA_ERROR_INVALID_HANDLE;
+  CUlibrary library = nullptr;
+  const CUresult result =
+      driver_.cuLibraryLoadData(&library, image.data(), nullptr, nullptr, 0, nullptr, nullptr, 0);
+  if (result != CUDA_SUCCESS) return result;
+  bind(HandleKind::library, record.library, library);
+  accounting_.page().modules.fetch_add(1, std::memory_order_relaxed);
+  return CUDA_SUCCESS;
+}
+
+CUresult Session::handle(const record::cuLibraryUnload& record, reply::cuLibraryUnload&, Tail) {
+  if (driver_.cuLibraryUnload == nullptr) return unsupported(record.header.call);
+  CUlibrary library = nullptr;
+  if (!resolve(record.library, library)) return CUDA_ERROR_INVALID_HANDLE;
+  handles_.forget(HandleKind::library, record.library);
+  const PendingReply pending = defer();
+  when_all_done([this, pending, library](CUresult) { answer(pending, driver_.cuLibraryUnload(library)); });
+  return deferred;
+}
+
+CUresult Session::handle(const record::cuLibraryGetKernel& record, reply::cuLibraryGetKernel&, Tail tail) {
+  if (driver_.cuLibraryGetKernel == nullptr) return unsupported(record.header.call);
+  CUlibrary library = nullptr;
+  if (!resolve(record.library, library) || !can_bind(HandleKind::kernel, record.kernel)) {
+    return CUDA_ERROR_INVALID_HANDLE;
+  }
+  std::string name;
+  put_name(tail, name);
+  CUkernel kernel = nullptr;
+  CUresult result = driver_.cuLibraryGetKernel(&kernel, library, name.c_str());
+  if (result == CUDA_SUCCESS) result = describe_function(nullptr, kernel, record.info);
+  if (result == CUDA_SUCCESS) bind(HandleKind::kernel, record.kernel, kernel);
+  return result;
+}
+
+CUresult Session::handle(const record::cuLibraryGetGlobal& record, reply::cuLibraryGetGlobal& reply,
+                         Tail tail) {
+  if (driver_.cuLibraryGetGlobal == nullptr) return unsupported(record.header.call);
+  CUlibrary library = nullptr;
+  if (!resolve(record.library, library)) return CUDA_ERROR_INVALID_HANDLE;
+  std::string name;
+  put_name(tail, name);
+  CUdeviceptr pointer = 0;
+  std::size_t bytes = 0;
+  const CUresult result = driver_.cuLibraryGetGlobal(&pointer, &bytes, library, name.c_str());
+  reply.dptr = pointer;
+  reply.bytes = bytes;
+  return result;
+}
+
+CUresult Session::handle(const record::cuLibraryGetManaged& record, reply::cuLibraryGetManaged& reply,
+                         Tail tail) {
+  if (driver_.cuLibraryGetManaged == nullptr) return unsupported(record.header.call);
+  CUlibrary library = nullptr;
+  if (!resolve(record.library, library)) return CUDA_ERROR_INVALID_HANDLE;
+  std::string name;
+  put_name(tail, name);
+  CUdeviceptr pointer = 0;
+  std::size_t bytes = 0;
+  const CUresult result = driver_.cuLibraryGetManaged(&pointer, &bytes, library, name.c_str());
+  reply.dptr = pointer;
+  reply.bytes = bytes;
+  return result;
+}
+
+}  // namespace vgpu::worker

@@ -1,0 +1,90 @@
+// Streams and events: creation, ends, and waiting for them without holding up the dispatcher.
+#include "daemon/worker/session.hpp"
+
+namespace vgpu::worker {
+
+CUresult Session::handle(const record::cuStreamCreate& record, reply::cuStreamCreate&, Tail) {
+  if (driver_.cuStreamCreateWithPriority == nullptr) return unsupported(record.header.call);
+  if (!can_bind(HandleKind::stream, record.stream)) return CUDA_ERROR_INVALID_HANDLE;
+  CUstream stream = nullptr;
+  const CUresult result = driver_.cuStreamCreateWithPriority(&stream, record.flags, record.priority);
+  if (result == CUDA_SUCCESS) bind(HandleKind::stream, record.stream, stream);
+  return result;
+}
+
+CUresult Session::handle(const record::cuStreamDestroy_v2& record, reply::cuStreamDestroy_v2&, Tail) {
+  if (driver_.cuStreamDestroy_v2 == nullptr) return unsupported(record.header.call);
+  CUstream stream = nullptr;
+  if (!look_up(HandleKind::stream, record.stream, stream)) return CUDA_ERROR_INVALID_HANDLE;
+  const bool captured = capturing(stream);
+  if (captured && captures_ != 0) --captures_;
+  bool dirty = false;
+  {
+    const std::lock_guard lock(work_mutex_);
+    dirty = work_of(stream)->dirty;
+  }
+  // Its unfinished work goes on; the fence tells when it ended.
+  if (dirty && !captured) note_result(after_stream(stream, nullptr));
+  {
+    const std::lock_guard lock(work_mutex_);
+    work_.erase(stream);
+  }
+  handles_.forget(HandleKind::stream, record.stream);
+  return driver_.cuStreamDestroy_v2(stream);
+}
+
+CUresult Session::handle(const record::cuStreamSynchronize& record, reply::cuStreamSynchronize&, Tail) {
+  CUstream stream = nullptr;
+  if (!resolve(record.hStream, stream)) return CUDA_ERROR_INVALID_HANDLE;
+  if (driver_.cuStreamQuery == nullptr) return unsupported(record.header.call);
+  std::shared_ptr<StreamWork> work;
+  std::uint64_t submitted = 0;
+  {
+    const std::lock_guard lock(work_mutex_);
+    work = work_of(stream);
+    submitted = work->submitted;
+  }
+  // Also refuses a capturing stream, in which an event must not be recorded.
+  if (const CUresult result = driver_.cuStreamQuery(stream); result != CUDA_ERROR_NOT_READY) {
+    done_with(work, submitted);
+    return result;
+  }
+  const PendingReply pending = defer();
+  const CUresult result = after_stream(stream, [this, pending](CUresult what) { answer(pending, what); });
+  if (result != CUDA_SUCCESS) answer(pending, result);
+  return deferred;
+}
+
+CUresult Session::handle(const record::cuStreamQuery& record, reply::cuStreamQuery&, Tail) {
+  CUstream stream = nullptr;
+  if (!resolve(record.hStream, stream)) return CUDA_ERROR_INVALID_HANDLE;
+  if (driver_.cuStreamQuery == nullptr) return unsupported(record.header.call);
+  return driver_.cuStreamQuery(stream);
+}
+
+CUresult Session::handle(const record::cuEventDestroy_v2& record, reply::cuEventDestroy_v2&, Tail) {
+  if (driver_.cuEventDestroy_v2 == nullptr) return unsupported(record.header.call);
+  CUevent event = nullptr;
+  if (!resolve(record.event, event)) return CUDA_ERROR_INVALID_HANDLE;
+  handles_.forget(HandleKind::event, record.event);
+  return driver_.cuEventDestroy_v2(event);
+}
+
+CUresult Session::handle(const record::cuEventQuery& record, reply::cuEventQuery&, Tail) {
+  CUevent event = nullptr;
+  if (!resolve(record.hEvent, event)) return CUDA_ERROR_INVALID_HANDLE;
+  if (driver_.cuEventQuery == nullptr) return unsupported(record.header.call);
+  return driver_.cuEventQuery(event);
+}
+
+CUresult Session::handle(const record::cuEventSynchronize& record, reply::cuEventSynchronize&, Tail) {
+  CUevent event = nullptr;
+  if (!resolve(record.hEvent, event)) return CUDA_ERROR_INVALID_HANDLE;
+  if (driver_.cuEventQuery == nullptr) return unsupported(record.header.call);
+  if (const CUresult result = driver_.cuEventQuery(event); result != CUDA_ERROR_NOT_READY) return result;
+  const PendingReply pending = defer();
+  completions_.after_event(event, [this, pending](CUresult what) { answer(pending, what); });
+  return deferred;
+}
+
+}  // namespace vgpu::worker
