@@ -55,14 +55,18 @@ run_ctest() {
 }
 
 fuzz() {
-  local fuzzers=(build/fuzz/fuzzers/*) fuzzer share name
+  local fuzzers=(build/fuzz/fuzzers/*) fuzzer share name folder dictionary
   [[ -x "${fuzzers[0]}" ]] || { result "fuzzers exist" 1; return; }
   share=$((fuzz_seconds / ${#fuzzers[@]}))
   for fuzzer in "${fuzzers[@]}"; do
     name=$(basename "$fuzzer")
     mkdir -p "build/corpus/$name"
+    # Seeds and dictionary lie beside the fuzzer's source: corpus/ and *.dict.
+    folder=$(dirname "$(git grep -l "vgpu_fuzzer($name " -- '*CMakeLists.txt' | head -n 1)")
+    dictionary=$(git ls-files "$folder/*.dict" | head -n 1)
     check "fuzz $name ${share}s" "$fuzzer" -max_total_time="$share" -timeout=10 -rss_limit_mb=2048 \
-      -artifact_prefix="build/$name-" "build/corpus/$name"
+      ${dictionary:+-dict="$dictionary"} -artifact_prefix="build/$name-" "build/corpus/$name" \
+      $([[ -d $folder/corpus ]] && echo "$folder/corpus")
   done
 }
 
