@@ -19,6 +19,7 @@ struct ClientStats {
   std::uint64_t session = 0;
   pid_t pid = 0;
   uid_t uid = 0;
+  pid_t worker_pid = 0;  // 0: none yet or any more
   std::string program;
   std::string executable;
   std::string unit;

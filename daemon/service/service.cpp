@@ -53,11 +53,10 @@ Service::~Service() {
   }
 }
 
-tl::expected<UniqueFd, std::string> Service::listener(const std::string& systemd_name, const std::string& path,
-                                                      int type, ListeningPath& keeper) {
-  UniqueFd passed = systemd::take_socket(systemd_name);
+tl::expected<UniqueFd, std::string> Service::listener(const std::string& path, int type, ListeningPath& keeper) {
+  UniqueFd passed = systemd::take_socket(type);
   if (passed) {
-    log::info("listening on a socket of systemd name={}", systemd_name);
+    log::info("listening on a socket of systemd type={}", type == SOCK_STREAM ? "control" : "clients");
     return passed;
   }
   auto made = ListeningPath::create(path, type, config_->group);
@@ -125,9 +124,9 @@ tl::expected<void, std::string> Service::start() {
   raise_descriptor_limit();
   if (auto watched = watch_signals(); !watched) return watched;
 
-  auto clients = listener("vgpud.sock", config_->socket, SOCK_SEQPACKET, socket_path_);
+  auto clients = listener(config_->socket, SOCK_SEQPACKET, socket_path_);
   if (!clients) return tl::unexpected(clients.error());
-  auto control = listener("control.sock", config_->control, SOCK_STREAM, control_path_);
+  auto control = listener(config_->control, SOCK_STREAM, control_path_);
   if (!control) return tl::unexpected(control.error());
 
   Locations locations = find_locations();

@@ -48,8 +48,7 @@ class Service {
   [[nodiscard]] EventLoop& loop() { return loop_; }
 
  private:
-  tl::expected<UniqueFd, std::string> listener(const std::string& systemd_name, const std::string& path, int type,
-                                               ListeningPath& keeper);
+  tl::expected<UniqueFd, std::string> listener(const std::string& path, int type, ListeningPath& keeper);
   tl::expected<void, std::string> watch_signals();
   void on_signal();
   void start_watchdog();

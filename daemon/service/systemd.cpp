@@ -8,10 +8,10 @@
 #include <sys/stat.h>
 #include <systemd/sd-daemon.h>
 
-#include <charconv>
+#include <sys/socket.h>
 #include <cstdlib>
-#include <map>
 #include <string_view>
+#include <vector>
 #endif
 
 namespace vgpu::daemon::systemd {
@@ -20,18 +20,15 @@ namespace vgpu::daemon::systemd {
 namespace {
 
 // Takes all passed descriptors out of the environment at the first use, so that no worker inherits them.
-std::multimap<std::string, UniqueFd>& passed() {
-  static std::multimap<std::string, UniqueFd> sockets = [] {
-    std::multimap<std::string, UniqueFd> taken;
-    char** names = nullptr;
-    const int count = sd_listen_fds_with_names(1, &names);
-    for (int i = 0; i < count; ++i) {
-      const int fd = SD_LISTEN_FDS_START + i;
+std::vector<UniqueFd>& passed() {
+  static std::vector<UniqueFd> sockets = [] {
+    std::vector<UniqueFd> taken;
+    const int count = sd_listen_fds(1);
+    for (int fd = SD_LISTEN_FDS_START; fd < SD_LISTEN_FDS_START + count; ++fd) {
       fcntl(fd, F_SETFD, FD_CLOEXEC);
-      taken.emplace(names != nullptr ? names[i] : "", UniqueFd(fd));
-      if (names != nullptr) std::free(names[i]);
+      fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+      taken.emplace_back(fd);
     }
-    std::free(names);
     return taken;
   }();
   return sockets;
@@ -47,13 +44,11 @@ std::optional<std::chrono::microseconds> watchdog_interval() {
   return std::chrono::microseconds(interval / 2);
 }
 
-UniqueFd take_socket(const std::string& name) {
-  auto& sockets = passed();
-  const auto found = sockets.find(name);
-  if (found == sockets.end()) return {};
-  UniqueFd fd = std::move(found->second);
-  sockets.erase(found);
-  return fd;
+UniqueFd take_socket(int type) {
+  for (UniqueFd& fd : passed()) {
+    if (fd && sd_is_socket(fd.get(), AF_UNIX, type, 1) > 0) return std::move(fd);
+  }
+  return {};
 }
 
 bool stderr_is_journal() {
@@ -72,7 +67,7 @@ std::shared_ptr<spdlog::logger> journal_logger() {
 
 void notify(const std::string&) {}
 std::optional<std::chrono::microseconds> watchdog_interval() { return std::nullopt; }
-UniqueFd take_socket(const std::string&) { return {}; }
+UniqueFd take_socket(int) { return {}; }
 bool stderr_is_journal() { return false; }
 std::shared_ptr<spdlog::logger> journal_logger() { return nullptr; }
 

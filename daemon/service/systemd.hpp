@@ -21,9 +21,9 @@ void notify(const std::string& state);
 // How often WATCHDOG=1 must be sent (half of WATCHDOG_USEC); none: no watchdog is set.
 [[nodiscard]] std::optional<std::chrono::microseconds> watchdog_interval();
 
-// The listening socket that a .socket unit passed under `name` (FileDescriptorName=); an empty one if there is none.
-// Each can be taken once.
-[[nodiscard]] UniqueFd take_socket(const std::string& name);
+// The listening unix socket of `type` (SOCK_SEQPACKET, SOCK_STREAM) that a .socket unit passed; an empty one if there is
+// none. Each can be taken once.
+[[nodiscard]] UniqueFd take_socket(int type);
 
 // True when standard error is connected to the journal.
 [[nodiscard]] bool stderr_is_journal();

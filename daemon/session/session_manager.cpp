@@ -328,6 +328,7 @@ ClientStats SessionManager::describe(const Session& session, bool calls) const {
   stats.session = session.id;
   stats.pid = who.pid;
   stats.uid = who.uid;
+  stats.worker_pid = session.worker != nullptr ? session.worker->pid : 0;
   stats.program = who.program;
   stats.executable = who.executable;
   stats.unit = who.unit;

@@ -1,0 +1,149 @@
+#include <chrono>
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <thread>
+
+#include "cli/commands.hpp"
+#include "cli/control_client.hpp"
+#include "cli/evidence.hpp"
+#include "cli/launcher.hpp"
+#include "cli/loaded_libraries.hpp"
+#include "cli/locate.hpp"
+#include "cli/standalone.hpp"
+
+namespace vgpu::cli {
+namespace {
+
+using nlohmann::json;
+
+constexpr std::chrono::milliseconds kSettle{1000};  // vgpud clears up after a client within a second
+constexpr std::chrono::milliseconds kPause{10};
+constexpr int kCannotRun = 127;
+
+void print_error(const std::string& sentence) { std::fprintf(stderr, "vgpud-cli: %s\n", sentence.c_str()); }
+
+// The vgpud that serves the program: the running one or a private one.
+struct Broker {
+  std::unique_ptr<StandaloneBroker> own;
+  std::string socket;
+  std::string control;
+};
+
+tl::expected<Broker, std::string> find_broker(const RunOptions& options) {
+  Broker broker;
+  if (options.standalone) {
+    auto started = StandaloneBroker::start(options.device, options.verbose);
+    if (!started) return tl::unexpected(started.error());
+    broker.own = std::move(*started);
+    broker.socket = broker.own->socket();
+    broker.control = broker.own->control();
+    return broker;
+  }
+  broker.socket = options.socket;
+  broker.control = control_path(options.control);
+  return broker;
+}
+
+// The clients among this process's descendants that have left vgpud, and those that have not.
+struct Clients {
+  json present;
+  json ended;
+  std::uint64_t refused = 0;
+};
+
+tl::expected<Clients, std::string> ask_for_mine(ControlClient& control) {
+  auto answer = control.ask({{"request", "stats"}, {"mine", true}});
+  if (!answer) return tl::unexpected(answer.error());
+  Clients clients{answer->at("clients"), answer->at("ended"), 0};
+  const json& broker = answer->at("broker");
+  for (const char* key : {"clients_refused", "handshakes_mismatched", "handshakes_over_limit"}) {
+    clients.refused += broker.value(key, std::uint64_t{0});
+  }
+  return clients;
+}
+
+std::set<std::uint64_t> sessions_of(const Clients& clients) {
+  std::set<std::uint64_t> ids;
+  for (const json* list : {&clients.present, &clients.ended}) {
+    for (const json& client : *list) ids.insert(client.value("session", std::uint64_t{0}));
+  }
+  return ids;
+}
+
+// Waits until vgpud has seen the end of every client of ours, so that the figures are final.
+tl::expected<Clients, std::string> final_clients(ControlClient& control) {
+  const auto deadline = std::chrono::steady_clock::now() + kSettle;
+  auto clients = ask_for_mine(control);
+  while (clients && !clients->present.empty() && std::chrono::steady_clock::now() < deadline) {
+    std::this_thread::sleep_for(kPause);
+    clients = ask_for_mine(control);
+  }
+  return clients;
+}
+
+}  // namespace
+
+int run_program(const RunOptions& options) {
+  const auto folder = client_library_folder();
+  if (!folder) {
+    print_error(folder.error());
+    return kCannotRun;
+  }
+  const auto broker = find_broker(options);
+  if (!broker) {
+    print_error(broker.error());
+    return kCannotRun;
+  }
+  const Environment environment = client_environment(*folder, broker->socket);
+  if (!broker->own) {
+    print_error(become(options.command, environment));
+    return kCannotRun;
+  }
+  const Ending ending = run_and_wait(options.command, environment);
+  if (!ending.started) print_error(ending.problem);
+  return ending.shell_status();
+}
+
+int verify_program(const RunOptions& options) {
+  const auto folder = client_library_folder();
+  const auto broker = folder ? find_broker(options) : tl::expected<Broker, std::string>(Broker{});
+  auto control = broker ? ControlClient::connect(broker->control)
+                        : tl::expected<ControlClient, std::string>(tl::unexpected(broker.error()));
+  if (!folder || !control) {
+    const std::string reason = folder ? control.error() : folder.error();
+    std::printf("NOT VERIFIED: %s\n", reason.c_str());
+    return kNotVerified;
+  }
+  const auto before = ask_for_mine(*control);
+  const LibraryNotes notes;
+  Environment environment = client_environment(*folder, broker->socket);
+  for (auto& variable : notes.environment()) environment.push_back(variable);
+
+  Evidence evidence;
+  evidence.ending = run_and_wait(options.command, environment);
+  evidence.expected_library = *folder + "/libcuda.so.1";
+  evidence.cuda_libraries = notes.cuda_libraries();
+  const auto after = final_clients(*control);
+  if (!before || !after) {
+    const std::string reason = before ? after.error() : before.error();
+    std::printf("NOT VERIFIED: %s\n", reason.c_str());
+    return kNotVerified;
+  }
+  // A pid may have been used before: only sessions that are new count.
+  const std::set<std::uint64_t> old = sessions_of(*before);
+  for (const json* list : {&after->present, &after->ended}) {
+    for (const json& client : *list) {
+      if (old.count(client.value("session", std::uint64_t{0})) == 0) evidence.add_client(client);
+    }
+  }
+  evidence.refused = after->refused - before->refused;
+
+  const Verdict verdict = judge(evidence);
+  std::fflush(stdout);
+  std::printf("%s", verdict.report.c_str());
+  return verdict.verified ? kGood : kNotVerified;
+}
+
+}  // namespace vgpu::cli

@@ -1,0 +1,87 @@
+#include <chrono>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "cli/commands.hpp"
+#include "cli/control_client.hpp"
+#include "cli/stats_view.hpp"
+
+namespace vgpu::cli {
+namespace {
+
+using nlohmann::json;
+
+void print_error(const std::string& sentence) { std::fprintf(stderr, "vgpud-cli: %s\n", sentence.c_str()); }
+
+// Asks once on a new connection; an answer, or the exit status after the reason has been printed.
+struct Outcome {
+  json answer;
+  int status = kGood;
+};
+
+Outcome ask(const std::string& control, const json& request) {
+  auto client = ControlClient::connect(control_path(control));
+  if (!client) {
+    print_error(client.error());
+    return {{}, kNoBroker};
+  }
+  auto answer = client->ask(request);
+  if (!answer) {
+    print_error(answer.error());
+    return {{}, kFailed};
+  }
+  return {std::move(*answer), kGood};
+}
+
+void print(const std::string& text) { std::fputs(text.c_str(), stdout); }
+void print_json(const json& value) { print(value.dump(2, ' ', false, json::error_handler_t::replace) + "\n"); }
+
+}  // namespace
+
+int show_stats(const StatsOptions& options) {
+  const json request = {{"request", "stats"}, {"calls", options.calls}};
+  while (true) {
+    const Outcome outcome = ask(options.control, request);
+    if (outcome.status != kGood) return outcome.status;
+    if (options.watch_seconds > 0 && !options.json) print("\033[H\033[2J");
+    if (options.json) {
+      print_json(outcome.answer);
+    } else {
+      print(stats_table(outcome.answer, options.ended));
+    }
+    std::fflush(stdout);
+    if (options.watch_seconds <= 0) return kGood;
+    std::this_thread::sleep_for(std::chrono::duration<double>(options.watch_seconds));
+  }
+}
+
+int show_processes(const std::string& control, bool as_json) {
+  const Outcome outcome = ask(control, {{"request", "stats"}});
+  if (outcome.status != kGood) return outcome.status;
+  if (as_json) {
+    print_json(outcome.answer.at("clients"));
+  } else {
+    print(process_table(outcome.answer));
+  }
+  return kGood;
+}
+
+int show_devices(const std::string& control, bool as_json) {
+  const Outcome outcome = ask(control, {{"request", "devices"}});
+  if (outcome.status != kGood) return outcome.status;
+  if (as_json) {
+    print_json(outcome.answer.at("devices"));
+  } else {
+    print(device_table(outcome.answer));
+  }
+  return kGood;
+}
+
+int reload(const std::string& control) {
+  const Outcome outcome = ask(control, {{"request", "reload"}});
+  if (outcome.status == kGood) print("configuration reloaded\n");
+  return outcome.status;
+}
+
+}  // namespace vgpu::cli

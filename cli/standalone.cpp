@@ -1,0 +1,140 @@
+#include "cli/standalone.hpp"
+
+#include <fcntl.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <system_error>
+#include <thread>
+
+#include "cli/control_client.hpp"
+#include "cli/locate.hpp"
+#include "protocol/unique_fd.hpp"
+
+namespace vgpu::cli {
+namespace {
+
+namespace fs = std::filesystem;
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+
+constexpr std::chrono::seconds kStartPatience{30};
+constexpr std::chrono::seconds kEndPatience{5};
+constexpr milliseconds kPause{5};
+constexpr int kExecFailed = 127;
+constexpr std::size_t kLogLinesShown = 5;
+
+// Runs between fork and exec.
+[[noreturn]] void become_broker(const char* program, const char* config, const char* log, pid_t parent) {
+  prctl(PR_SET_PDEATHSIG, SIGTERM);
+  if (getppid() != parent) _exit(kExecFailed);
+  setsid();  // an interrupt at the terminal is the program's; its broker ends after it
+  const int null = open("/dev/null", O_RDWR);
+  dup2(null, 0);
+  dup2(null, 1);
+  if (log != nullptr) dup2(open(log, O_WRONLY | O_CREAT | O_APPEND, 0600), 2);
+  execl(program, program, "--config", config, static_cast<char*>(nullptr));
+  _exit(kExecFailed);
+}
+
+bool has_ended(pid_t pid) {
+  int status = 0;
+  return waitpid(pid, &status, WNOHANG) != 0;
+}
+
+}  // namespace
+
+std::string StandaloneBroker::write_config(const std::string& device_kind) const {
+  const std::string file = folder_ + "/vgpud.yaml";
+  std::ofstream(file) << "# Written by vgpud-cli --standalone.\n"
+                      << "socket: " << socket() << "\ncontrol: " << control() << "\ngroup: \"\"\n"
+                      << "log: {target: stderr}\n"
+                      << "devices:\n  - {name: gpu0, kind: " << device_kind << "}\n";
+  return file;
+}
+
+std::string StandaloneBroker::log_end() const {
+  std::ifstream stream(folder_ + "/vgpud.log");
+  std::deque<std::string> lines;
+  for (std::string line; std::getline(stream, line);) {
+    lines.push_back(line);
+    if (lines.size() > kLogLinesShown) lines.pop_front();
+  }
+  std::string all;
+  for (const std::string& line : lines) all += "\n  " + line;
+  return all;
+}
+
+tl::expected<std::unique_ptr<StandaloneBroker>, std::string> StandaloneBroker::start(const std::string& device_kind,
+                                                                                     bool verbose) {
+  const auto program = broker_program();
+  if (!program) return tl::unexpected(program.error());
+  std::unique_ptr<StandaloneBroker> broker(new StandaloneBroker());
+  std::error_code ignored;
+  std::string name = (fs::temp_directory_path(ignored) / "vgpud-XXXXXX").string();
+  if (mkdtemp(name.data()) == nullptr) return tl::unexpected("cannot make the folder " + name + ": " + std::strerror(errno));
+  broker->folder_ = name;
+  const std::string config = broker->write_config(device_kind);
+  const std::string log = name + "/vgpud.log";
+  const pid_t parent = getpid();
+  broker->pid_ = fork();
+  if (broker->pid_ < 0) {
+    broker->pid_ = 0;
+    return tl::unexpected(std::string("fork: ") + std::strerror(errno));
+  }
+  if (broker->pid_ == 0) become_broker(program->c_str(), config.c_str(), verbose ? nullptr : log.c_str(), parent);
+  if (auto ready = broker->wait_until_ready(); !ready) return tl::unexpected(ready.error() + broker->log_end());
+  return broker;
+}
+
+tl::expected<void, std::string> StandaloneBroker::wait_until_ready() {
+  const auto deadline = steady_clock::now() + kStartPatience;
+  while (steady_clock::now() < deadline) {
+    if (has_ended(pid_)) {
+      pid_ = 0;
+      return tl::unexpected(std::string("the private vgpud could not start:"));
+    }
+    if (auto client = ControlClient::connect(control())) {
+      const auto answer = client->ask({{"request", "devices"}});
+      if (answer && !answer->at("devices").empty()) {
+        const nlohmann::json& device = answer->at("devices").at(0);
+        if (const std::string problem = device.value("problem", ""); !problem.empty()) {
+          return tl::unexpected("the private vgpud's device cannot serve: " + problem);
+        }
+        if (device.value("workers_ready", 0) > 0) return {};
+      }
+    }
+    std::this_thread::sleep_for(kPause);
+  }
+  return tl::unexpected(std::string("the private vgpud was not ready within 30 seconds:"));
+}
+
+StandaloneBroker::~StandaloneBroker() {
+  if (pid_ > 0) {
+    kill(pid_, SIGTERM);
+    const auto deadline = steady_clock::now() + kEndPatience;
+    bool ended = has_ended(pid_);
+    while (!ended && steady_clock::now() < deadline) {
+      std::this_thread::sleep_for(kPause);
+      ended = has_ended(pid_);
+    }
+    if (!ended) {
+      kill(pid_, SIGKILL);
+      waitpid(pid_, nullptr, 0);
+    }
+  }
+  std::error_code ignored;
+  if (!folder_.empty()) fs::remove_all(folder_, ignored);
+}
+
+}  // namespace vgpu::cli

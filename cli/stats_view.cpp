@@ -1,0 +1,98 @@
+#include "cli/stats_view.hpp"
+
+#include <nlohmann/json.hpp>
+
+#include "cli/format.hpp"
+
+namespace vgpu::cli {
+namespace {
+
+using nlohmann::json;
+using Row = std::vector<std::string>;
+
+std::uint64_t number(const json& object, const char* key) { return object.value(key, std::uint64_t{0}); }
+
+std::string text(const json& object, const char* key) {
+  std::string value = object.value(key, std::string());
+  return value.empty() ? "-" : value;
+}
+
+std::string memory(const json& client) {
+  const std::uint64_t quota = number(client, "memory_quota");
+  return format_bytes(number(client, "memory_used")) + " / " + (quota == 0 ? "-" : format_bytes(quota));
+}
+
+std::string percent(double part) {
+  return std::to_string(static_cast<int>(part * 100 + 0.5)) + "%";
+}
+
+Row stats_row(const json& client) {
+  return {std::to_string(number(client, "pid")),
+          text(client, "program"),
+          text(client, "class"),
+          text(client, "device"),
+          text(client, "state"),
+          memory(client),
+          format_count(number(client, "launches") + number(client, "graph_launches")),
+          format_time(number(client, "kernel_ns")),
+          percent(client.value("share", 0.0)),
+          format_bytes(number(client, "bytes_to_device")),
+          format_bytes(number(client, "bytes_from_device")),
+          std::to_string(number(client, "queue_depth")),
+          format_count(number(client, "waited_calls")),
+          format_time(number(client, "latency_p50_ns")),
+          format_time(number(client, "latency_p95_ns")),
+          format_time(number(client, "latency_p99_ns")),
+          std::to_string(number(client, "errors"))};
+}
+
+const json& list(const json& answer, const char* key) {
+  static const json none = json::array();
+  const auto found = answer.find(key);
+  return found != answer.end() && found->is_array() ? *found : none;
+}
+
+}  // namespace
+
+std::string stats_table(const json& answer, bool ended) {
+  std::vector<Row> rows;
+  for (const json& client : list(answer, "clients")) rows.push_back(stats_row(client));
+  if (ended) {
+    for (const json& client : list(answer, "ended")) rows.push_back(stats_row(client));
+  }
+  if (rows.empty()) return ended ? "no clients yet\n" : "no clients (--ended shows those that have left)\n";
+  return format_table({"PID", "PROGRAM", "CLASS", "DEVICE", "STATE", "MEMORY / QUOTA", "LAUNCHES", "KERNELS", "SHARE",
+                       "TO DEVICE", "FROM", "QUEUE", "WAITED", "P50", "P95", "P99", "ERRORS"},
+                      rows, 5);
+}
+
+std::string process_table(const json& answer) {
+  std::vector<Row> rows;
+  for (const json& client : list(answer, "clients")) {
+    rows.push_back({std::to_string(number(client, "pid")), std::to_string(number(client, "uid")),
+                    text(client, "class"), text(client, "device"), text(client, "state"),
+                    std::to_string(number(client, "worker_pid")), format_time(number(client, "age_ns")),
+                    text(client, "unit"), text(client, "executable")});
+  }
+  if (rows.empty()) return "no clients\n";
+  return format_table({"PID", "UID", "CLASS", "DEVICE", "STATE", "WORKER", "AGE", "UNIT", "EXECUTABLE"}, rows, 9);
+}
+
+std::string device_table(const json& answer) {
+  std::vector<Row> rows;
+  std::string problems;
+  for (const json& device : list(answer, "devices")) {
+    rows.push_back({text(device, "name"), text(device, "kind"), text(device, "model"),
+                    format_bytes(number(device, "memory")), percent(device.value("busy", 0.0)),
+                    std::to_string(number(device, "workers_attached")) + " + " +
+                        std::to_string(number(device, "workers_ready")) + " ready",
+                    text(device, "driver")});
+    if (const std::string problem = device.value("problem", ""); !problem.empty()) {
+      problems += device.value("name", "") + " cannot serve: " + problem + "\n";
+    }
+  }
+  if (rows.empty()) return "no devices\n";
+  return format_table({"NAME", "KIND", "MODEL", "MEMORY", "BUSY", "WORKERS", "DRIVER"}, rows, 7) + problems;
+}
+
+}  // namespace vgpu::cli
