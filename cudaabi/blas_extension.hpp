@@ -52,6 +52,26 @@ struct BlasDescriptor {
 };
 static_assert(sizeof(BlasDescriptor) == 184);
 
+/// Rows and columns of a matrix as it lies in memory, before transposition.
+struct BlasShape {
+  std::int64_t rows = 0, columns = 0;
+};
+BlasShape blas_shape_a(const BlasDescriptor& descriptor);
+BlasShape blas_shape_b(const BlasDescriptor& descriptor);
+
+/// Bytes of one element; 0 for a type that does not exist.
+std::uint64_t blas_element_bytes(BlasElement type);
+
+enum class BlasCheck : std::uint8_t {
+  ok,
+  invalid,      ///< makes no sense: negative or contradictory sizes, unknown enumerators
+  unsupported,  ///< sensible, but of types or sizes (beyond 2^31-1) that are not carried out
+};
+
+/// Judges a descriptor as far as possible without touching memory; for both its author and its hostile
+/// reader.
+BlasCheck check_blas(const BlasDescriptor& descriptor);
+
 /// What stands behind blas_table_uuid.
 struct BlasTable {
   std::size_t size = sizeof(BlasTable);

@@ -2,11 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
 #include <memory>
 #include <new>
-#include <type_traits>
-#include <vector>
 
 #include "softgpu/blas/half.hpp"
 #include "softgpu/blas/openblas.hpp"
@@ -21,62 +18,10 @@ using cudaabi::BlasMatrix;
 using cudaabi::BlasOperation;
 using cudaabi::BlasScalar;
 
-constexpr std::int64_t largest = std::numeric_limits<int>::max();
-
-std::uint64_t element_bytes(BlasElement type) {
-  switch (type) {
-    case BlasElement::f32:
-      return 4;
-    case BlasElement::f16:
-    case BlasElement::bf16:
-      return 2;
-    case BlasElement::f64:
-      return 8;
-  }
-  return 0;
-}
-
-// Rows and columns as the matrix lies in memory.
-struct Shape {
-  std::int64_t rows = 0, columns = 0;
-};
-
-Shape shape_of(const BlasMatrix& matrix, std::int64_t rows, std::int64_t columns) {
-  return matrix.transpose != 0 ? Shape{columns, rows} : Shape{rows, columns};
-}
-
-Shape shape_a(const BlasDescriptor& d) {
-  if (d.operation == BlasOperation::gemm) return shape_of(d.a, d.m, d.k);
-  const std::int64_t order = d.right_side != 0 ? d.n : d.m;
-  return {order, order};
-}
-
-Shape shape_b(const BlasDescriptor& d) {
-  return d.operation == BlasOperation::gemm ? shape_of(d.b, d.k, d.n) : Shape{d.m, d.n};
-}
-
-bool sensible(const BlasMatrix& matrix, Shape shape) {
-  return element_bytes(matrix.type) != 0 && matrix.transpose <= 1 && matrix.leading <= largest &&
-         matrix.leading >= std::max<std::int64_t>(1, shape.rows);
-}
-
-Status validate_types(const BlasDescriptor& d) {
-  const BlasElement in = d.a.type;
-  if (d.b.type != in) return Status::unsupported;
-  if (d.operation == BlasOperation::trsm) {
-    return (in == BlasElement::f32 || in == BlasElement::f64) && d.scalar_type == in ? Status::ok
-                                                                                     : Status::unsupported;
-  }
-  const BlasElement out = d.c.type;
-  if (in == BlasElement::f64 || out == BlasElement::f64 || d.scalar_type == BlasElement::f64) {
-    return in == out && d.scalar_type == in ? Status::ok : Status::unsupported;
-  }
-  if (d.scalar_type == BlasElement::bf16) return Status::unsupported;
-  if (d.scalar_type == BlasElement::f16) {
-    return in == BlasElement::f16 && out == BlasElement::f16 ? Status::ok : Status::unsupported;
-  }
-  return out == BlasElement::f32 || out == in ? Status::ok : Status::unsupported;
-}
+using cudaabi::blas_element_bytes;
+using cudaabi::blas_shape_a;
+using cudaabi::blas_shape_b;
+using Shape = cudaabi::BlasShape;
 
 // No memory is as large; operands that are said to be are refused before anything overflows.
 constexpr std::uint64_t impossible = std::uint64_t{1} << 56;
@@ -86,7 +31,7 @@ constexpr std::uint64_t impossible = std::uint64_t{1} << 56;
 std::uint64_t extent(const BlasMatrix& matrix, Shape shape) {
   if (shape.rows == 0 || shape.columns == 0) return 0;
   const auto elements = static_cast<std::uint64_t>((shape.columns - 1) * matrix.leading + shape.rows);
-  return std::min(elements, impossible) * element_bytes(matrix.type);
+  return std::min(elements, impossible) * blas_element_bytes(matrix.type);
 }
 
 // The batch's matrices of one operand, checked before they are handed out.
@@ -115,7 +60,7 @@ class Matrices {
     } else {
       // Wraps for absurd strides; the result is checked like any other address.
       address += static_cast<std::uint64_t>(matrix_.stride) * static_cast<std::uint64_t>(index) *
-                 element_bytes(matrix_.type);
+                 blas_element_bytes(matrix_.type);
     }
     if (bytes_ == 0) return address != 0 ? address : 1;
     return address != 0 && bytes_ < impossible && accessible_(address, bytes_) ? address : 0;
@@ -140,7 +85,7 @@ bool read_scalar(const BlasScalar& scalar, BlasElement type, const Accessible& a
     out = scalar.value;
     return true;
   }
-  if (!accessible(scalar.address, element_bytes(type))) return false;
+  if (!accessible(scalar.address, blas_element_bytes(type))) return false;
   const void* from = pointer<const void>(scalar.address);
   if (type == BlasElement::f64) {
     std::memcpy(&out, from, sizeof out);
@@ -224,7 +169,7 @@ class Product {
                      pointer<double>(c), static_cast<int>(d_.c.leading));
       return;
     }
-    const Shape sa = shape_a(d_), sb = shape_b(d_);
+    const Shape sa = blas_shape_a(d_), sb = blas_shape_b(d_);
     const float* left = wide_ ? a_.of(a, d_.a, sa) : pointer<const float>(a);
     const float* right = wide_ ? b_.of(b, d_.b, sb) : pointer<const float>(b);
     const int lda = static_cast<int>(wide_ ? std::max<std::int64_t>(1, sa.rows) : d_.a.leading);
@@ -250,7 +195,7 @@ class Product {
 
 Status run_gemm(const BlasDescriptor& d, const OpenBlas& library, Factors factors,
                 const Accessible& accessible) {
-  const Matrices a(d, d.a, shape_a(d), accessible), b(d, d.b, shape_b(d), accessible),
+  const Matrices a(d, d.a, blas_shape_a(d), accessible), b(d, d.b, blas_shape_b(d), accessible),
       c(d, d.c, {d.m, d.n}, accessible);
   if (a.failed() || b.failed() || c.failed()) return Status::illegal_address;
   Product product(d, library, factors);
@@ -264,7 +209,7 @@ Status run_gemm(const BlasDescriptor& d, const OpenBlas& library, Factors factor
 
 Status run_trsm(const BlasDescriptor& d, const OpenBlas& library, double alpha,
                 const Accessible& accessible) {
-  const Matrices a(d, d.a, shape_a(d), accessible), b(d, d.b, shape_b(d), accessible);
+  const Matrices a(d, d.a, blas_shape_a(d), accessible), b(d, d.b, blas_shape_b(d), accessible);
   if (a.failed() || b.failed()) return Status::illegal_address;
   const int side = d.right_side != 0 ? OpenBlas::right : OpenBlas::left;
   const int fill = d.upper != 0 ? OpenBlas::upper : OpenBlas::lower;
@@ -291,19 +236,15 @@ bool available() {
   return openblas() != nullptr;
 }
 
-Status validate(const BlasDescriptor& d) {
-  if (d.operation != BlasOperation::gemm && d.operation != BlasOperation::trsm) return Status::invalid;
-  if (d.batch != BlasBatch::strided && d.batch != BlasBatch::pointers) return Status::invalid;
-  if (d.m < 0 || d.n < 0 || d.k < 0 || d.batches < 0) return Status::invalid;
-  if (d.m > largest || d.n > largest || d.k > largest || d.batches > largest) return Status::unsupported;
-  if (element_bytes(d.scalar_type) == 0) return Status::invalid;
-  if (!sensible(d.a, shape_a(d)) || !sensible(d.b, shape_b(d))) return Status::invalid;
-  if (d.operation == BlasOperation::gemm && !sensible(d.c, {d.m, d.n})) return Status::invalid;
-  return validate_types(d);
-}
-
 Status execute(const BlasDescriptor& d, const Accessible& accessible) {
-  if (const Status status = validate(d); status != Status::ok) return status;
+  switch (cudaabi::check_blas(d)) {
+    case cudaabi::BlasCheck::ok:
+      break;
+    case cudaabi::BlasCheck::invalid:
+      return Status::invalid;
+    case cudaabi::BlasCheck::unsupported:
+      return Status::unsupported;
+  }
   const OpenBlas* library = openblas();
   if (library == nullptr) return Status::unsupported;
   if (d.m == 0 || d.n == 0 || d.batches == 0) return Status::ok;

@@ -22,9 +22,6 @@ enum class Status : std::uint8_t {
 /// True when OpenBLAS is there. Loads it at the first call; thread-safe.
 bool available();
 
-/// Whether the descriptor is one that execute() carries out, as far as can be told without touching memory.
-Status validate(const cudaabi::BlasDescriptor& descriptor);
-
 /// Tells whether [address, address + bytes) may be read and written.
 using Accessible = std::function<bool(std::uint64_t address, std::uint64_t bytes)>;
 

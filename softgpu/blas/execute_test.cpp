@@ -317,22 +317,22 @@ TEST(BlasValidation, SensibleAndSupportedAreToldApart) {
   BlasDescriptor d;
   d.m = 4, d.n = 3, d.k = 2;
   d.a.leading = 4, d.b.leading = 2, d.c.leading = 4;
-  EXPECT_EQ(validate(d), Status::ok);
+  EXPECT_EQ(cudaabi::check_blas(d), cudaabi::BlasCheck::ok);
   const auto with = [&](auto change) {
     BlasDescriptor changed = d;
     change(changed);
-    return validate(changed);
+    return cudaabi::check_blas(changed);
   };
-  EXPECT_EQ(with([](auto& x) { x.m = -1; }), Status::invalid);
-  EXPECT_EQ(with([](auto& x) { x.a.leading = 3; }), Status::invalid);
-  EXPECT_EQ(with([](auto& x) { x.c.leading = std::int64_t{1} << 40; }), Status::invalid);
-  EXPECT_EQ(with([](auto& x) { x.a.transpose = 2; }), Status::invalid);
-  EXPECT_EQ(with([](auto& x) { x.a.type = static_cast<BlasElement>(9); }), Status::invalid);
-  EXPECT_EQ(with([](auto& x) { x.operation = static_cast<BlasOperation>(9); }), Status::invalid);
-  EXPECT_EQ(with([](auto& x) { x.batches = std::int64_t{1} << 40; }), Status::unsupported);
-  EXPECT_EQ(with([](auto& x) { x.b.type = BlasElement::f16; }), Status::unsupported);
-  EXPECT_EQ(with([](auto& x) { x.c.type = BlasElement::bf16; }), Status::unsupported);
-  EXPECT_EQ(with([](auto& x) { x.scalar_type = BlasElement::f16; }), Status::unsupported);
+  EXPECT_EQ(with([](auto& x) { x.m = -1; }), cudaabi::BlasCheck::invalid);
+  EXPECT_EQ(with([](auto& x) { x.a.leading = 3; }), cudaabi::BlasCheck::invalid);
+  EXPECT_EQ(with([](auto& x) { x.c.leading = std::int64_t{1} << 40; }), cudaabi::BlasCheck::invalid);
+  EXPECT_EQ(with([](auto& x) { x.a.transpose = 2; }), cudaabi::BlasCheck::invalid);
+  EXPECT_EQ(with([](auto& x) { x.a.type = static_cast<BlasElement>(9); }), cudaabi::BlasCheck::invalid);
+  EXPECT_EQ(with([](auto& x) { x.operation = static_cast<BlasOperation>(9); }), cudaabi::BlasCheck::invalid);
+  EXPECT_EQ(with([](auto& x) { x.batches = std::int64_t{1} << 40; }), cudaabi::BlasCheck::unsupported);
+  EXPECT_EQ(with([](auto& x) { x.b.type = BlasElement::f16; }), cudaabi::BlasCheck::unsupported);
+  EXPECT_EQ(with([](auto& x) { x.c.type = BlasElement::bf16; }), cudaabi::BlasCheck::unsupported);
+  EXPECT_EQ(with([](auto& x) { x.scalar_type = BlasElement::f16; }), cudaabi::BlasCheck::unsupported);
 }
 
 TEST_F(Gemm, TriangularSolvesUndoTheProduct) {
