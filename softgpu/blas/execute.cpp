@@ -5,7 +5,7 @@
 #include <memory>
 #include <new>
 
-#include "softgpu/blas/half.hpp"
+#include "cudaabi/half.hpp"
 #include "softgpu/blas/openblas.hpp"
 
 namespace softgpu::blas {
@@ -17,6 +17,10 @@ using cudaabi::BlasElement;
 using cudaabi::BlasMatrix;
 using cudaabi::BlasOperation;
 using cudaabi::BlasScalar;
+using cudaabi::round_bf16;
+using cudaabi::round_f16;
+using cudaabi::widen_bf16;
+using cudaabi::widen_f16;
 
 using cudaabi::blas_element_bytes;
 using cudaabi::blas_shape_a;

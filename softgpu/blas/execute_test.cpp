@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "softgpu/blas/half.hpp"
+#include "cudaabi/half.hpp"
 
 namespace softgpu::blas {
 namespace {
@@ -22,6 +22,10 @@ using cudaabi::BlasDescriptor;
 using cudaabi::BlasElement;
 using cudaabi::BlasMatrix;
 using cudaabi::BlasOperation;
+using cudaabi::round_bf16;
+using cudaabi::round_f16;
+using cudaabi::widen_bf16;
+using cudaabi::widen_f16;
 
 std::size_t bytes_of(BlasElement type) {
   return type == BlasElement::f64 ? 8 : type == BlasElement::f32 ? 4 : 2;

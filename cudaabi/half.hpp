@@ -5,7 +5,7 @@
 #include <bit>
 #include <cstdint>
 
-namespace softgpu::blas {
+namespace cudaabi {
 
 inline float widen_f16(std::uint16_t half) {
   const std::uint32_t magnitude = static_cast<std::uint32_t>(half & 0x7fff) << 13;
@@ -47,4 +47,4 @@ inline std::uint16_t round_bf16(float value) {
   return static_cast<std::uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-}  // namespace softgpu::blas
+}  // namespace cudaabi

@@ -1,0 +1,102 @@
+#include "libclient/cublas/handle.hpp"
+
+#include <cuda.h>
+#include <dlfcn.h>
+
+#include <cstring>
+#include <type_traits>
+
+#include "cudaabi/half.hpp"
+
+namespace vgpu::cublas {
+namespace {
+
+using cudaabi::BlasElement;
+
+// The driver functions needed here, from whichever libcuda.so.1 the process uses.
+struct Driver {
+  decltype(&cuInit) init = nullptr;
+  decltype(&cuGetExportTable) export_table = nullptr;
+  decltype(&cuCtxGetCurrent) current = nullptr;
+  decltype(&cuCtxSetCurrent) set_current = nullptr;
+  decltype(&cuDevicePrimaryCtxRetain) retain_primary = nullptr;
+  const cudaabi::BlasTable* table = nullptr;
+
+  Driver() {
+    void* library = ::dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+    if (library == nullptr) return;
+    const auto resolve = [library](const char* name, auto& out) {
+      out = reinterpret_cast<std::remove_reference_t<decltype(out)>>(::dlsym(library, name));
+      return out != nullptr;
+    };
+    if (!resolve("cuInit", init) || !resolve("cuGetExportTable", export_table) ||
+        !resolve("cuCtxGetCurrent", current) || !resolve("cuCtxSetCurrent", set_current) ||
+        !resolve("cuDevicePrimaryCtxRetain", retain_primary)) {
+      return;
+    }
+    const void* found = nullptr;
+    CUuuid uuid;
+    std::memcpy(uuid.bytes, cudaabi::blas_table_uuid.data(), sizeof uuid.bytes);
+    if (export_table(&found, &uuid) != CUDA_SUCCESS || found == nullptr) return;
+    const auto* candidate = static_cast<const cudaabi::BlasTable*>(found);
+    if (candidate->size >= sizeof(cudaabi::BlasTable)) table = candidate;
+  }
+};
+
+bool ensure_context(const Driver& driver) {
+  CUcontext context = nullptr;
+  if (driver.init(0) != CUDA_SUCCESS) return false;
+  if (driver.current(&context) == CUDA_SUCCESS && context != nullptr) return true;
+  return driver.retain_primary(&context, 0) == CUDA_SUCCESS && driver.set_current(context) == CUDA_SUCCESS;
+}
+
+}  // namespace
+
+const cudaabi::BlasTable* driver_table() {
+  static const Driver driver;
+  return driver.table != nullptr && ensure_context(driver) ? driver.table : nullptr;
+}
+
+cublasStatus_t submit(const cublasContext& handle, const cudaabi::BlasDescriptor& descriptor) {
+  switch (cudaabi::check_blas(descriptor)) {
+    case cudaabi::BlasCheck::ok:
+      break;
+    case cudaabi::BlasCheck::invalid:
+      return CUBLAS_STATUS_INVALID_VALUE;
+    case cudaabi::BlasCheck::unsupported:
+      return CUBLAS_STATUS_NOT_SUPPORTED;
+  }
+  if (descriptor.m == 0 || descriptor.n == 0 || descriptor.batches == 0) return CUBLAS_STATUS_SUCCESS;
+  switch (handle.table->enqueue(handle.stream, &descriptor, sizeof descriptor)) {
+    case CUDA_SUCCESS:
+      return CUBLAS_STATUS_SUCCESS;
+    case CUDA_ERROR_NOT_SUPPORTED:
+      return CUBLAS_STATUS_NOT_SUPPORTED;
+    case CUDA_ERROR_OUT_OF_MEMORY:
+      return CUBLAS_STATUS_ALLOC_FAILED;
+    default:
+      return CUBLAS_STATUS_EXECUTION_FAILED;
+  }
+}
+
+bool set_factor(const cublasContext& handle, const void* from, BlasElement type, cudaabi::BlasScalar& out) {
+  if (from == nullptr) return false;
+  if (handle.pointer_mode == CUBLAS_POINTER_MODE_DEVICE) {
+    out.address = reinterpret_cast<std::uint64_t>(from);
+    return true;
+  }
+  if (type == BlasElement::f64) {
+    std::memcpy(&out.value, from, sizeof out.value);
+  } else if (type == BlasElement::f32) {
+    float value;
+    std::memcpy(&value, from, sizeof value);
+    out.value = static_cast<double>(value);
+  } else {
+    std::uint16_t bits;
+    std::memcpy(&bits, from, sizeof bits);
+    out.value = static_cast<double>(cudaabi::widen_f16(bits));
+  }
+  return true;
+}
+
+}  // namespace vgpu::cublas
