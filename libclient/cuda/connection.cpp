@@ -1,0 +1,173 @@
+#include "libclient/cuda/connection.hpp"
+
+#include <cstring>
+#include <utility>
+
+#include "protocol/futex.hpp"
+#include "protocol/message_socket.hpp"
+
+namespace vgpu::client {
+namespace {
+
+// How long a waiter sleeps before it looks whether its peer still lives.
+constexpr std::uint64_t kLookAround = 20'000'000;
+constexpr std::uint32_t kMaxTicket = 0xFFFFFF;
+
+Connection::Failure failure(CUresult result, std::string text) {
+  return {result, std::move(text)};
+}
+
+CUresult refusal(RefusalCode code) {
+  switch (code) {
+    case RefusalCode::protocol:
+      return CUDA_ERROR_SYSTEM_DRIVER_MISMATCH;
+    case RefusalCode::no_device:
+    case RefusalCode::not_allowed:
+      return CUDA_ERROR_NO_DEVICE;
+    case RefusalCode::busy:
+      return CUDA_ERROR_DEVICE_UNAVAILABLE;
+    case RefusalCode::internal:
+      break;
+  }
+  return CUDA_ERROR_SYSTEM_NOT_READY;
+}
+
+}  // namespace
+
+Connection::Connection(UniqueFd socket, UniqueFd direct, const Welcome& welcome,
+                       std::unique_ptr<Channel> channel)
+    : socket_(std::move(socket)),
+      direct_(std::move(direct)),
+      welcome_(welcome),
+      channel_(std::move(channel)),
+      ring_(*channel_),
+      arena_(std::make_unique<Arena>(channel_->arena())),
+      spin_ns_(default_spin_ns()) {
+  // Four blocks of a copy under way at once keep both sides busy.
+  largest_block_ = arena_->largest() / 6 / 4096 * 4096;
+}
+
+tl::expected<std::unique_ptr<Connection>, Connection::Failure> Connection::open(const std::string& path,
+                                                                                int timeout_ms) {
+  auto socket = connect_message_socket(path, timeout_ms);
+  if (!socket) return tl::unexpected(failure(CUDA_ERROR_SYSTEM_NOT_READY, socket.error()));
+  Hello hello;
+  hello.protocol_hash = protocol_hash();
+  if (auto sent = send_message(socket->get(), hello); !sent) {
+    return tl::unexpected(failure(CUDA_ERROR_SYSTEM_NOT_READY, sent.error()));
+  }
+  auto answer = receive_message(socket->get(), timeout_ms);
+  if (!answer) return tl::unexpected(failure(CUDA_ERROR_SYSTEM_NOT_READY, answer.error()));
+  if (answer->closed) return tl::unexpected(failure(CUDA_ERROR_SYSTEM_NOT_READY, "vgpud hung up"));
+  if (answer->none) return tl::unexpected(failure(CUDA_ERROR_SYSTEM_NOT_READY, "vgpud does not answer"));
+  if (const auto* refused = answer->as<Refused>()) {
+    return tl::unexpected(failure(refusal(refused->code),
+                                  std::string(refused->text, strnlen(refused->text, sizeof refused->text))));
+  }
+  const auto* welcome = answer->as<Welcome>();
+  if (welcome == nullptr || answer->fds.size() != 2) {
+    return tl::unexpected(
+        failure(CUDA_ERROR_SYSTEM_DRIVER_MISMATCH, "vgpud answers in another version's words"));
+  }
+  auto channel = Channel::attach(answer->fds[0].get());
+  if (!channel) return tl::unexpected(failure(CUDA_ERROR_SYSTEM_DRIVER_MISMATCH, channel.error()));
+  return std::unique_ptr<Connection>(
+      new Connection(std::move(*socket), std::move(answer->fds[1]), *welcome, std::move(*channel)));
+}
+
+CUresult Connection::final_error() const {
+  const ChannelControl& control = channel_->control();
+  const std::uint32_t sticky = control.sticky_error.load(std::memory_order_acquire);
+  return sticky != 0 ? static_cast<CUresult>(sticky) : CUDA_ERROR_DEVICE_UNAVAILABLE;
+}
+
+bool Connection::alive() {
+  if (channel_->control().closed.load(std::memory_order_acquire) != 0) return false;
+  if (!peer_hung_up(direct_.get())) return true;
+  close_channel(*channel_);
+  return false;
+}
+
+CUresult Connection::post(std::span<std::byte> record, std::span<const std::byte> tail) {
+  const std::size_t size = record.size() + tail.size();
+  const auto bytes32 = static_cast<std::uint32_t>(size);
+  std::memcpy(record.data() + offsetof(RecordHeader, size), &bytes32, sizeof bytes32);
+  const RingProducer::Slot slot = reserve(size);
+  if (!slot) return final_error();
+  std::memcpy(slot.bytes, record.data(), record.size());
+  if (!tail.empty()) std::memcpy(slot.bytes + record.size(), tail.data(), tail.size());
+  publish(slot);
+  return CUDA_SUCCESS;
+}
+
+Reply Connection::ask(ThreadState& thread, std::span<std::byte> record, std::span<const std::byte> tail) {
+  const std::uint32_t reference = begin(thread);
+  if (reference == 0) return {final_error(), {}};
+  std::memcpy(record.data() + offsetof(RecordHeader, reply), &reference, sizeof reference);
+  if (const CUresult posted = post(record, tail); posted != CUDA_SUCCESS) return {posted, {}};
+  return wait(thread);
+}
+
+std::uint32_t Connection::begin(ThreadState& thread) {
+  while (thread.reply_slot == 0) {
+    if (const auto slot = slots_.lease()) {
+      thread.reply_slot = *slot + 1;
+      // Counts on from the slot's last user, so that a late answer to that one is not taken for ours.
+      thread.ticket = channel_->slots()[*slot].state.load(std::memory_order_relaxed) >> 2;
+      break;
+    }
+    if (!alive()) return 0;
+    cpu_relax();
+  }
+  thread.ticket = thread.ticket % kMaxTicket + 1;
+  const std::uint32_t index = thread.reply_slot - 1;
+  return begin_reply(channel_->slots()[index], index, thread.ticket);
+}
+
+Reply Connection::wait(ThreadState& thread) {
+  ReplySlot& slot = channel_->slots()[thread.reply_slot - 1];
+  std::uint64_t spin = spin_ns_;
+  while (!await_reply(slot, thread.ticket, spin, kLookAround)) {
+    spin = 0;
+    // A reply may have come just before the end.
+    if (!alive() && !await_reply(slot, thread.ticket, 0, 0)) return {final_error(), {}};
+  }
+  const std::size_t bytes = std::min<std::size_t>(slot.payload_size, sizeof slot.payload);
+  return {static_cast<CUresult>(slot.result), {slot.payload, bytes}};
+}
+
+CUresult Connection::wait(ArenaBlock& block) {
+  std::uint64_t spin = spin_ns_;
+  while (!await_block(block, spin, kLookAround)) {
+    spin = 0;
+    if (!alive() && !block_done(block)) return final_error();
+  }
+  return static_cast<CUresult>(block.result);
+}
+
+ArenaBlock* Connection::allocate(std::uint64_t bytes) {
+  for (unsigned round = 0;; ++round) {
+    if (ArenaBlock* block = arena_->allocate(bytes)) return block;
+    if (round % 64 == 63 && !alive()) return nullptr;
+    arena_->collect();
+    if (round < 64) {
+      cpu_relax();
+    } else {
+      static const std::atomic<std::uint32_t> never{0};
+      futex_wait(never, 0, 50'000);
+    }
+  }
+}
+
+void Connection::release(ThreadState& thread) {
+  if (thread.reply_slot == 0) return;
+  slots_.give_back(thread.reply_slot - 1);
+  thread.reply_slot = 0;
+}
+
+void Connection::abandon_in_child() {
+  socket_.reset();
+  direct_.reset();
+}
+
+}  // namespace vgpu::client

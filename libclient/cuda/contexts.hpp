@@ -1,0 +1,73 @@
+// The process's CUDA contexts as the client sees them: the primary one of each device and those made by
+// cuCtxCreate, and which is current in the calling thread. Never: talks to the worker; the calls that must do
+// so use what stands here.
+#pragma once
+
+#include <cuda.h>
+
+#include <atomic>
+#include <cstdint>
+#include <mutex>
+
+#include "libclient/cuda/object_table.hpp"
+#include "libclient/cuda/thread_state.hpp"
+
+namespace vgpu::client {
+
+/// One context. Its object outlives the context itself, so that a thread may find out that its current one is
+/// gone.
+struct Context {
+  std::uint64_t handle = 0;
+  std::uint16_t index = 0;  ///< what records carry; 0 = the device's primary context
+  CUdevice device = 0;
+  bool primary = false;
+  std::atomic<bool> live{false};  ///< false: destroyed, or a primary context nobody retains
+  std::atomic<unsigned> flags{0};
+  unsigned api_version = 3020;
+  std::uint64_t id = 0;  ///< cuCtxGetId
+  std::atomic<CUfunc_cache> cache_config{CU_FUNC_CACHE_PREFER_NONE};
+  std::atomic<CUsharedconfig> shared_config{CU_SHARED_MEM_CONFIG_DEFAULT_BANK_SIZE};
+  int retained = 0;  ///< primary: retain count, under Contexts' mutex
+
+  CUcontext cu() const { return reinterpret_cast<CUcontext>(handle); }
+  void reset();
+};
+
+/// All contexts of the process. Lookups are lock-free; the rest takes a mutex.
+class Contexts {
+ public:
+  Contexts();
+
+  /// The primary context of device 0, live or not; its handle is the same over the process's life.
+  Context& primary() { return *primary_; }
+  /// The live or dead context under a handle; nullptr if it never was one or was destroyed.
+  Context* find(CUcontext handle) { return table_.find(reinterpret_cast<std::uint64_t>(handle)); }
+  /// A new live context for cuCtxCreate; nullptr once there are too many.
+  Context* create(CUdevice device, unsigned flags, unsigned api_version);
+  /// Forgets a context of create().
+  void destroy(Context& context);
+
+  /// Counts a retain; true if the primary context becomes live by it.
+  bool retain_primary();
+  /// Counts a release; 1: it was the last one, 0: others remain, -1: it was not retained.
+  int release_primary();
+  /// How often it is retained now.
+  int retained_primary();
+  /// Makes the primary context as new; true if it was live.
+  bool reset_primary();
+
+ private:
+  ObjectTable<Context> table_;
+  std::mutex mutex_;
+  Context* primary_ = nullptr;
+  std::atomic<std::uint64_t> next_id_{1};
+};
+
+/// The calling thread's context stack, as cuCtxPushCurrent, cuCtxPopCurrent and cuCtxSetCurrent change it.
+void push_context(ThreadState& thread, Context* context);
+/// Removes the top and returns it through `popped`; CUDA_ERROR_INVALID_CONTEXT if the stack is empty.
+CUresult pop_context(ThreadState& thread, Context*& popped);
+/// Replaces the top; nullptr removes it.
+void set_context(ThreadState& thread, Context* context);
+
+}  // namespace vgpu::client

@@ -1,0 +1,46 @@
+// Copies between this process's memory and the device. Pageable memory travels in the record or through the
+// arena, in chunks that overlap; memory in the host window is named by its address and not touched here.
+// Source of the ordering rules: CUDA Driver API, "API synchronization behavior".
+#pragma once
+
+#include <cuda.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "libclient/cuda/stub_runtime.hpp"
+
+namespace vgpu::client {
+
+/// How a call relates to the host: the synchronous forms of cuMemcpy, or the ...Async ones.
+enum class CopyMode : std::uint8_t { synchronous, asynchronous };
+
+/// Host to device. Pageable: the source may be reused at return. In the host window: synchronous waits until
+/// the copy has happened, asynchronous leaves the source to be read in stream order. `stream` as
+/// Call::stream() returned it.
+CUresult copy_to_device(Call& call, CUdeviceptr target, const void* source, std::size_t bytes,
+                        std::uint64_t stream, CopyMode mode);
+
+/// Device to host. Returns when `target` is written, except asynchronous copies into the host window.
+CUresult copy_from_device(Call& call, void* target, CUdeviceptr source, std::size_t bytes,
+                          std::uint64_t stream, CopyMode mode);
+
+/// Between addresses that are both valid in the worker.
+CUresult copy_within(Call& call, CUdeviceptr target, CUdeviceptr source, std::size_t bytes,
+                     std::uint64_t stream, CopyMode mode);
+
+/// Any addresses, the direction inferred from what is known of them (cuMemcpy).
+CUresult copy_unified(Call& call, CUdeviceptr target, CUdeviceptr source, std::size_t bytes,
+                      std::uint64_t stream, CopyMode mode);
+
+/// A box of memory or an array to another (cuMemcpy2D, cuMemcpy3D).
+CUresult copy_box(Call& call, const CUDA_MEMCPY3D& copy, std::uint64_t stream, CopyMode mode);
+
+/// Where the worker and the device see [pointer, pointer + bytes) if it is pinned, registered or managed
+/// memory; else 0.
+std::uint64_t shared_address(const Process& process, std::uint64_t pointer, std::uint64_t bytes);
+
+/// Waits until everything in `stream` has happened, and reports its errors.
+CUresult synchronize(Call& call, std::uint64_t stream);
+
+}  // namespace vgpu::client

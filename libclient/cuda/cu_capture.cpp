@@ -1,0 +1,234 @@
+// Stream capture. The worker's driver captures, always in relaxed mode, since its one thread serves all
+// threads of this process; which calls a capture forbids which thread is decided here. Source: CUDA Driver
+// API, cuStreamBeginCapture and cuThreadExchangeStreamCaptureMode.
+#include <algorithm>
+
+#include "cudaabi/unsupported.hpp"
+#include "libclient/cuda/node_list.hpp"
+#include "libclient/cuda/stub_runtime.hpp"
+#include "vgpu/records.hpp"
+
+namespace vgpu::client {
+
+CUresult Call::capture_forbids() const {
+  if (thread_->capture_mode == CU_STREAM_CAPTURE_MODE_RELAXED) return CUDA_SUCCESS;
+  const std::lock_guard lock(process_->captures_mutex);
+  for (const Process::Capture& capture : process_->open_captures) {
+    const bool own = capture.thread == thread_ && capture.mode != CU_STREAM_CAPTURE_MODE_RELAXED;
+    const bool global = capture.mode == CU_STREAM_CAPTURE_MODE_GLOBAL &&
+                        thread_->capture_mode == CU_STREAM_CAPTURE_MODE_GLOBAL;
+    if (own || global) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+  }
+  return CUDA_SUCCESS;
+}
+
+namespace {
+
+CUresult begin_capture(CUstream stream, CUstreamCaptureMode mode, bool per_thread) {
+  if (mode != CU_STREAM_CAPTURE_MODE_GLOBAL && mode != CU_STREAM_CAPTURE_MODE_THREAD_LOCAL &&
+      mode != CU_STREAM_CAPTURE_MODE_RELAXED) {
+    return CUDA_ERROR_INVALID_VALUE;
+  }
+  Call call;
+  if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
+  Process& process = call.process();
+  record::cuStreamBeginCapture_v2 record;
+  record.stream = call.stream(stream, per_thread);
+  record.mode = static_cast<std::int32_t>(mode);
+  if (const CUresult result = call.ask(record); result != CUDA_SUCCESS) return result;
+  const std::lock_guard lock(process.captures_mutex);
+  process.open_captures.push_back({record.stream, mode, &call.thread()});
+  process.captures = static_cast<std::uint32_t>(process.open_captures.size());
+  return CUDA_SUCCESS;
+}
+
+CUresult end_capture(CUstream stream, CUgraph* out, bool per_thread) {
+  if (out == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  Call call;
+  if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
+  Process& process = call.process();
+  record::cuStreamEndCapture record;
+  record.stream = call.stream(stream, per_thread);
+  if (call.problem() != CUDA_SUCCESS) return call.problem();
+  {
+    const std::lock_guard lock(process.captures_mutex);
+    const auto found =
+        std::find_if(process.open_captures.begin(), process.open_captures.end(),
+                     [&](const Process::Capture& capture) { return capture.stream == record.stream; });
+    if (found == process.open_captures.end()) return CUDA_ERROR_ILLEGAL_STATE;
+    if (found->mode != CU_STREAM_CAPTURE_MODE_RELAXED && found->thread != &call.thread()) {
+      return CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD;
+    }
+    process.open_captures.erase(found);
+    process.captures = static_cast<std::uint32_t>(process.open_captures.size());
+  }
+  record.graph = call.mint(HandleKind::graph);
+  const CUresult result = call.ask(record);
+  if (result != CUDA_SUCCESS) {
+    call.forget(record.graph);
+    *out = nullptr;
+    return result;
+  }
+  *out = from_bits<CUgraph>(record.graph);
+  return CUDA_SUCCESS;
+}
+
+CUresult is_capturing(CUstream stream, CUstreamCaptureStatus* status, bool per_thread) {
+  if (status == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  Call call;
+  if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
+  if (call.process().captures.load(std::memory_order_relaxed) == 0) {
+    *status = CU_STREAM_CAPTURE_STATUS_NONE;
+    const std::uint64_t value = bits(stream);
+    const bool known = value <= 2 || call.process().streams.find(value) != nullptr;
+    return known ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
+  }
+  record::cuStreamIsCapturing record;
+  record.stream = call.stream(stream, per_thread);
+  reply::cuStreamIsCapturing reply;
+  if (const CUresult result = call.ask(record, reply); result != CUDA_SUCCESS) return result;
+  *status = static_cast<CUstreamCaptureStatus>(reply.status);
+  return CUDA_SUCCESS;
+}
+
+struct InfoTargets {
+  CUstreamCaptureStatus* status = nullptr;
+  cuuint64_t* id = nullptr;
+  CUgraph* graph = nullptr;
+  const CUgraphNode** dependencies = nullptr;
+  std::size_t* count = nullptr;
+};
+
+CUresult capture_info(CUstream stream, const InfoTargets& out, bool per_thread) {
+  if (out.status == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  Call call;
+  if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
+  if (call.process().captures.load(std::memory_order_relaxed) == 0)
+    return is_capturing(stream, out.status, per_thread);
+  record::cuStreamGetCaptureInfo_v3 record;
+  record.stream = call.stream(stream, per_thread);
+  record.graph = call.mint(HandleKind::graph);
+  reply::cuStreamGetCaptureInfo_v3 reply;
+  constexpr std::size_t kMostDependencies = 1024;
+  // The list stays valid until the thread's next call of this kind.
+  static thread_local std::vector<std::uint64_t> nodes;
+  const bool wanted = out.dependencies != nullptr;
+  const CUresult result = ask_nodes(call, record, reply, wanted ? kMostDependencies : 0, nodes);
+  if (result != CUDA_SUCCESS || reply.status != CU_STREAM_CAPTURE_STATUS_ACTIVE || out.graph == nullptr) {
+    call.forget(record.graph);
+  }
+  if (result != CUDA_SUCCESS) return result;
+  *out.status = static_cast<CUstreamCaptureStatus>(reply.status);
+  if (reply.status != CU_STREAM_CAPTURE_STATUS_ACTIVE) return CUDA_SUCCESS;
+  if (out.id != nullptr) *out.id = reply.id;
+  if (out.graph != nullptr) *out.graph = from_bits<CUgraph>(record.graph);
+  if (wanted) *out.dependencies = reinterpret_cast<const CUgraphNode*>(nodes.data());
+  if (out.count != nullptr) *out.count = reply.node_count;
+  return CUDA_SUCCESS;
+}
+
+CUresult update_dependencies(CUstream stream, const CUgraphNode* nodes, std::size_t count, unsigned flags,
+                             bool per_thread) {
+  constexpr std::size_t kMost = 4096;
+  if ((nodes == nullptr && count != 0) || count > kMost) return CUDA_ERROR_INVALID_VALUE;
+  Call call;
+  if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
+  record::cuStreamUpdateCaptureDependencies_v2 record;
+  record.stream = call.stream(stream, per_thread);
+  record.flags = flags;
+  record.dependency_count = static_cast<std::uint32_t>(count);
+  return call.ask(record, std::as_bytes(std::span(nodes, count)));
+}
+
+// Edges with data (programmatic launches) are not carried.
+CUresult refuse_edges() {
+  return static_cast<CUresult>(cudaabi::note_unsupported("graph edge data"));
+}
+
+}  // namespace
+}  // namespace vgpu::client
+
+using namespace vgpu::client;
+
+VGPU_EXPORT CUresult cuStreamBeginCapture(CUstream hStream) {
+  return begin_capture(hStream, CU_STREAM_CAPTURE_MODE_GLOBAL, false);
+}
+VGPU_EXPORT CUresult cuStreamBeginCapture_ptsz(CUstream hStream) {
+  return begin_capture(hStream, CU_STREAM_CAPTURE_MODE_GLOBAL, true);
+}
+VGPU_EXPORT CUresult cuStreamBeginCapture_v2(CUstream hStream, CUstreamCaptureMode mode) {
+  return begin_capture(hStream, mode, false);
+}
+VGPU_EXPORT CUresult cuStreamBeginCapture_v2_ptsz(CUstream hStream, CUstreamCaptureMode mode) {
+  return begin_capture(hStream, mode, true);
+}
+VGPU_EXPORT CUresult cuStreamEndCapture(CUstream hStream, CUgraph* phGraph) {
+  return end_capture(hStream, phGraph, false);
+}
+VGPU_EXPORT CUresult cuStreamEndCapture_ptsz(CUstream hStream, CUgraph* phGraph) {
+  return end_capture(hStream, phGraph, true);
+}
+VGPU_EXPORT CUresult cuStreamIsCapturing(CUstream hStream, CUstreamCaptureStatus* captureStatus) {
+  return is_capturing(hStream, captureStatus, false);
+}
+VGPU_EXPORT CUresult cuStreamIsCapturing_ptsz(CUstream hStream, CUstreamCaptureStatus* captureStatus) {
+  return is_capturing(hStream, captureStatus, true);
+}
+VGPU_EXPORT CUresult cuStreamGetCaptureInfo(CUstream hStream, CUstreamCaptureStatus* status, cuuint64_t* id) {
+  return capture_info(hStream, {status, id, nullptr, nullptr, nullptr}, false);
+}
+VGPU_EXPORT CUresult cuStreamGetCaptureInfo_ptsz(CUstream hStream, CUstreamCaptureStatus* status,
+                                                 cuuint64_t* id) {
+  return capture_info(hStream, {status, id, nullptr, nullptr, nullptr}, true);
+}
+VGPU_EXPORT CUresult cuStreamGetCaptureInfo_v2(CUstream hStream, CUstreamCaptureStatus* status,
+                                               cuuint64_t* id, CUgraph* graph,
+                                               const CUgraphNode** dependencies, size_t* count) {
+  return capture_info(hStream, {status, id, graph, dependencies, count}, false);
+}
+VGPU_EXPORT CUresult cuStreamGetCaptureInfo_v2_ptsz(CUstream hStream, CUstreamCaptureStatus* status,
+                                                    cuuint64_t* id, CUgraph* graph,
+                                                    const CUgraphNode** dependencies, size_t* count) {
+  return capture_info(hStream, {status, id, graph, dependencies, count}, true);
+}
+VGPU_EXPORT CUresult cuStreamGetCaptureInfo_v3(CUstream hStream, CUstreamCaptureStatus* status,
+                                               cuuint64_t* id, CUgraph* graph,
+                                               const CUgraphNode** dependencies,
+                                               const CUgraphEdgeData** edges, size_t* count) {
+  if (edges != nullptr) *edges = nullptr;
+  return capture_info(hStream, {status, id, graph, dependencies, count}, false);
+}
+VGPU_EXPORT CUresult cuStreamGetCaptureInfo_v3_ptsz(CUstream hStream, CUstreamCaptureStatus* status,
+                                                    cuuint64_t* id, CUgraph* graph,
+                                                    const CUgraphNode** dependencies,
+                                                    const CUgraphEdgeData** edges, size_t* count) {
+  if (edges != nullptr) *edges = nullptr;
+  return capture_info(hStream, {status, id, graph, dependencies, count}, true);
+}
+VGPU_EXPORT CUresult cuStreamUpdateCaptureDependencies(CUstream hStream, CUgraphNode* dependencies,
+                                                       size_t count, unsigned int flags) {
+  return update_dependencies(hStream, dependencies, count, flags, false);
+}
+VGPU_EXPORT CUresult cuStreamUpdateCaptureDependencies_ptsz(CUstream hStream, CUgraphNode* dependencies,
+                                                            size_t count, unsigned int flags) {
+  return update_dependencies(hStream, dependencies, count, flags, true);
+}
+VGPU_EXPORT CUresult cuStreamUpdateCaptureDependencies_v2(CUstream hStream, CUgraphNode* dependencies,
+                                                          const CUgraphEdgeData* edges, size_t count,
+                                                          unsigned int flags) {
+  return edges != nullptr ? refuse_edges() : update_dependencies(hStream, dependencies, count, flags, false);
+}
+VGPU_EXPORT CUresult cuStreamUpdateCaptureDependencies_v2_ptsz(CUstream hStream, CUgraphNode* dependencies,
+                                                               const CUgraphEdgeData* edges, size_t count,
+                                                               unsigned int flags) {
+  return edges != nullptr ? refuse_edges() : update_dependencies(hStream, dependencies, count, flags, true);
+}
+
+VGPU_EXPORT CUresult cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode* mode) {
+  if (mode == nullptr || *mode < CU_STREAM_CAPTURE_MODE_GLOBAL || *mode > CU_STREAM_CAPTURE_MODE_RELAXED) {
+    return CUDA_ERROR_INVALID_VALUE;
+  }
+  if (process() == nullptr) return CUDA_ERROR_NOT_INITIALIZED;
+  std::swap(this_thread().capture_mode, *mode);
+  return CUDA_SUCCESS;
+}

@@ -1,0 +1,249 @@
+// The copy calls. Each is one of the copies of copy.hpp on a stream.
+#include "libclient/cuda/copy.hpp"
+
+namespace vgpu::client {
+namespace {
+
+template <class F>
+CUresult on_stream(CUstream stream, bool per_thread, F&& copy) {
+  Call call;
+  if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
+  const std::uint64_t handle = call.stream(stream, per_thread);
+  if (call.problem() != CUDA_SUCCESS) return call.problem();
+  return copy(call, handle);
+}
+
+CUresult host_to_device(CUdeviceptr target, const void* source, std::size_t bytes, CUstream stream,
+                        bool per_thread, CopyMode mode) {
+  return on_stream(stream, per_thread, [&](Call& call, std::uint64_t handle) {
+    return copy_to_device(call, target, source, bytes, handle, mode);
+  });
+}
+
+CUresult device_to_host(void* target, CUdeviceptr source, std::size_t bytes, CUstream stream, bool per_thread,
+                        CopyMode mode) {
+  return on_stream(stream, per_thread, [&](Call& call, std::uint64_t handle) {
+    return copy_from_device(call, target, source, bytes, handle, mode);
+  });
+}
+
+CUresult unified(CUdeviceptr target, CUdeviceptr source, std::size_t bytes, CUstream stream, bool per_thread,
+                 CopyMode mode) {
+  return on_stream(stream, per_thread, [&](Call& call, std::uint64_t handle) {
+    return copy_unified(call, target, source, bytes, handle, mode);
+  });
+}
+
+// A copy inside the device is asynchronous with respect to the host even in its plain form.
+CUresult device_to_device(CUdeviceptr target, CUdeviceptr source, std::size_t bytes, CUstream stream,
+                          bool per_thread) {
+  return on_stream(stream, per_thread, [&](Call& call, std::uint64_t handle) {
+    return copy_within(call, target, source, bytes, handle, CopyMode::asynchronous);
+  });
+}
+
+CUresult box(const CUDA_MEMCPY3D* copy, CUstream stream, bool per_thread, CopyMode mode) {
+  if (copy == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  return on_stream(stream, per_thread,
+                   [&](Call& call, std::uint64_t handle) { return copy_box(call, *copy, handle, mode); });
+}
+
+CUresult rectangle(const CUDA_MEMCPY2D* flat, CUstream stream, bool per_thread, CopyMode mode) {
+  if (flat == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  CUDA_MEMCPY3D copy{};
+  copy.srcXInBytes = flat->srcXInBytes;
+  copy.srcY = flat->srcY;
+  copy.srcMemoryType = flat->srcMemoryType;
+  copy.srcHost = flat->srcHost;
+  copy.srcDevice = flat->srcDevice;
+  copy.srcArray = flat->srcArray;
+  copy.srcPitch = flat->srcPitch;
+  copy.dstXInBytes = flat->dstXInBytes;
+  copy.dstY = flat->dstY;
+  copy.dstMemoryType = flat->dstMemoryType;
+  copy.dstHost = flat->dstHost;
+  copy.dstDevice = flat->dstDevice;
+  copy.dstArray = flat->dstArray;
+  copy.dstPitch = flat->dstPitch;
+  copy.WidthInBytes = flat->WidthInBytes;
+  copy.Height = flat->Height;
+  copy.Depth = 1;
+  return box(&copy, stream, per_thread, mode);
+}
+
+// One device: a copy between peers is a copy inside it.
+CUresult peer_box(const CUDA_MEMCPY3D_PEER* peer, CUstream stream, bool per_thread, CopyMode mode) {
+  if (peer == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  CUDA_MEMCPY3D copy{};
+  copy.srcXInBytes = peer->srcXInBytes;
+  copy.srcY = peer->srcY;
+  copy.srcZ = peer->srcZ;
+  copy.srcLOD = peer->srcLOD;
+  copy.srcMemoryType = peer->srcMemoryType;
+  copy.srcHost = peer->srcHost;
+  copy.srcDevice = peer->srcDevice;
+  copy.srcArray = peer->srcArray;
+  copy.srcPitch = peer->srcPitch;
+  copy.srcHeight = peer->srcHeight;
+  copy.dstXInBytes = peer->dstXInBytes;
+  copy.dstY = peer->dstY;
+  copy.dstZ = peer->dstZ;
+  copy.dstLOD = peer->dstLOD;
+  copy.dstMemoryType = peer->dstMemoryType;
+  copy.dstHost = peer->dstHost;
+  copy.dstDevice = peer->dstDevice;
+  copy.dstArray = peer->dstArray;
+  copy.dstPitch = peer->dstPitch;
+  copy.dstHeight = peer->dstHeight;
+  copy.WidthInBytes = peer->WidthInBytes;
+  copy.Height = peer->Height;
+  copy.Depth = peer->Depth;
+  return box(&copy, stream, per_thread, mode);
+}
+
+CUresult between_array_and_host(CUarray array, std::size_t offset, void* host, std::size_t bytes, bool upload,
+                                CUstream stream, bool per_thread, CopyMode mode) {
+  CUDA_MEMCPY3D copy{};
+  copy.WidthInBytes = bytes;
+  copy.Height = 1;
+  copy.Depth = 1;
+  if (upload) {
+    copy.srcMemoryType = CU_MEMORYTYPE_HOST;
+    copy.srcHost = host;
+    copy.dstMemoryType = CU_MEMORYTYPE_ARRAY;
+    copy.dstArray = array;
+    copy.dstXInBytes = offset;
+  } else {
+    copy.srcMemoryType = CU_MEMORYTYPE_ARRAY;
+    copy.srcArray = array;
+    copy.srcXInBytes = offset;
+    copy.dstMemoryType = CU_MEMORYTYPE_HOST;
+    copy.dstHost = host;
+  }
+  return box(&copy, stream, per_thread, mode);
+}
+
+constexpr auto kSync = CopyMode::synchronous;
+constexpr auto kAsync = CopyMode::asynchronous;
+
+}  // namespace
+}  // namespace vgpu::client
+
+using namespace vgpu::client;
+
+VGPU_EXPORT CUresult cuMemcpy(CUdeviceptr d, CUdeviceptr s, size_t n) {
+  return unified(d, s, n, nullptr, false, kSync);
+}
+VGPU_EXPORT CUresult cuMemcpy_ptds(CUdeviceptr d, CUdeviceptr s, size_t n) {
+  return unified(d, s, n, nullptr, true, kSync);
+}
+VGPU_EXPORT CUresult cuMemcpyAsync(CUdeviceptr d, CUdeviceptr s, size_t n, CUstream h) {
+  return unified(d, s, n, h, false, kAsync);
+}
+VGPU_EXPORT CUresult cuMemcpyAsync_ptsz(CUdeviceptr d, CUdeviceptr s, size_t n, CUstream h) {
+  return unified(d, s, n, h, true, kAsync);
+}
+VGPU_EXPORT CUresult cuMemcpyPeer(CUdeviceptr d, CUcontext, CUdeviceptr s, CUcontext, size_t n) {
+  return device_to_device(d, s, n, nullptr, false);
+}
+VGPU_EXPORT CUresult cuMemcpyPeer_ptds(CUdeviceptr d, CUcontext, CUdeviceptr s, CUcontext, size_t n) {
+  return device_to_device(d, s, n, nullptr, true);
+}
+VGPU_EXPORT CUresult cuMemcpyPeerAsync(CUdeviceptr d, CUcontext, CUdeviceptr s, CUcontext, size_t n,
+                                       CUstream h) {
+  return device_to_device(d, s, n, h, false);
+}
+VGPU_EXPORT CUresult cuMemcpyPeerAsync_ptsz(CUdeviceptr d, CUcontext, CUdeviceptr s, CUcontext, size_t n,
+                                            CUstream h) {
+  return device_to_device(d, s, n, h, true);
+}
+VGPU_EXPORT CUresult cuMemcpyHtoD_v2(CUdeviceptr d, const void* s, size_t n) {
+  return host_to_device(d, s, n, nullptr, false, kSync);
+}
+VGPU_EXPORT CUresult cuMemcpyHtoD_v2_ptds(CUdeviceptr d, const void* s, size_t n) {
+  return host_to_device(d, s, n, nullptr, true, kSync);
+}
+VGPU_EXPORT CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr d, const void* s, size_t n, CUstream h) {
+  return host_to_device(d, s, n, h, false, kAsync);
+}
+VGPU_EXPORT CUresult cuMemcpyHtoDAsync_v2_ptsz(CUdeviceptr d, const void* s, size_t n, CUstream h) {
+  return host_to_device(d, s, n, h, true, kAsync);
+}
+VGPU_EXPORT CUresult cuMemcpyDtoH_v2(void* d, CUdeviceptr s, size_t n) {
+  return device_to_host(d, s, n, nullptr, false, kSync);
+}
+VGPU_EXPORT CUresult cuMemcpyDtoH_v2_ptds(void* d, CUdeviceptr s, size_t n) {
+  return device_to_host(d, s, n, nullptr, true, kSync);
+}
+VGPU_EXPORT CUresult cuMemcpyDtoHAsync_v2(void* d, CUdeviceptr s, size_t n, CUstream h) {
+  return device_to_host(d, s, n, h, false, kAsync);
+}
+VGPU_EXPORT CUresult cuMemcpyDtoHAsync_v2_ptsz(void* d, CUdeviceptr s, size_t n, CUstream h) {
+  return device_to_host(d, s, n, h, true, kAsync);
+}
+VGPU_EXPORT CUresult cuMemcpyDtoD_v2(CUdeviceptr d, CUdeviceptr s, size_t n) {
+  return device_to_device(d, s, n, nullptr, false);
+}
+VGPU_EXPORT CUresult cuMemcpyDtoD_v2_ptds(CUdeviceptr d, CUdeviceptr s, size_t n) {
+  return device_to_device(d, s, n, nullptr, true);
+}
+VGPU_EXPORT CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr d, CUdeviceptr s, size_t n, CUstream h) {
+  return device_to_device(d, s, n, h, false);
+}
+VGPU_EXPORT CUresult cuMemcpyDtoDAsync_v2_ptsz(CUdeviceptr d, CUdeviceptr s, size_t n, CUstream h) {
+  return device_to_device(d, s, n, h, true);
+}
+VGPU_EXPORT CUresult cuMemcpyHtoA_v2(CUarray a, size_t o, const void* s, size_t n) {
+  return between_array_and_host(a, o, const_cast<void*>(s), n, true, nullptr, false, kSync);
+}
+VGPU_EXPORT CUresult cuMemcpyHtoA_v2_ptds(CUarray a, size_t o, const void* s, size_t n) {
+  return between_array_and_host(a, o, const_cast<void*>(s), n, true, nullptr, true, kSync);
+}
+VGPU_EXPORT CUresult cuMemcpyAtoH_v2(void* d, CUarray a, size_t o, size_t n) {
+  return between_array_and_host(a, o, d, n, false, nullptr, false, kSync);
+}
+VGPU_EXPORT CUresult cuMemcpyAtoH_v2_ptds(void* d, CUarray a, size_t o, size_t n) {
+  return between_array_and_host(a, o, d, n, false, nullptr, true, kSync);
+}
+VGPU_EXPORT CUresult cuMemcpy2D_v2(const CUDA_MEMCPY2D* c) {
+  return rectangle(c, nullptr, false, kSync);
+}
+VGPU_EXPORT CUresult cuMemcpy2D_v2_ptds(const CUDA_MEMCPY2D* c) {
+  return rectangle(c, nullptr, true, kSync);
+}
+VGPU_EXPORT CUresult cuMemcpy2DUnaligned_v2(const CUDA_MEMCPY2D* c) {
+  return rectangle(c, nullptr, false, kSync);
+}
+VGPU_EXPORT CUresult cuMemcpy2DUnaligned_v2_ptds(const CUDA_MEMCPY2D* c) {
+  return rectangle(c, nullptr, true, kSync);
+}
+VGPU_EXPORT CUresult cuMemcpy2DAsync_v2(const CUDA_MEMCPY2D* c, CUstream h) {
+  return rectangle(c, h, false, kAsync);
+}
+VGPU_EXPORT CUresult cuMemcpy2DAsync_v2_ptsz(const CUDA_MEMCPY2D* c, CUstream h) {
+  return rectangle(c, h, true, kAsync);
+}
+VGPU_EXPORT CUresult cuMemcpy3D_v2(const CUDA_MEMCPY3D* c) {
+  return box(c, nullptr, false, kSync);
+}
+VGPU_EXPORT CUresult cuMemcpy3D_v2_ptds(const CUDA_MEMCPY3D* c) {
+  return box(c, nullptr, true, kSync);
+}
+VGPU_EXPORT CUresult cuMemcpy3DAsync_v2(const CUDA_MEMCPY3D* c, CUstream h) {
+  return box(c, h, false, kAsync);
+}
+VGPU_EXPORT CUresult cuMemcpy3DAsync_v2_ptsz(const CUDA_MEMCPY3D* c, CUstream h) {
+  return box(c, h, true, kAsync);
+}
+VGPU_EXPORT CUresult cuMemcpy3DPeer(const CUDA_MEMCPY3D_PEER* c) {
+  return peer_box(c, nullptr, false, kSync);
+}
+VGPU_EXPORT CUresult cuMemcpy3DPeer_ptds(const CUDA_MEMCPY3D_PEER* c) {
+  return peer_box(c, nullptr, true, kSync);
+}
+VGPU_EXPORT CUresult cuMemcpy3DPeerAsync(const CUDA_MEMCPY3D_PEER* c, CUstream h) {
+  return peer_box(c, h, false, kAsync);
+}
+VGPU_EXPORT CUresult cuMemcpy3DPeerAsync_ptsz(const CUDA_MEMCPY3D_PEER* c, CUstream h) {
+  return peer_box(c, h, true, kAsync);
+}

@@ -1,0 +1,497 @@
+// Device memory: allocation, release, pools and virtual memory management. The worker allocates; what it gave
+// is tracked here.
+#include "libclient/cuda/copy.hpp"
+#include "libclient/cuda/host_memory.hpp"
+#include "vgpu/records.hpp"
+
+namespace vgpu::client {
+namespace {
+
+void track(Call& call, MemoryKind kind, std::uint64_t base, std::uint64_t size, std::uint64_t owner = 0) {
+  MemoryRange range;
+  range.base = base;
+  range.size = size;
+  range.kind = kind;
+  range.context = call.context() != nullptr ? call.context()->handle : 0;
+  range.owner = owner;
+  call.process().memory.insert(range);
+}
+
+CUresult allocate(CUdeviceptr* out, std::size_t bytes) {
+  if (out == nullptr || bytes == 0) return CUDA_ERROR_INVALID_VALUE;
+  Call call;
+  if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
+  if (const CUresult result = call.unsafe_in_capture(); result != CUDA_SUCCESS) return result;
+  record::cuMemAlloc_v2 record;
+  record.bytes = bytes;
+  reply::cuMemAlloc_v2 reply;
+  if (const CUresult result = call.ask(record, reply); result != CUDA_SUCCESS) return result;
+  track(call, MemoryKind::device, reply.dptr, bytes);
+  *out = reply.dptr;
+  return CUDA_SUCCESS;
+}
+
+CUresult release(CUdeviceptr pointer) {
+  Call call;
+  if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
+  if (pointer == 0) return CUDA_SUCCESS;
+  const auto range = call.process().memory.find(pointer);
+  if (!range || range->base != pointer) return CUDA_ERROR_INVALID_VALUE;
+  if (range->kind == MemoryKind::managed) return free_host_region(call, pointer);
+  if (range->kind != MemoryKind::device && range->kind != MemoryKind::async) return CUDA_ERROR_INVALID_VALUE;
+  if (const CUresult result = call.unsafe_in_capture(); result != CUDA_SUCCESS) return result;
+  call.process().memory.remove(pointer);
+  record::cuMemFree_v2 record;
+  record.dptr = pointer;
+  return call.post(record);
+}
+
+CUresult allocate_async(CUdeviceptr* out, std::size_t bytes, CUmemoryPool pool, bool from_pool,
+                        CUstream stream, bool per_thread) {
+  if (out == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  Call call;
+  if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
+  CUdeviceptr pointer = 0;
+  CUresult result = CUDA_SUCCESS;
+  if (from_pool) {
+    if (call.process().pools.find(bits(pool)) == nullptr) return CUDA_ERROR_INVALID_VALUE;
+    record::cuMemAllocFromPoolAsync record;
+    record.bytes = bytes;
+    record.pool = bits(pool);
+    record.stream = call.stream(stream, per_thread);
+    reply::cuMemAllocFromPoolAsync reply;
+    result = call.ask(record, reply);
+    pointer = reply.dptr;
+  } else {
+    record::cuMemAllocAsync record;
+    record.bytes = bytes;
+    record.stream = call.stream(stream, per_thread);
+    reply::cuMemAllocAsync reply;
+    result = call.ask(record, reply);
+    pointer = reply.dptr;
+  }
+  if (result != CUDA_SUCCESS) return result;
+  if (bytes != 0)
+    track(call, MemoryKind::async, pointer, bytes, from_pool ? bits(pool) : call.process().default_pool);
+  *out = pointer;
+  return CUDA_SUCCESS;
+}
+
+CUresult free_async(CUdeviceptr pointer, CUstream stream, bool per_thread) {
+  Call call;
+  if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
+  record::cuMemFreeAsync record;
+  record.dptr = pointer;
+  record.stream = call.stream(stream, per_thread);
+  if (call.problem() != CUDA_SUCCESS) return call.problem();
+  const auto range = call.process().memory.find(pointer);
+  if (!range || range->base != pointer ||
+      (range->kind != MemoryKind::async && range->kind != MemoryKind::device)) {
+    return CUDA_ERROR_INVALID_VALUE;
+  }
+  // During capture the release is recorded, not done: the memory lives until the graph frees it.
+  if (call.process().captures.load(std::memory_order_relaxed) == 0) call.process().memory.remove(pointer);
+  return call.post(record);
+}
+
+CUresult default_pool(CUmemoryPool* pool, CUdevice device) {
+  if (pool == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  Process* ready = process();
+  if (ready == nullptr) return CUDA_ERROR_NOT_INITIALIZED;
+  if (device != 0) return CUDA_ERROR_INVALID_DEVICE;
+  *pool = from_bits<CUmemoryPool>(ready->default_pool);
+  return CUDA_SUCCESS;
+}
+
+CUresult check_pool(Call& call, CUmemoryPool pool) {
+  if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
+  return call.process().pools.find(bits(pool)) != nullptr ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+}
+
+bool is_64_bit(CUmemPool_attribute attribute) {
+  return attribute >= CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+}
+
+CUresult prefetch(CUdeviceptr pointer, std::size_t bytes, const CUmemLocation* location, CUstream stream,
+                  bool per_thread) {
+  Call call;
+  if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
+  const std::uint64_t handle = call.stream(stream, per_thread);
+  if (call.problem() != CUDA_SUCCESS) return call.problem();
+  const auto range = call.process().memory.find(pointer);
+  if (location == nullptr || bytes == 0 || !range || bytes > range->size - (pointer - range->base)) {
+    return CUDA_ERROR_INVALID_VALUE;
+  }
+  // Managed memory is host memory that the device reads where it is; there is no other place to bring it to.
+  if (is_host(range->kind)) return CUDA_SUCCESS;
+  record::cuMemPrefetchAsync_v2 record;
+  record.ptr = pointer;
+  record.bytes = bytes;
+  record.location = *location;
+  record.stream = handle;
+  return call.post(record);
+}
+
+CUresult advise(CUdeviceptr pointer, std::size_t bytes, CUmem_advise advice, const CUmemLocation* location) {
+  Call call;
+  if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
+  const auto range = call.process().memory.find(pointer);
+  if (location == nullptr || bytes == 0 || !range || bytes > range->size - (pointer - range->base)) {
+    return CUDA_ERROR_INVALID_VALUE;
+  }
+  if (is_host(range->kind)) return CUDA_SUCCESS;
+  record::cuMemAdvise_v2 record;
+  record.ptr = pointer;
+  record.bytes = bytes;
+  record.advice = static_cast<std::int32_t>(advice);
+  record.location = *location;
+  return call.post(record);
+}
+
+CUmemLocation location_of_device(CUdevice device) {
+  CUmemLocation location{};
+  location.type = device == CU_DEVICE_CPU ? CU_MEM_LOCATION_TYPE_HOST : CU_MEM_LOCATION_TYPE_DEVICE;
+  location.id = device == CU_DEVICE_CPU ? 0 : device;
+  return location;
+}
+
+}  // namespace
+}  // namespace vgpu::client
+
+using namespace vgpu::client;
+namespace record = vgpu::record;
+namespace reply = vgpu::reply;
+
+VGPU_EXPORT CUresult cuMemAlloc_v2(CUdeviceptr* dptr, size_t bytesize) {
+  return allocate(dptr, bytesize);
+}
+VGPU_EXPORT CUresult cuMemFree_v2(CUdeviceptr dptr) {
+  return release(dptr);
+}
+
+VGPU_EXPORT CUresult cuMemAllocPitch_v2(CUdeviceptr* dptr, size_t* pPitch, size_t WidthInBytes, size_t Height,
+                                        unsigned int ElementSizeBytes) {
+  if (dptr == nullptr || pPitch == nullptr || WidthInBytes == 0 || Height == 0)
+    return CUDA_ERROR_INVALID_VALUE;
+  Call call;
+  if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
+  if (const CUresult result = call.unsafe_in_capture(); result != CUDA_SUCCESS) return result;
+  record::cuMemAllocPitch_v2 record;
+  record.width = WidthInBytes;
+  record.height = Height;
+  record.element_bytes = ElementSizeBytes;
+  reply::cuMemAllocPitch_v2 reply;
+  if (const CUresult result = call.ask(record, reply); result != CUDA_SUCCESS) return result;
+  track(call, MemoryKind::device, reply.dptr, reply.pitch * Height);
+  *dptr = reply.dptr;
+  *pPitch = reply.pitch;
+  return CUDA_SUCCESS;
+}
+
+VGPU_EXPORT CUresult cuMemGetInfo_v2(size_t* free, size_t* total) {
+  if (free == nullptr || total == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  Call call;
+  if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
+  record::cuMemGetInfo_v2 record;
+  reply::cuMemGetInfo_v2 reply;
+  if (const CUresult result = call.ask(record, reply); result != CUDA_SUCCESS) return result;
+  *free = reply.free;
+  *total = reply.total;
+  return CUDA_SUCCESS;
+}
+
+VGPU_EXPORT CUresult cuMemGetAddressRange_v2(CUdeviceptr* pbase, size_t* psize, CUdeviceptr dptr) {
+  Call call;
+  if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
+  std::uint64_t base = 0;
+  std::uint64_t size = 0;
+  if (const auto range = call.process().memory.find(dptr)) {
+    base = range->base;
+    size = range->size;
+  } else {
+    record::cuMemGetAddressRange_v2 record;
+    record.dptr = dptr;
+    reply::cuMemGetAddressRange_v2 reply;
+    if (const CUresult result = call.ask(record, reply); result != CUDA_SUCCESS) return result;
+    base = reply.base;
+    size = reply.bytes;
+  }
+  if (pbase != nullptr) *pbase = base;
+  if (psize != nullptr) *psize = size;
+  return CUDA_SUCCESS;
+}
+
+VGPU_EXPORT CUresult cuMemAllocAsync(CUdeviceptr* dptr, size_t bytesize, CUstream hStream) {
+  return allocate_async(dptr, bytesize, nullptr, false, hStream, false);
+}
+VGPU_EXPORT CUresult cuMemAllocAsync_ptsz(CUdeviceptr* dptr, size_t bytesize, CUstream hStream) {
+  return allocate_async(dptr, bytesize, nullptr, false, hStream, true);
+}
+VGPU_EXPORT CUresult cuMemAllocFromPoolAsync(CUdeviceptr* dptr, size_t bytesize, CUmemoryPool pool,
+                                             CUstream hStream) {
+  return allocate_async(dptr, bytesize, pool, true, hStream, false);
+}
+VGPU_EXPORT CUresult cuMemAllocFromPoolAsync_ptsz(CUdeviceptr* dptr, size_t bytesize, CUmemoryPool pool,
+                                                  CUstream hStream) {
+  return allocate_async(dptr, bytesize, pool, true, hStream, true);
+}
+VGPU_EXPORT CUresult cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream) {
+  return free_async(dptr, hStream, false);
+}
+VGPU_EXPORT CUresult cuMemFreeAsync_ptsz(CUdeviceptr dptr, CUstream hStream) {
+  return free_async(dptr, hStream, true);
+}
+
+VGPU_EXPORT CUresult cuDeviceGetDefaultMemPool(CUmemoryPool* pool_out, CUdevice dev) {
+  return default_pool(pool_out, dev);
+}
+
+VGPU_EXPORT CUresult cuDeviceGetMemPool(CUmemoryPool* pool, CUdevice dev) {
+  if (const CUresult result = default_pool(pool, dev); result != CUDA_SUCCESS) return result;
+  *pool = from_bits<CUmemoryPool>(process()->current_pool.load());
+  return CUDA_SUCCESS;
+}
+
+VGPU_EXPORT CUresult cuDeviceSetMemPool(CUdevice dev, CUmemoryPool pool) {
+  Call call;
+  if (const CUresult result = check_pool(call, pool); result != CUDA_SUCCESS) return result;
+  if (dev != 0) return CUDA_ERROR_INVALID_DEVICE;
+  record::cuDeviceSetMemPool record;
+  record.pool = bits(pool);
+  const CUresult result = call.ask(record);
+  if (result == CUDA_SUCCESS) call.process().current_pool = bits(pool);
+  return result;
+}
+
+VGPU_EXPORT CUresult cuMemPoolCreate(CUmemoryPool* pool, const CUmemPoolProps* poolProps) {
+  if (pool == nullptr || poolProps == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  if (poolProps->handleTypes != CU_MEM_HANDLE_TYPE_NONE) return CUDA_ERROR_NOT_SUPPORTED;
+  Call call;
+  if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
+  record::cuMemPoolCreate record;
+  record.pool = call.mint(vgpu::HandleKind::mem_pool);
+  record.props = *poolProps;
+  if (const CUresult result = call.ask(record); result != CUDA_SUCCESS) {
+    call.forget(record.pool);
+    return result;
+  }
+  *pool = from_bits<CUmemoryPool>(record.pool);
+  return CUDA_SUCCESS;
+}
+
+VGPU_EXPORT CUresult cuMemPoolDestroy(CUmemoryPool pool) {
+  Call call;
+  if (const CUresult result = check_pool(call, pool); result != CUDA_SUCCESS) return result;
+  if (bits(pool) == call.process().default_pool) return CUDA_ERROR_INVALID_VALUE;
+  std::uint64_t current = bits(pool);
+  call.process().current_pool.compare_exchange_strong(current, call.process().default_pool);
+  call.forget(bits(pool));
+  record::cuMemPoolDestroy record;
+  record.pool = bits(pool);
+  return call.post(record);
+}
+
+VGPU_EXPORT CUresult cuMemPoolTrimTo(CUmemoryPool pool, size_t minBytesToKeep) {
+  Call call;
+  if (const CUresult result = check_pool(call, pool); result != CUDA_SUCCESS) return result;
+  record::cuMemPoolTrimTo record;
+  record.pool = bits(pool);
+  record.keep = minBytesToKeep;
+  return call.ask(record);
+}
+
+VGPU_EXPORT CUresult cuMemPoolSetAttribute(CUmemoryPool pool, CUmemPool_attribute attr, void* value) {
+  if (value == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  Call call;
+  if (const CUresult result = check_pool(call, pool); result != CUDA_SUCCESS) return result;
+  record::cuMemPoolSetAttribute record;
+  record.pool = bits(pool);
+  record.attribute = static_cast<std::int32_t>(attr);
+  record.value = is_64_bit(attr) ? *static_cast<const cuuint64_t*>(value)
+                                 : static_cast<std::uint64_t>(*static_cast<const int*>(value));
+  return call.ask(record);
+}
+
+VGPU_EXPORT CUresult cuMemPoolGetAttribute(CUmemoryPool pool, CUmemPool_attribute attr, void* value) {
+  if (value == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  Call call;
+  if (const CUresult result = check_pool(call, pool); result != CUDA_SUCCESS) return result;
+  record::cuMemPoolGetAttribute record;
+  record.pool = bits(pool);
+  record.attribute = static_cast<std::int32_t>(attr);
+  reply::cuMemPoolGetAttribute reply;
+  if (const CUresult result = call.ask(record, reply); result != CUDA_SUCCESS) return result;
+  if (is_64_bit(attr)) {
+    *static_cast<cuuint64_t*>(value) = reply.value;
+  } else {
+    *static_cast<int*>(value) = static_cast<int>(reply.value);
+  }
+  return CUDA_SUCCESS;
+}
+
+VGPU_EXPORT CUresult cuMemPoolSetAccess(CUmemoryPool pool, const CUmemAccessDesc* map, size_t count) {
+  if (map == nullptr && count != 0) return CUDA_ERROR_INVALID_VALUE;
+  Call call;
+  if (const CUresult result = check_pool(call, pool); result != CUDA_SUCCESS) return result;
+  for (std::size_t i = 0; i < count; ++i) {
+    record::cuMemPoolSetAccess record;
+    record.pool = bits(pool);
+    record.access = map[i];
+    if (const CUresult result = call.ask(record); result != CUDA_SUCCESS) return result;
+  }
+  return CUDA_SUCCESS;
+}
+
+VGPU_EXPORT CUresult cuMemPoolGetAccess(CUmemAccess_flags* flags, CUmemoryPool memPool,
+                                        CUmemLocation* location) {
+  if (flags == nullptr || location == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  Call call;
+  if (const CUresult result = check_pool(call, memPool); result != CUDA_SUCCESS) return result;
+  record::cuMemPoolGetAccess record;
+  record.pool = bits(memPool);
+  record.location = *location;
+  reply::cuMemPoolGetAccess reply;
+  if (const CUresult result = call.ask(record, reply); result != CUDA_SUCCESS) return result;
+  *flags = static_cast<CUmemAccess_flags>(reply.flags);
+  return CUDA_SUCCESS;
+}
+
+VGPU_EXPORT CUresult cuMemAddressReserve(CUdeviceptr* ptr, size_t size, size_t alignment, CUdeviceptr addr,
+                                         unsigned long long flags) {
+  if (ptr == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  Call call;
+  if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
+  record::cuMemAddressReserve record;
+  record.size = size;
+  record.alignment = alignment;
+  record.addr = addr;
+  record.flags = flags;
+  reply::cuMemAddressReserve reply;
+  if (const CUresult result = call.ask(record, reply); result != CUDA_SUCCESS) return result;
+  track(call, MemoryKind::reserved, reply.ptr, size);
+  *ptr = reply.ptr;
+  return CUDA_SUCCESS;
+}
+
+VGPU_EXPORT CUresult cuMemAddressFree(CUdeviceptr ptr, size_t size) {
+  Call call;
+  if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
+  record::cuMemAddressFree record;
+  record.ptr = ptr;
+  record.size = size;
+  const CUresult result = call.ask(record);
+  if (result == CUDA_SUCCESS) call.process().memory.remove(ptr, true);
+  return result;
+}
+
+VGPU_EXPORT CUresult cuMemCreate(CUmemGenericAllocationHandle* handle, size_t size,
+                                 const CUmemAllocationProp* prop, unsigned long long flags) {
+  if (handle == nullptr || prop == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  if (prop->requestedHandleTypes != CU_MEM_HANDLE_TYPE_NONE) return CUDA_ERROR_NOT_SUPPORTED;
+  Call call;
+  if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
+  record::cuMemCreate record;
+  record.handle = call.mint(vgpu::HandleKind::mem_allocation);
+  record.bytes = size;
+  record.prop = *prop;
+  record.flags = flags;
+  if (const CUresult result = call.ask(record); result != CUDA_SUCCESS) {
+    call.forget(record.handle);
+    return result;
+  }
+  *handle = record.handle;
+  return CUDA_SUCCESS;
+}
+
+VGPU_EXPORT CUresult cuMemRelease(CUmemGenericAllocationHandle handle) {
+  Call call;
+  if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
+  if (call.process().allocations.find(handle) == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  record::cuMemRelease record;
+  record.handle = handle;
+  const CUresult result = call.ask(record);
+  if (result == CUDA_SUCCESS) call.forget(handle);
+  return result;
+}
+
+VGPU_EXPORT CUresult cuMemMap(CUdeviceptr ptr, size_t size, size_t offset,
+                              CUmemGenericAllocationHandle handle, unsigned long long flags) {
+  Call call;
+  if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
+  if (call.process().allocations.find(handle) == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  record::cuMemMap record;
+  record.ptr = ptr;
+  record.bytes = size;
+  record.offset = offset;
+  record.handle = handle;
+  record.flags = flags;
+  const CUresult result = call.ask(record);
+  if (result == CUDA_SUCCESS) track(call, MemoryKind::mapped, ptr, size, handle);
+  return result;
+}
+
+VGPU_EXPORT CUresult cuMemUnmap(CUdeviceptr ptr, size_t size) {
+  Call call;
+  if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
+  record::cuMemUnmap record;
+  record.ptr = ptr;
+  record.size = size;
+  const CUresult result = call.ask(record);
+  if (result == CUDA_SUCCESS) call.process().memory.remove_within(MemoryKind::mapped, ptr, size);
+  return result;
+}
+
+VGPU_EXPORT CUresult cuMemSetAccess(CUdeviceptr ptr, size_t size, const CUmemAccessDesc* desc, size_t count) {
+  if (desc == nullptr || count == 0) return CUDA_ERROR_INVALID_VALUE;
+  Call call;
+  if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
+  for (std::size_t i = 0; i < count; ++i) {
+    record::cuMemSetAccess record;
+    record.ptr = ptr;
+    record.bytes = size;
+    record.access = desc[i];
+    if (const CUresult result = call.ask(record); result != CUDA_SUCCESS) return result;
+  }
+  return CUDA_SUCCESS;
+}
+
+VGPU_EXPORT CUresult cuMemGetAllocationPropertiesFromHandle(CUmemAllocationProp* prop,
+                                                            CUmemGenericAllocationHandle handle) {
+  if (prop == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  Call call;
+  if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
+  if (call.process().allocations.find(handle) == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  record::cuMemGetAllocationPropertiesFromHandle record;
+  record.handle = handle;
+  reply::cuMemGetAllocationPropertiesFromHandle reply;
+  if (const CUresult result = call.ask(record, reply); result != CUDA_SUCCESS) return result;
+  *prop = reply.prop;
+  return CUDA_SUCCESS;
+}
+
+VGPU_EXPORT CUresult cuMemPrefetchAsync(CUdeviceptr devPtr, size_t count, CUdevice dstDevice,
+                                        CUstream hStream) {
+  const CUmemLocation location = location_of_device(dstDevice);
+  return prefetch(devPtr, count, &location, hStream, false);
+}
+VGPU_EXPORT CUresult cuMemPrefetchAsync_ptsz(CUdeviceptr devPtr, size_t count, CUdevice dstDevice,
+                                             CUstream hStream) {
+  const CUmemLocation location = location_of_device(dstDevice);
+  return prefetch(devPtr, count, &location, hStream, true);
+}
+VGPU_EXPORT CUresult cuMemPrefetchAsync_v2(CUdeviceptr devPtr, size_t count, CUmemLocation location,
+                                           unsigned int, CUstream hStream) {
+  return prefetch(devPtr, count, &location, hStream, false);
+}
+VGPU_EXPORT CUresult cuMemPrefetchAsync_v2_ptsz(CUdeviceptr devPtr, size_t count, CUmemLocation location,
+                                                unsigned int, CUstream hStream) {
+  return prefetch(devPtr, count, &location, hStream, true);
+}
+VGPU_EXPORT CUresult cuMemAdvise(CUdeviceptr devPtr, size_t count, CUmem_advise advice, CUdevice device) {
+  const CUmemLocation location = location_of_device(device);
+  return advise(devPtr, count, advice, &location);
+}
+VGPU_EXPORT CUresult cuMemAdvise_v2(CUdeviceptr devPtr, size_t count, CUmem_advise advice,
+                                    CUmemLocation location) {
+  return advise(devPtr, count, advice, &location);
+}

@@ -1,0 +1,74 @@
+// What NVIDIA's runtime asks of this library beyond the driver API (cudaabi/runtime_hooks.hpp).
+#include <cstring>
+
+#include "cudaabi/runtime_hooks.hpp"
+#include "libclient/cuda/images.hpp"
+#include "libclient/cuda/stub_runtime.hpp"
+
+namespace vgpu::client {
+
+CUresult stream_id_of(CUstream stream, std::uint64_t* id);
+
+namespace {
+
+class Hooks final : public cudaabi::RuntimeHooks {
+ public:
+  int driver_version() override {
+    const DeviceReport* report = device_report();
+    return report != nullptr ? report->driver_version : CUDA_VERSION;
+  }
+
+  std::vector<cudaabi::DeviceIdentity> devices() override {
+    const Process* ready = process();
+    if (ready == nullptr) return {};
+    const DeviceReport& report = ready->device();
+    cudaabi::DeviceIdentity identity;
+    static_assert(sizeof identity.uuid == sizeof report.uuid);
+    std::memcpy(identity.uuid.data(), report.uuid, sizeof report.uuid);
+    identity.pci_domain = report.pci_domain;
+    identity.pci_bus = report.pci_bus;
+    identity.pci_device = report.pci_device;
+    return {identity};
+  }
+
+  CUcontext current_context() override {
+    const Context* context = process() != nullptr ? this_thread().current : nullptr;
+    return context != nullptr ? context->cu() : nullptr;
+  }
+
+  CUresult primary_context(CUcontext* context, CUdevice device) override {
+    Process* ready = process();
+    if (ready == nullptr) return CUDA_ERROR_NOT_INITIALIZED;
+    if (context == nullptr) return CUDA_ERROR_INVALID_VALUE;
+    if (device != 0) return CUDA_ERROR_INVALID_DEVICE;
+    *context = ready->contexts.primary().cu();
+    return CUDA_SUCCESS;
+  }
+
+  CUresult context_id(CUcontext context, std::uint64_t* id) override {
+    unsigned long long value = 0;
+    const CUresult result = cuCtxGetId(context, &value);
+    if (result == CUDA_SUCCESS) *id = value;
+    return result;
+  }
+
+  CUresult stream_id(CUcontext, CUstream stream, std::uint64_t* id) override {
+    return stream_id_of(stream, id);
+  }
+
+  CUresult load_module(CUmodule* module, const void* image) override {
+    Call call;
+    if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
+    return client::load_module(call, module, image);
+  }
+};
+
+// Only stores a pointer: nothing happens before the program calls.
+const bool installed = [] {
+  static auto* const hooks = new Hooks;
+  cudaabi::install_runtime_hooks(*hooks);
+  return true;
+}();
+
+}  // namespace
+}  // namespace vgpu::client

@@ -1,0 +1,359 @@
+#include "libclient/cuda/images.hpp"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cudaabi/image.hpp"
+#include "libclient/cuda/arena_block.hpp"
+#include "libclient/cuda/host_memory.hpp"
+#include "protocol/unique_fd.hpp"
+#include "vgpu/records.hpp"
+
+namespace vgpu::client {
+namespace {
+
+// Room for the parameters of any kernel that a compiler makes.
+constexpr std::uint64_t kInfoBytes = 16 << 10;
+
+/// An image on its way to the worker: in the arena, or in a memfd if it is larger than fits there.
+class ImageTransfer {
+ public:
+  template <class Record>
+  CUresult send(Call& call, const cudaabi::ImageExtent& image, Record& record) {
+    // PTX text ends with a NUL in the worker's copy too.
+    const std::size_t bytes = image.size + (image.kind == cudaabi::ImageKind::ptx ? 1 : 0);
+    if (bytes <= call.connection().largest_block()) {
+      ArenaLease block(call.connection(), bytes);
+      if (!block) return CUDA_ERROR_DEVICE_UNAVAILABLE;
+      std::memcpy(block.data(), image.data, image.size);
+      if (bytes > image.size) block.data()[image.size] = std::byte{0};
+      record.source = 0;
+      record.image = block.span(bytes);
+      const CUresult result = call.ask(record);
+      block.discard();
+      return result;
+    }
+    const UniqueFd fd(memfd_create("vgpud-image", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+    if (!fd || !write_all(fd.get(), image, bytes)) return CUDA_ERROR_OUT_OF_MEMORY;
+    if (fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)
+      return CUDA_ERROR_OPERATING_SYSTEM;
+    static std::atomic<std::uint64_t> next_token{1};
+    record.source = 1;
+    record.token = next_token++;
+    record.image = {0, bytes};
+    if (const CUresult result = send_region(call, fd.get(), record.token, bytes); result != CUDA_SUCCESS)
+      return result;
+    return call.ask(record);
+  }
+
+ private:
+  static bool write_all(int fd, const cudaabi::ImageExtent& image, std::size_t bytes) {
+    if (ftruncate(fd, static_cast<off_t>(bytes)) != 0) return false;
+    std::size_t at = 0;
+    while (at < image.size) {
+      const ssize_t written = pwrite(fd, image.data + at, image.size - at, static_cast<off_t>(at));
+      if (written <= 0) return false;
+      at += static_cast<std::size_t>(written);
+    }
+    return true;
+  }
+};
+
+std::span<const std::byte> name_bytes(const char* name) {
+  return std::as_bytes(std::span(name, std::strlen(name)));
+}
+
+// Fills in a function from what the worker wrote about it.
+bool read_info(const std::byte* data, Function& function) {
+  FunctionInfo info;
+  std::memcpy(&info, data, sizeof info);
+  if (info.param_count > (kInfoBytes - sizeof info) / sizeof(ParamLayout)) return false;
+  std::vector<KernelParameter> parameters(info.param_count);
+  for (std::uint32_t i = 0; i < info.param_count; ++i) {
+    ParamLayout place;
+    std::memcpy(&place, data + sizeof info + i * sizeof place, sizeof place);
+    parameters[i] = {place.offset, place.size};
+  }
+  function.layout = ParameterLayout(std::move(parameters));
+  if (function.layout.total_bytes() > kMaxParameterBytes) return false;
+  function.attributes_valid = info.attributes_valid;
+  for (std::size_t i = 0; i < function_attribute_count; ++i) function.attributes[i] = info.attributes[i];
+  return true;
+}
+
+// Gets a function of a module or a kernel of a library, once for each name.
+template <class Record>
+CUresult get_function(Call& call, Image& image, ObjectTable<Function>& table, std::uint64_t owner,
+                      const char* name, std::uint64_t Record::*handle_field, Record& record,
+                      std::uint64_t& out) {
+  const std::lock_guard lock(image.mutex);
+  if (const auto known = image.functions.find(name); known != image.functions.end()) {
+    out = known->second;
+    return CUDA_SUCCESS;
+  }
+  ArenaLease block(call.connection(), kInfoBytes);
+  if (!block) return CUDA_ERROR_DEVICE_UNAVAILABLE;
+  const auto [function, handle] = table.create();
+  if (function == nullptr) {
+    block.discard();
+    return CUDA_ERROR_OUT_OF_MEMORY;
+  }
+  record.*handle_field = handle;
+  record.info = block.span(kInfoBytes);
+  CUresult result = call.ask(record, name_bytes(name));
+  if (result == CUDA_SUCCESS && !read_info(block.data(), *function)) result = CUDA_ERROR_UNKNOWN;
+  block.discard();
+  if (result != CUDA_SUCCESS) {
+    table.destroy(handle);
+    return result;
+  }
+  function->handle = handle;
+  function->owner = owner;
+  function->name = name;
+  image.functions.emplace(name, handle);
+  out = handle;
+  return CUDA_SUCCESS;
+}
+
+// Reads a file for cuModuleLoad and cuLibraryLoadFromFile, with a NUL behind it in case it is PTX.
+bool read_file(const char* path, std::vector<char>& out) {
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path, "rbe"), &std::fclose);
+  if (!file) return false;
+  char part[65536];
+  std::size_t got = 0;
+  while ((got = std::fread(part, 1, sizeof part, file.get())) > 0) out.insert(out.end(), part, part + got);
+  out.push_back('\0');
+  return true;
+}
+
+// The log buffers of JIT options come back empty: nothing is compiled in this process.
+void clear_logs(unsigned count, const CUjit_option* options, void* const* values) {
+  for (unsigned i = 0; options != nullptr && values != nullptr && i < count; ++i) {
+    if ((options[i] == CU_JIT_INFO_LOG_BUFFER || options[i] == CU_JIT_ERROR_LOG_BUFFER) &&
+        values[i] != nullptr) {
+      *static_cast<char*>(values[i]) = '\0';
+    }
+  }
+}
+
+CUresult load_library(CUlibrary* out, const void* code) {
+  if (out == nullptr || code == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  Call call;
+  if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
+  const auto extent = cudaabi::image_extent(code);
+  if (!extent) return CUDA_ERROR_INVALID_IMAGE;
+  const auto [image, handle] = call.process().libraries.create();
+  if (image == nullptr) return CUDA_ERROR_OUT_OF_MEMORY;
+  record::cuLibraryLoadData record;
+  record.library = handle;
+  ImageTransfer transfer;
+  if (const CUresult result = transfer.send(call, *extent, record); result != CUDA_SUCCESS) {
+    call.process().libraries.destroy(handle);
+    return result;
+  }
+  *out = from_bits<CUlibrary>(handle);
+  return CUDA_SUCCESS;
+}
+
+void forget_functions(Process& process, Image& image, ObjectTable<Function>& table) {
+  const std::lock_guard lock(image.mutex);
+  for (const auto& [name, handle] : image.functions) {
+    if (const Function* function = table.find(handle)) {
+      if (const std::uint64_t counterpart = function->counterpart) process.functions.destroy(counterpart);
+    }
+    table.destroy(handle);
+  }
+  image.functions.clear();
+}
+
+template <class Record, class Answer>
+CUresult get_global(Call& call, std::uint64_t owner, Record& record, Answer& reply, const char* name,
+                    CUdeviceptr* pointer, std::size_t* bytes) {
+  if (const CUresult result = call.ask(record, reply, name_bytes(name)); result != CUDA_SUCCESS)
+    return result;
+  MemoryRange range;
+  range.base = reply.dptr;
+  range.size = reply.bytes;
+  range.kind = MemoryKind::global;
+  range.context = call.context() != nullptr ? call.context()->handle : 0;
+  range.owner = owner;
+  call.process().memory.insert(range);
+  if (pointer != nullptr) *pointer = reply.dptr;
+  if (bytes != nullptr) *bytes = reply.bytes;
+  return CUDA_SUCCESS;
+}
+
+}  // namespace
+
+CUresult load_module(Call& call, CUmodule* module, const void* image) {
+  if (module == nullptr || image == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  const auto extent = cudaabi::image_extent(image);
+  if (!extent) return CUDA_ERROR_INVALID_IMAGE;
+  const auto [object, handle] = call.process().modules.create();
+  if (object == nullptr) return CUDA_ERROR_OUT_OF_MEMORY;
+  object->context = call.context() != nullptr ? call.context()->handle : 0;
+  record::cuModuleLoadData record;
+  record.module = handle;
+  ImageTransfer transfer;
+  if (const CUresult result = transfer.send(call, *extent, record); result != CUDA_SUCCESS) {
+    call.process().modules.destroy(handle);
+    return result;
+  }
+  *module = from_bits<CUmodule>(handle);
+  return CUDA_SUCCESS;
+}
+
+}  // namespace vgpu::client
+
+using namespace vgpu::client;
+namespace record = vgpu::record;
+namespace reply = vgpu::reply;
+
+VGPU_EXPORT CUresult cuModuleLoadData(CUmodule* module, const void* image) {
+  Call call;
+  if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
+  return load_module(call, module, image);
+}
+
+VGPU_EXPORT CUresult cuModuleLoadDataEx(CUmodule* module, const void* image, unsigned int numOptions,
+                                        CUjit_option* options, void** optionValues) {
+  clear_logs(numOptions, options, optionValues);
+  return cuModuleLoadData(module, image);
+}
+
+VGPU_EXPORT CUresult cuModuleLoadFatBinary(CUmodule* module, const void* fatCubin) {
+  return cuModuleLoadData(module, fatCubin);
+}
+
+VGPU_EXPORT CUresult cuModuleLoad(CUmodule* module, const char* fname) {
+  if (module == nullptr || fname == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  std::vector<char> contents;
+  if (!read_file(fname, contents)) return CUDA_ERROR_FILE_NOT_FOUND;
+  return cuModuleLoadData(module, contents.data());
+}
+
+VGPU_EXPORT CUresult cuModuleUnload(CUmodule hmod) {
+  Call call;
+  if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
+  Image* image = call.process().modules.find(bits(hmod));
+  if (image == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+  forget_functions(call.process(), *image, call.process().functions);
+  call.process().memory.remove_owned(MemoryKind::global, bits(hmod));
+  call.process().modules.destroy(bits(hmod));
+  record::cuModuleUnload record;
+  record.hmod = bits(hmod);
+  return call.ask(record);
+}
+
+VGPU_EXPORT CUresult cuModuleGetFunction(CUfunction* hfunc, CUmodule hmod, const char* name) {
+  if (hfunc == nullptr || name == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  Call call;
+  if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
+  Image* image = call.process().modules.find(bits(hmod));
+  if (image == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+  record::cuModuleGetFunction record;
+  record.hmod = bits(hmod);
+  std::uint64_t handle = 0;
+  const CUresult result = get_function(call, *image, call.process().functions, bits(hmod), name,
+                                       &record::cuModuleGetFunction::hfunc, record, handle);
+  if (result == CUDA_SUCCESS) *hfunc = from_bits<CUfunction>(handle);
+  return result;
+}
+
+VGPU_EXPORT CUresult cuModuleGetGlobal_v2(CUdeviceptr* dptr, size_t* bytes, CUmodule hmod, const char* name) {
+  if (name == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  Call call;
+  if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
+  if (call.process().modules.find(bits(hmod)) == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+  record::cuModuleGetGlobal_v2 record;
+  record.hmod = bits(hmod);
+  reply::cuModuleGetGlobal_v2 reply;
+  return get_global(call, bits(hmod), record, reply, name, dptr, bytes);
+}
+
+VGPU_EXPORT CUresult cuLibraryLoadData(CUlibrary* library, const void* code, CUjit_option* jitOptions,
+                                       void** jitOptionsValues, unsigned int numJitOptions, CUlibraryOption*,
+                                       void**, unsigned int) {
+  clear_logs(numJitOptions, jitOptions, jitOptionsValues);
+  return load_library(library, code);
+}
+
+VGPU_EXPORT CUresult cuLibraryLoadFromFile(CUlibrary* library, const char* fileName, CUjit_option* jitOptions,
+                                           void** jitOptionsValues, unsigned int numJitOptions,
+                                           CUlibraryOption*, void**, unsigned int) {
+  if (fileName == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  std::vector<char> contents;
+  if (!read_file(fileName, contents)) return CUDA_ERROR_FILE_NOT_FOUND;
+  clear_logs(numJitOptions, jitOptions, jitOptionsValues);
+  return load_library(library, contents.data());
+}
+
+VGPU_EXPORT CUresult cuLibraryUnload(CUlibrary library) {
+  Call call;
+  if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
+  Image* image = call.process().libraries.find(bits(library));
+  if (image == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+  forget_functions(call.process(), *image, call.process().kernels);
+  if (image->module != 0) call.process().modules.destroy(image->module);
+  call.process().memory.remove_owned(MemoryKind::global, bits(library));
+  call.process().libraries.destroy(bits(library));
+  record::cuLibraryUnload record;
+  record.library = bits(library);
+  return call.ask(record);
+}
+
+VGPU_EXPORT CUresult cuLibraryGetKernel(CUkernel* pKernel, CUlibrary library, const char* name) {
+  if (pKernel == nullptr || name == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  Call call;
+  if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
+  Image* image = call.process().libraries.find(bits(library));
+  if (image == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+  record::cuLibraryGetKernel record;
+  record.library = bits(library);
+  std::uint64_t handle = 0;
+  const CUresult result = get_function(call, *image, call.process().kernels, bits(library), name,
+                                       &record::cuLibraryGetKernel::kernel, record, handle);
+  if (result == CUDA_SUCCESS) *pKernel = from_bits<CUkernel>(handle);
+  return result;
+}
+
+VGPU_EXPORT CUresult cuLibraryGetModule(CUmodule* pMod, CUlibrary library) {
+  if (pMod == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  Call call;
+  if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
+  Image* image = call.process().libraries.find(bits(library));
+  if (image == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+  const std::lock_guard lock(image->mutex);
+  if (image->module == 0 || call.process().modules.find(image->module) == nullptr) {
+    record::cuLibraryGetModule record;
+    record.library = bits(library);
+    record.module = call.mint(vgpu::HandleKind::module);
+    if (const CUresult result = call.ask(record); result != CUDA_SUCCESS) {
+      call.forget(record.module);
+      return result;
+    }
+    if (Image* module = call.process().modules.find(record.module)) module->context = call.context()->handle;
+    image->module = record.module;
+  }
+  *pMod = from_bits<CUmodule>(image->module);
+  return CUDA_SUCCESS;
+}
+
+VGPU_EXPORT CUresult cuLibraryGetGlobal(CUdeviceptr* dptr, size_t* bytes, CUlibrary library,
+                                        const char* name) {
+  if (name == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  Call call;
+  if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
+  if (call.process().libraries.find(bits(library)) == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+  record::cuLibraryGetGlobal record;
+  record.library = bits(library);
+  reply::cuLibraryGetGlobal reply;
+  return get_global(call, bits(library), record, reply, name, dptr, bytes);
+}

@@ -1,0 +1,82 @@
+// What the client keeps behind the handles it mints, beyond the handle itself: enough to answer hot queries
+// and to check arguments without the worker. Never: the truth about the device; that stands in the worker.
+#pragma once
+
+#include <cuda.h>
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "libclient/cuda/kernel_parameters.hpp"
+#include "protocol/record.hpp"
+
+namespace vgpu::client {
+
+struct Stream {
+  std::uint64_t context = 0;  ///< CUcontext it was made in
+  unsigned flags = 0;
+  int priority = 0;
+  std::uint64_t id = 0;  ///< cuStreamGetId
+  void reset() { *this = {}; }
+};
+
+struct Event {
+  std::uint64_t context = 0;
+  unsigned flags = 0;
+  void reset() { *this = {}; }
+};
+
+/// A compiled function: behind a CUfunction or a CUkernel. Written before its handle is published, except the
+/// atomics.
+struct Function {
+  std::uint64_t handle = 0;
+  std::uint64_t owner = 0;                    ///< module or library handle
+  std::atomic<std::uint64_t> counterpart{0};  ///< of a kernel: its CUfunction, once it was asked for
+  std::string name;
+  ParameterLayout layout;
+  std::uint32_t attributes_valid = 0;
+  std::array<std::atomic<int>, function_attribute_count> attributes{};
+  std::mutex occupancy_mutex;
+  std::unordered_map<std::uint64_t, int> occupancy;  ///< answers of the driver by block size, bytes and flags
+
+  void reset() {
+    handle = owner = 0;
+    counterpart = 0;
+    name.clear();
+    layout = {};
+    attributes_valid = 0;
+    for (auto& attribute : attributes) attribute = 0;
+    occupancy.clear();
+  }
+};
+
+/// A module or a library: its functions, kernels and globals by name, so that each is asked for once.
+struct Image {
+  std::uint64_t context = 0;  ///< of a module
+  std::mutex mutex;
+  std::unordered_map<std::string, std::uint64_t> functions;
+  std::uint64_t module = 0;  ///< of a library: cuLibraryGetModule's answer
+  void reset() {
+    context = module = 0;
+    functions.clear();
+  }
+};
+
+struct Graph {
+  std::uint64_t parent = 0;
+  void reset() { *this = {}; }
+};
+
+/// Objects of which the client need know nothing but that they exist.
+struct Opaque {
+  std::uint64_t size = 0;
+  void reset() { *this = {}; }
+};
+
+}  // namespace vgpu::client

@@ -1,0 +1,107 @@
+#include "libclient/cuda/process.hpp"
+
+#include <pthread.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+
+#include "libclient/cuda/stub_runtime.hpp"
+#include "vgpu/records.hpp"
+
+namespace vgpu::client {
+namespace {
+
+std::mutex connect_mutex;
+std::atomic<Process*> connected_process{nullptr};
+std::atomic<bool> forked{false};
+
+void log_line(const std::string& text) {
+  if (std::getenv("VGPU_LOG") != nullptr) std::fprintf(stderr, "vgpud client: %s\n", text.c_str());
+}
+
+// The child shares the parent's channel pages: it must neither use them nor keep the parent's session open.
+void after_fork_in_child() {
+  Process* parents = connected_process.load(std::memory_order_relaxed);
+  if (parents == nullptr) return;
+  forked = true;
+  detail::initialised_process = nullptr;
+  connected_process = nullptr;
+  parents->connection->abandon_in_child();
+}
+
+void end_of_thread(ThreadState& thread) {
+  Process* ready = process();
+  if (ready == nullptr) return;
+  Call call;
+  if (call.enter_without_context() == CUDA_SUCCESS) {
+    for (const PerThreadStream& own : thread.streams) {
+      if (!ready->streams.destroy(own.stream)) continue;
+      record::cuStreamDestroy_v2 record;
+      record.stream = own.stream;
+      static_cast<void>(call.post(record));
+    }
+  }
+  ready->connection->release(thread);
+}
+
+// Under connect_mutex.
+CUresult connect() {
+  if (connected_process.load(std::memory_order_acquire) != nullptr) return CUDA_SUCCESS;
+  if (forked) return CUDA_ERROR_NOT_INITIALIZED;
+  const char* path = std::getenv("VGPUD_SOCKET");
+  const char* patience = std::getenv("VGPUD_CONNECT_TIMEOUT_MS");
+  constexpr int kDefaultPatience = 10'000;  // a worker may have to be started first
+  const int timeout = patience != nullptr ? std::atoi(patience) : kDefaultPatience;
+  auto opened = Connection::open(path != nullptr ? path : "/run/vgpud/vgpud.sock", timeout);
+  if (!opened) {
+    log_line(opened.error().text);
+    return opened.error().result;
+  }
+  static std::once_flag handlers;
+  std::call_once(handlers, [] {
+    pthread_atfork(nullptr, nullptr, &after_fork_in_child);
+    set_thread_end(&end_of_thread);
+  });
+  connected_process.store(new Process(std::move(*opened)), std::memory_order_release);
+  return CUDA_SUCCESS;
+}
+
+}  // namespace
+
+namespace detail {
+std::atomic<Process*> initialised_process{nullptr};
+}
+
+Process::Process(std::unique_ptr<Connection> opened) : connection(std::move(opened)) {
+  // The worker knows the default pool by the first pool handle there can be.
+  default_pool = pools.create().second;
+  current_pool = default_pool;
+  const auto attribute = [this](CUdevice_attribute which) {
+    return static_cast<unsigned>(device().attributes[which]);
+  };
+  for (unsigned i = 0; i < 3; ++i) {
+    launch_limits.grid[i] =
+        attribute(static_cast<CUdevice_attribute>(CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_X + i));
+    launch_limits.block[i] =
+        attribute(static_cast<CUdevice_attribute>(CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_X + i));
+  }
+  launch_limits.threads = attribute(CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK);
+}
+
+CUresult initialise() {
+  if (process() != nullptr) return CUDA_SUCCESS;
+  const std::lock_guard lock(connect_mutex);
+  if (const CUresult result = connect(); result != CUDA_SUCCESS) return result;
+  detail::initialised_process.store(connected_process, std::memory_order_release);
+  return CUDA_SUCCESS;
+}
+
+const DeviceReport* device_report() {
+  if (Process* ready = process()) return &ready->device();
+  const std::lock_guard lock(connect_mutex);
+  if (connect() != CUDA_SUCCESS) return nullptr;
+  return &connected_process.load(std::memory_order_relaxed)->device();
+}
+
+}  // namespace vgpu::client

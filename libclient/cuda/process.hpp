@@ -1,0 +1,81 @@
+// The process's one client: connection, contexts, handle tables and memory ranges, from a successful cuInit
+// to the end of the process. Never destroyed: threads may still call while the process exits. After a fork
+// the child has none.
+#pragma once
+
+#include <cuda.h>
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "libclient/cuda/connection.hpp"
+#include "libclient/cuda/contexts.hpp"
+#include "libclient/cuda/memory_ranges.hpp"
+#include "libclient/cuda/object_table.hpp"
+#include "libclient/cuda/objects.hpp"
+
+namespace vgpu::client {
+
+struct Process {
+  explicit Process(std::unique_ptr<Connection> opened);
+
+  std::unique_ptr<Connection> connection;
+  Contexts contexts;
+  MemoryRanges memory;
+  ObjectTable<Stream> streams{HandleKind::stream};
+  ObjectTable<Event> events{HandleKind::event};
+  ObjectTable<Image> modules{HandleKind::module};
+  ObjectTable<Image> libraries{HandleKind::library};
+  ObjectTable<Function> functions{HandleKind::function};
+  ObjectTable<Function> kernels{HandleKind::kernel};
+  ObjectTable<Graph> graphs{HandleKind::graph};
+  ObjectTable<Opaque> graph_execs{HandleKind::graph_exec};
+  ObjectTable<Opaque> graph_nodes{HandleKind::graph_node};
+  ObjectTable<Opaque> pools{HandleKind::mem_pool};
+  ObjectTable<Opaque> allocations{HandleKind::mem_allocation};
+  std::atomic<std::uint32_t> captures{0};  ///< captures begun and not ended: while 0, no stream is capturing
+  std::atomic<std::uint64_t> next_stream_id{16};
+  std::uint64_t default_pool = 0;  ///< handle of the device's default memory pool, minted at start
+  std::atomic<std::uint64_t> current_pool{0};
+
+  std::atomic<bool> upcalls_run{false};  ///< the host-function thread was started
+  std::mutex upcalls_mutex;
+
+  /// What cuLaunchKernel checks, copied from the device's report.
+  struct {
+    unsigned grid[3] = {};
+    unsigned block[3] = {};
+    unsigned threads = 0;
+  } launch_limits;
+
+  /// A capture that was begun and not ended.
+  struct Capture {
+    std::uint64_t stream = 0;
+    CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_GLOBAL;
+    const ThreadState* thread = nullptr;
+  };
+  std::mutex captures_mutex;
+  std::vector<Capture> open_captures;  ///< under captures_mutex; `captures` is its size
+
+  const DeviceReport& device() const { return connection->device(); }
+};
+
+namespace detail {
+extern std::atomic<Process*> initialised_process;
+}
+
+/// The process's client; nullptr before a successful cuInit and in a forked child.
+inline Process* process() {
+  return detail::initialised_process.load(std::memory_order_acquire);
+}
+
+/// Connects, once; several threads may call it. What cuInit returns.
+CUresult initialise();
+/// Connects without counting as cuInit: the device's report, nullptr if there is no broker. For
+/// cuDriverGetVersion.
+const DeviceReport* device_report();
+
+}  // namespace vgpu::client

@@ -1,0 +1,72 @@
+#include "libclient/cuda/stub_runtime.hpp"
+
+#include "vgpu/records.hpp"
+
+namespace vgpu::client {
+
+std::uint64_t Call::per_thread_stream() {
+  const CUcontext context = context_ != nullptr ? context_->cu() : nullptr;
+  for (const PerThreadStream& own : thread_->streams) {
+    if (own.context == context && process_->streams.find(own.stream) != nullptr) return own.stream;
+  }
+  const auto [stream, handle] = process_->streams.create();
+  if (stream == nullptr) {
+    bad_ = CUDA_ERROR_OUT_OF_MEMORY;
+    return 0;
+  }
+  stream->context = bits(context);
+  stream->id = process_->next_stream_id++;
+  record::cuStreamCreate create;
+  create.stream = handle;
+  prepare(create.header);
+  if (const CUresult result = connection().post(bytes_of(create)); result != CUDA_SUCCESS) bad_ = result;
+  thread_->streams.push_back({context, handle});
+  return handle;
+}
+
+std::uint64_t Call::mint(HandleKind kind) {
+  switch (kind) {
+    case HandleKind::graph_exec:
+      return process_->graph_execs.create().second;
+    case HandleKind::graph_node:
+      return process_->graph_nodes.create().second;
+    case HandleKind::graph:
+      return process_->graphs.create().second;
+    case HandleKind::mem_pool:
+      return process_->pools.create().second;
+    case HandleKind::mem_allocation:
+      return process_->allocations.create().second;
+    case HandleKind::module:
+      return process_->modules.create().second;
+    default:
+      bad_ = CUDA_ERROR_NOT_SUPPORTED;
+      return 0;
+  }
+}
+
+void Call::forget(std::uint64_t handle) {
+  switch (Handle::kind(handle)) {
+    case HandleKind::graph_exec:
+      process_->graph_execs.destroy(handle);
+      break;
+    case HandleKind::graph_node:
+      process_->graph_nodes.destroy(handle);
+      break;
+    case HandleKind::graph:
+      process_->graphs.destroy(handle);
+      break;
+    case HandleKind::mem_pool:
+      process_->pools.destroy(handle);
+      break;
+    case HandleKind::mem_allocation:
+      process_->allocations.destroy(handle);
+      break;
+    case HandleKind::module:
+      process_->modules.destroy(handle);
+      break;
+    default:
+      break;
+  }
+}
+
+}  // namespace vgpu::client

@@ -1,0 +1,142 @@
+// One driver call on its way: the checks that every call begins with, the streams and handles in its record,
+// and how it is sent. What both the generated stubs and the functions written by hand are made of. Never:
+// holds a lock while it waits.
+#pragma once
+
+#include <cuda.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <type_traits>
+
+#include "libclient/cuda/process.hpp"
+#include "protocol/handle.hpp"
+#include "protocol/record.hpp"
+
+/// On the definition of each exported driver function.
+#define VGPU_EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace vgpu::client {
+
+/// A handle or address as the records hold it, and back.
+template <class T>
+std::uint64_t bits(T* pointer) {
+  return reinterpret_cast<std::uint64_t>(pointer);
+}
+template <class T>
+T from_bits(std::uint64_t value) {
+  return reinterpret_cast<T>(value);
+}
+
+/// A call of the calling thread. Made on the stack, used once, by that thread alone.
+class Call {
+ public:
+  /// Initialised, not forked, no sticky error, worker alive, and a live context current. CUDA_SUCCESS = go
+  /// on.
+  CUresult enter() {
+    if (const CUresult result = enter_without_context(); result != CUDA_SUCCESS) return result;
+    context_ = thread_->current;
+    if (context_ == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
+    if (!context_->live.load(std::memory_order_relaxed)) return CUDA_ERROR_CONTEXT_IS_DESTROYED;
+    return CUDA_SUCCESS;
+  }
+  /// The same for calls that need no current context; if there is one it is used.
+  CUresult enter_without_context() {
+    process_ = client::process();
+    if (process_ == nullptr) return CUDA_ERROR_NOT_INITIALIZED;
+    thread_ = &this_thread();
+    context_ = thread_->current;
+    if (thread_->in_host_function) return CUDA_ERROR_NOT_PERMITTED;
+    return process_->connection->error();
+  }
+
+  Process& process() const { return *process_; }
+  ThreadState& thread() const { return *thread_; }
+  /// The current context; null only after enter_without_context().
+  Context* context() const { return context_; }
+  Connection& connection() const { return *process_->connection; }
+
+  /// What a record holds for `stream`: NULL and the legacy stream as they are, this thread's own stream for
+  /// CU_STREAM_PER_THREAD and, where `per_thread`, for NULL. An unknown stream makes the call fail with
+  /// CUDA_ERROR_INVALID_HANDLE when it is sent.
+  std::uint64_t stream(CUstream stream, bool per_thread) {
+    const std::uint64_t value = bits(stream);
+    if (value == 0 ? per_thread : value == bits(CU_STREAM_PER_THREAD)) return per_thread_stream();
+    if (value > 1 && process_->streams.find(value) == nullptr) bad_ = CUDA_ERROR_INVALID_HANDLE;
+    return value;
+  }
+
+  /// A new handle of a kind that the client keeps nothing about; forget() gives it back.
+  std::uint64_t mint(HandleKind kind);
+  void forget(std::uint64_t handle);
+
+  /// CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED while a capture forbids calls of this thread that capture cannot
+  /// record (allocations and the like), by the capture modes of cuStreamBeginCapture and
+  /// cuThreadExchangeStreamCaptureMode.
+  CUresult unsafe_in_capture() const {
+    if (process_->captures.load(std::memory_order_relaxed) == 0) return CUDA_SUCCESS;
+    return capture_forbids();
+  }
+
+  /// The error found while the record was filled in.
+  CUresult problem() const { return bad_; }
+
+  /// Sends a record without waiting. While a stream of the process is capturing it waits, so that the
+  /// driver's refusals arrive where programs expect them.
+  template <class Record>
+  CUresult post(Record& record, std::span<const std::byte> tail = {}) {
+    static_assert(std::is_trivially_copyable_v<Record>);
+    if (bad_ != CUDA_SUCCESS) return bad_;
+    prepare(record.header);
+    if (process_->captures.load(std::memory_order_relaxed) != 0) {
+      return connection().ask(*thread_, bytes_of(record), tail).result;
+    }
+    return connection().post(bytes_of(record), tail);
+  }
+
+  /// Sends a record and waits for the answer.
+  template <class Record>
+  CUresult ask(Record& record, std::span<const std::byte> tail = {}) {
+    static_assert(std::is_trivially_copyable_v<Record>);
+    if (bad_ != CUDA_SUCCESS) return bad_;
+    prepare(record.header);
+    return connection().ask(*thread_, bytes_of(record), tail).result;
+  }
+  /// The same, with the answer's values in `out` where the call succeeded.
+  template <class Record, class Answer>
+  requires(!std::is_convertible_v<Answer&, std::span<const std::byte>>) CUresult
+      ask(Record& record, Answer& out, std::span<const std::byte> tail = {}) {
+    static_assert(std::is_trivially_copyable_v<Record> && std::is_trivially_copyable_v<Answer>);
+    if (bad_ != CUDA_SUCCESS) return bad_;
+    prepare(record.header);
+    const Reply reply = connection().ask(*thread_, bytes_of(record), tail);
+    if (reply.result != CUDA_SUCCESS) return reply.result;
+    if constexpr (!std::is_empty_v<Answer>) {
+      if (reply.payload.size() < sizeof out) return CUDA_ERROR_UNKNOWN;
+      std::memcpy(&out, reply.payload.data(), sizeof out);
+    }
+    return CUDA_SUCCESS;
+  }
+
+  /// Fills in a record's context.
+  void prepare(RecordHeader& header) const {
+    header.context = context_ != nullptr ? context_->index : std::uint16_t{0};
+  }
+
+ private:
+  template <class Record>
+  static std::span<std::byte> bytes_of(Record& record) {
+    return std::as_writable_bytes(std::span(&record, 1));
+  }
+  std::uint64_t per_thread_stream();
+  CUresult capture_forbids() const;
+
+  Process* process_ = nullptr;
+  ThreadState* thread_ = nullptr;
+  Context* context_ = nullptr;
+  CUresult bad_ = CUDA_SUCCESS;
+};
+
+}  // namespace vgpu::client
