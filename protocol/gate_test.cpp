@@ -1,0 +1,46 @@
+#include "protocol/gate.hpp"
+
+#include <gtest/gtest.h>
+
+namespace vgpu {
+namespace {
+
+TEST(Gate, BothSidesSeeOnePage) {
+  UniqueFd fd;
+  auto broker = GateMapping::create(fd);
+  ASSERT_TRUE(broker) << broker.error();
+  auto worker = GateMapping::attach(fd.get());
+  ASSERT_TRUE(worker);
+  EXPECT_EQ((*worker)->page().allowance_ns.load(), no_limit_ns);
+  (*worker)->page().launches.store(5);
+  EXPECT_EQ((*broker)->page().launches.load(), 5u);
+}
+
+TEST(Gate, LatencyBucketsGrowAndHoldTheirValues) {
+  std::size_t last = 0;
+  for (std::uint64_t ns = 1; ns < 1'000'000'000'000; ns += ns / 16 + 1) {
+    const std::size_t bucket = latency_bucket(ns);
+    EXPECT_GE(bucket, last);
+    EXPECT_LT(bucket, latency_buckets);
+    if (ns >= 8 && bucket + 1 < latency_buckets) {
+      EXPECT_GT(latency_bucket_end_ns(bucket), ns);
+      EXPECT_LE(latency_bucket_end_ns(bucket), ns + ns / 4 + 1);
+    }
+    last = bucket;
+  }
+}
+
+TEST(Gate, PercentilesComeFromTheHistogram) {
+  UniqueFd fd;
+  auto gate = GateMapping::create(fd);
+  ASSERT_TRUE(gate);
+  GatePage& page = (*gate)->page();
+  EXPECT_EQ(latency_percentile(page, 0.5), 0u);
+  for (int i = 0; i < 98; ++i) page.latency[latency_bucket(5'000)].fetch_add(1);
+  for (int i = 0; i < 2; ++i) page.latency[latency_bucket(1'000'000)].fetch_add(1);
+  EXPECT_NEAR(static_cast<double>(latency_percentile(page, 0.5)), 5'000, 1'250);
+  EXPECT_NEAR(static_cast<double>(latency_percentile(page, 0.99)), 1'000'000, 250'000);
+}
+
+}  // namespace
+}  // namespace vgpu
