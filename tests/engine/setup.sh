@@ -20,9 +20,13 @@ readonly cache=${VGPUD_ENGINE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/vgpud/engin
 say() { printf 'engine: %s\n' "$*" >&2; }
 need() { command -v "$1" >/dev/null || { say "needs $1 ($2)"; exit 2; }; }
 
-need npm "Debian: apt-get install npm"
 need git "Debian: apt-get install git"
 need g++ "Debian: apt-get install g++"
+if ! command -v npm >/dev/null && [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
+  say "installing npm"
+  DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends npm >/dev/null
+fi
+need npm "Debian: apt-get install npm"
 
 mkdir -p "$cache"
 exec 9>"$cache/.lock"
@@ -53,6 +57,11 @@ readonly libraries=$cache/package/bins/linux-x64-cuda
 mkdir -p "$cache/bin" "$cache/cpu" "$cache/models"
 ln -sf "$libraries"/*.so "$cache/bin/"
 ln -sf "$libraries"/libggml-cpu-*.so "$cache/cpu/"
+
+# The toolkit's runtime, which the engine expects to find beside itself or on the library path.
+runtime=$(find -L /usr/local/cuda/lib64 /usr/local/cuda/targets -name libcudart.so.13 2>/dev/null | head -n 1 || true)
+[[ -n $runtime ]] || { say "needs libcudart.so.13 (CUDA Toolkit 13)"; exit 2; }
+ln -sf "$runtime" "$cache/bin/"
 
 # build OUTPUT SOURCE: one program against the prebuilt libraries, rebuilt when its source is newer.
 build() {
