@@ -8,11 +8,13 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include <atomic>
+#include <algorithm>
 #include <cstdlib>
 #include <fstream>
+#include <mutex>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "protocol/handshake.hpp"
 #include "protocol/message_socket.hpp"
@@ -24,9 +26,6 @@ using namespace vgpu;
 // Listens on a socket of its own and answers every StatusQuery with `status`.
 class Broker {
  public:
-  DeviceStatus status;
-  bool refuse = false;
-
   Broker() : path_("/tmp/vgpu-nvml-test-" + std::to_string(::getpid()) + ".sock") {
     ::unlink(path_.c_str());
     listener_ = UniqueFd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
@@ -41,6 +40,18 @@ class Broker {
   ~Broker() { stop(); }
   Broker(const Broker&) = delete;
   Broker& operator=(const Broker&) = delete;
+
+  /// Changes what is answered from now on.
+  template <class Change>
+  void set(Change change) {
+    const std::lock_guard lock(mutex_);
+    change(status_);
+  }
+  /// Refuses from now on.
+  void refuse() {
+    const std::lock_guard lock(mutex_);
+    refuse_ = true;
+  }
 
   void stop() {
     if (!thread_.joinable()) return;
@@ -57,16 +68,20 @@ class Broker {
       if (client.get() < 0) return;
       const auto message = receive_message(client.get(), 1000);
       if (!message || message->as<StatusQuery>() == nullptr) continue;
-      if (refuse) {
+      const std::lock_guard lock(mutex_);
+      if (refuse_) {
         Refused refused;
         refused.code = RefusalCode::not_allowed;
         (void)send_message(client.get(), refused);
       } else {
-        (void)send_message(client.get(), status);
+        (void)send_message(client.get(), status_);
       }
     }
   }
 
+  std::mutex mutex_;
+  DeviceStatus status_;
+  bool refuse_ = false;
   std::string path_;
   UniqueFd listener_;
   std::thread thread_;
@@ -77,15 +92,17 @@ class Nvml : public testing::Test {
   void SetUp() override {
     library_ = ::dlopen(VGPU_NVML_LIBRARY, RTLD_NOW | RTLD_LOCAL);
     ASSERT_NE(library_, nullptr) << ::dlerror();
-    DeviceReport& report = broker_.status.device;
-    set_text(report.name, "Test GPU");
-    for (std::uint8_t i = 0; i < 16; ++i) report.uuid[i] = static_cast<std::uint8_t>(i * 16 + i);
-    report.pci_bus = 0x1a;
-    report.compute_major = 7;
-    report.compute_minor = 5;
-    report.driver_version = 13000;
-    report.software = 1;
-    report.total_memory = 8000;
+    broker_.set([](DeviceStatus& status) {
+      DeviceReport& report = status.device;
+      set_text(report.name, "Test GPU");
+      for (std::uint8_t i = 0; i < 16; ++i) report.uuid[i] = static_cast<std::uint8_t>(i * 16 + i);
+      report.pci_bus = 0x1a;
+      report.compute_major = 7;
+      report.compute_minor = 5;
+      report.driver_version = 13000;
+      report.software = 1;
+      report.total_memory = 8000;
+    });
   }
   void TearDown() override {
     while (call<int>("nvmlShutdown") == NVML_SUCCESS) {
@@ -124,7 +141,7 @@ TEST_F(Nvml, WithoutBrokerSaysThatTheDriverIsNotLoaded) {
 }
 
 TEST_F(Nvml, RefusedClientLacksPermission) {
-  broker_.refuse = true;
+  broker_.refuse();
   EXPECT_EQ(call("nvmlInit_v2"), NVML_ERROR_NO_PERMISSION);
 }
 
@@ -191,17 +208,20 @@ TEST_F(Nvml, OlderPciStructuresAreNotOverrun) {
 
 TEST_F(Nvml, QuotaLooksLikeTheCardsMemory) {
   const nvmlDevice_t device = open_device();
-  broker_.status.device_memory_used = 3000;
-  broker_.status.memory_used = 500;
+  broker_.set([](DeviceStatus& status) {
+    status.device_memory_used = 3000;
+    status.memory_used = 500;
+  });
   nvmlMemory_t memory;
   EXPECT_EQ(call("nvmlDeviceGetMemoryInfo", device, &memory), NVML_SUCCESS);
   EXPECT_EQ(memory.total, 8000u);
   EXPECT_EQ(memory.free, 5000u);
-  broker_.status.memory_quota = 2000;
+  broker_.set([](DeviceStatus& status) { status.memory_quota = 2000; });
   EXPECT_EQ(call("nvmlDeviceGetMemoryInfo", device, &memory), NVML_SUCCESS);
   EXPECT_EQ(memory.total, 2000u);
   EXPECT_EQ(memory.free, 1500u);
-  broker_.status.device_memory_used = 7800;  // others left less than the quota grants
+  // others left less than the quota grants
+  broker_.set([](DeviceStatus& status) { status.device_memory_used = 7800; });
   EXPECT_EQ(call("nvmlDeviceGetMemoryInfo", device, &memory), NVML_SUCCESS);
   EXPECT_EQ(memory.free, 200u);
   EXPECT_EQ(memory.used, 1800u);
@@ -218,9 +238,11 @@ TEST_F(Nvml, VersionedMemoryStructureIsChecked) {
 
 TEST_F(Nvml, ProcessesAreListedWithTheirMemory) {
   const nvmlDevice_t device = open_device();
-  broker_.status.process_count = 2;
-  broker_.status.processes[0] = {11, 0, 100};
-  broker_.status.processes[1] = {22, 0, 200};
+  broker_.set([](DeviceStatus& status) {
+    status.process_count = 2;
+    status.processes[0] = {11, 0, 100};
+    status.processes[1] = {22, 0, 200};
+  });
   unsigned count = 0;
   nvmlProcessInfo_v2_t none[1];
   EXPECT_EQ(call("nvmlDeviceGetComputeRunningProcesses_v3", device, &count, none),
@@ -237,7 +259,7 @@ TEST_F(Nvml, ProcessesAreListedWithTheirMemory) {
 
 TEST_F(Nvml, AHostileCountOfProcessesIsCutToTheTable) {
   const nvmlDevice_t device = open_device();
-  broker_.status.process_count = 5000;
+  broker_.set([](DeviceStatus& status) { status.process_count = 5000; });
   unsigned count = 64;
   std::vector<nvmlProcessInfo_v2_t> processes(64);
   EXPECT_EQ(call("nvmlDeviceGetComputeRunningProcesses_v3", device, &count, processes.data()), NVML_SUCCESS);
