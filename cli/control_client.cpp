@@ -19,7 +19,8 @@ constexpr timeval kPatience{5, 0};
 std::string cannot_reach(const std::string& path, int error) {
   std::string text = "no vgpud answers at " + path + " (" + std::strerror(error) + "). ";
   if (error == EACCES) return text + "Are you in the group vgpu?";
-  return text + "Is the service running (systemctl status vgpud)? 'run' and 'verify' can do without: --standalone";
+  return text +
+         "Is the service running (systemctl status vgpud)? 'run' and 'verify' can do without: --standalone";
 }
 
 }  // namespace
@@ -33,7 +34,8 @@ std::string control_path(const std::string& given) {
 tl::expected<ControlClient, std::string> ControlClient::connect(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof address.sun_path) return tl::unexpected("the path " + path + " is too long for a socket");
+  if (path.size() >= sizeof address.sun_path)
+    return tl::unexpected("the path " + path + " is too long for a socket");
   path.copy(address.sun_path, path.size());
   UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (!socket) return tl::unexpected(std::string("socket: ") + std::strerror(errno));
@@ -56,9 +58,11 @@ tl::expected<std::string, std::string> ControlClient::read_line() {
     const ssize_t size = recv(socket_.get(), chunk.data(), chunk.size(), 0);
     if (size < 0 && errno == EINTR) continue;
     if (size < 0) return tl::unexpected(std::string("vgpud does not answer: ") + std::strerror(errno));
-    if (size == 0) return tl::unexpected(std::string("vgpud closed the connection (too many vgpud-cli at once?)"));
+    if (size == 0)
+      return tl::unexpected(std::string("vgpud closed the connection (too many vgpud-cli at once?)"));
     buffer_.append(chunk.data(), static_cast<std::size_t>(size));
-    if (buffer_.size() > control::kMaxAnswer) return tl::unexpected(std::string("vgpud's answer is too long"));
+    if (buffer_.size() > control::kMaxAnswer)
+      return tl::unexpected(std::string("vgpud's answer is too long"));
   }
 }
 
@@ -71,7 +75,8 @@ tl::expected<nlohmann::json, std::string> ControlClient::ask(const nlohmann::jso
   if (!answer) return tl::unexpected(answer.error());
   nlohmann::json parsed = nlohmann::json::parse(*answer, nullptr, false);
   if (!parsed.is_object()) return tl::unexpected(std::string("vgpud's answer is not JSON"));
-  if (!parsed.value("ok", false)) return tl::unexpected("vgpud says: " + parsed.value("error", std::string("no")));
+  if (!parsed.value("ok", false))
+    return tl::unexpected("vgpud says: " + parsed.value("error", std::string("no")));
   return parsed;
 }
 

@@ -15,7 +15,8 @@ class ControlClient {
   // Connects to the socket at `path`. The error is a sentence that says what to do.
   [[nodiscard]] static tl::expected<ControlClient, std::string> connect(const std::string& path);
 
-  // Sends a request and waits, at most five seconds, for its answer. An answer that says "ok": false is an error.
+  // Sends a request and waits, at most five seconds, for its answer. An answer that says "ok": false is an
+  // error.
   [[nodiscard]] tl::expected<nlohmann::json, std::string> ask(const nlohmann::json& request);
 
  private:

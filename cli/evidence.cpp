@@ -22,7 +22,8 @@ class Steps {
   void note(const std::string& what, const std::string& seen) { line("--", what, seen); }
 
   [[nodiscard]] Verdict verdict() {
-    if (reason_.empty()) return {true, report_ + "VERIFIED: the program's kernels ran on the device through vgpud.\n"};
+    if (reason_.empty())
+      return {true, report_ + "VERIFIED: the program's kernels ran on the device through vgpud.\n"};
     return {false, report_ + "NOT VERIFIED: " + reason_ + ".\n"};
   }
 
@@ -45,10 +46,12 @@ bool same_file(const std::string& a, const std::string& b) {
 void judge_library(const Evidence& seen, Steps& steps) {
   std::string loaded;
   for (const std::string& path : seen.cuda_libraries) loaded += (loaded.empty() ? "" : ", ") + path;
-  // A program that was admitted has our library, even where the linker's notes are missing (a static binary's dlopen).
-  const bool ours = seen.connections > 0 ||
-                    std::any_of(seen.cuda_libraries.begin(), seen.cuda_libraries.end(),
-                                [&](const std::string& path) { return same_file(path, seen.expected_library); });
+  // A program that was admitted has our library, even where the linker's notes are missing (a static binary's
+  // dlopen).
+  const bool ours =
+      seen.connections > 0 ||
+      std::any_of(seen.cuda_libraries.begin(), seen.cuda_libraries.end(),
+                  [&](const std::string& path) { return same_file(path, seen.expected_library); });
   steps.require(ours, "library loaded", loaded.empty() ? "no libcuda.so.1" : loaded,
                 loaded.empty() ? "the program never loaded libcuda.so.1, so it made no CUDA call"
                                : "the program loaded another libcuda.so.1 than vgpud's: " + loaded);
@@ -59,8 +62,9 @@ void judge_connection(const Evidence& seen, Steps& steps) {
   if (!seen.device.empty()) text += " to device " + seen.device;
   if (seen.refused > 0) text += ", " + std::to_string(seen.refused) + " refused";
   steps.require(seen.connections > 0, "connection made", text,
-                seen.refused > 0 ? "vgpud refused the program (its log says why)"
-                                 : "the program loaded the library but never used CUDA, or could not reach vgpud");
+                seen.refused > 0
+                    ? "vgpud refused the program (its log says why)"
+                    : "the program loaded the library but never used CUDA, or could not reach vgpud");
 }
 
 }  // namespace
@@ -82,12 +86,14 @@ void Evidence::add_client(const nlohmann::json& client) {
   errors += get("errors");
   unsupported += get("unsupported");
   if (sticky_error == 0) sticky_error = get("sticky_error");
-  if (client.value("ending", std::string()).find("its worker had ended") != std::string::npos) ++worker_failures;
+  if (client.value("ending", std::string()).find("its worker had ended") != std::string::npos)
+    ++worker_failures;
 }
 
 Verdict judge(const Evidence& seen) {
   Steps steps;
-  steps.require(seen.ending.shell_status() == 0, "program", seen.ending.text(), "the program " + seen.ending.text());
+  steps.require(seen.ending.shell_status() == 0, "program", seen.ending.text(),
+                "the program " + seen.ending.text());
   judge_library(seen, steps);
   judge_connection(seen, steps);
   steps.note("memory allocated", std::to_string(seen.allocations) + " allocations, at most " +
@@ -104,12 +110,12 @@ Verdict judge(const Evidence& seen) {
   steps.note("errors", std::to_string(seen.errors) + " failed calls, " + std::to_string(seen.unsupported) +
                            " calls not supported");
   steps.require(seen.sticky_error == 0 && seen.worker_failures == 0, "faults",
-                seen.sticky_error != 0       ? "CUDA error " + std::to_string(seen.sticky_error)
+                seen.sticky_error != 0      ? "CUDA error " + std::to_string(seen.sticky_error)
                 : seen.worker_failures != 0 ? "the worker ended"
                                             : "none",
-                seen.sticky_error != 0
-                    ? "the device reported CUDA error " + std::to_string(seen.sticky_error) + ", a fault in a kernel"
-                    : "the worker that held the device for the program ended by itself");
+                seen.sticky_error != 0 ? "the device reported CUDA error " +
+                                             std::to_string(seen.sticky_error) + ", a fault in a kernel"
+                                       : "the worker that held the device for the program ended by itself");
   return steps.verdict();
 }
 

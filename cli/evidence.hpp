@@ -1,4 +1,5 @@
-// The judgement of `verify`: from what was seen of a program, step by step, whether its work reached the device. Pure.
+// The judgement of `verify`: from what was seen of a program, step by step, whether its work reached the
+// device. Pure.
 #pragma once
 
 #include <cstdint>
@@ -13,14 +14,14 @@ namespace vgpu::cli {
 // What was seen of one program and its children.
 struct Evidence {
   Ending ending;
-  std::string expected_library;               // the client library that should be loaded
-  std::vector<std::string> cuda_libraries;    // each libcuda that was loaded
-  std::uint64_t connections = 0;              // clients that vgpud admitted
-  std::uint64_t refused = 0;                  // and refused, while the program ran
+  std::string expected_library;             // the client library that should be loaded
+  std::vector<std::string> cuda_libraries;  // each libcuda that was loaded
+  std::uint64_t connections = 0;            // clients that vgpud admitted
+  std::uint64_t refused = 0;                // and refused, while the program ran
   std::string device;
   std::uint64_t allocations = 0, memory_peak = 0;
   std::uint64_t modules = 0;
-  std::uint64_t launches = 0;                 // kernels and graphs
+  std::uint64_t launches = 0;  // kernels and graphs
   std::uint64_t kernel_ns = 0;
   std::uint64_t bytes_to_device = 0, bytes_from_device = 0;
   std::uint64_t records = 0, waited_calls = 0, doorbells = 0;
@@ -36,8 +37,8 @@ struct Verdict {
   std::string report;  // the steps, and the last line with VERIFIED or NOT VERIFIED and the reason
 };
 
-// A program is verified when it ended with status 0, used vgpud's library, was admitted, and kernels of it were
-// executed on the device, which took measured time, without a fault.
+// A program is verified when it ended with status 0, used vgpud's library, was admitted, and kernels of it
+// were executed on the device, which took measured time, without a fault.
 [[nodiscard]] Verdict judge(const Evidence& evidence);
 
 }  // namespace vgpu::cli

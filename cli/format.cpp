@@ -23,7 +23,8 @@ std::string printable(std::string text) {
   return text;
 }
 
-std::string join(const std::vector<std::string>& cells, const std::vector<std::size_t>& widths, std::size_t left) {
+std::string join(const std::vector<std::string>& cells, const std::vector<std::size_t>& widths,
+                 std::size_t left) {
   std::string line;
   for (std::size_t i = 0; i < cells.size(); ++i) {
     const std::string padding(widths[i] - cells[i].size(), ' ');
@@ -65,8 +66,8 @@ std::string format_count(std::uint64_t count) {
   return short_number(value / 1e9, "G");
 }
 
-std::string format_table(const std::vector<std::string>& heading, const std::vector<std::vector<std::string>>& rows,
-                         std::size_t left) {
+std::string format_table(const std::vector<std::string>& heading,
+                         const std::vector<std::vector<std::string>>& rows, std::size_t left) {
   std::vector<std::vector<std::string>> cells{heading};
   cells.insert(cells.end(), rows.begin(), rows.end());
   std::vector<std::size_t> widths(heading.size(), 0);

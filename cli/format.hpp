@@ -14,8 +14,9 @@ namespace vgpu::cli {
 // "1234567" as "1.23 M"; exact below 100000.
 [[nodiscard]] std::string format_count(std::uint64_t count);
 
-// Rows under a heading, columns as wide as their longest cell; the first `left` columns are left-aligned. Every row
-// has as many cells as the heading. Control characters of cells are replaced: they may come from clients.
+// Rows under a heading, columns as wide as their longest cell; the first `left` columns are left-aligned.
+// Every row has as many cells as the heading. Control characters of cells are replaced: they may come from
+// clients.
 [[nodiscard]] std::string format_table(const std::vector<std::string>& heading,
                                        const std::vector<std::vector<std::string>>& rows, std::size_t left);
 

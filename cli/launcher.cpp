@@ -50,7 +50,8 @@ int Ending::shell_status() const {
 
 std::string Ending::text() const {
   if (!started) return "could not be started: " + problem;
-  if (signal != 0) return std::string("was ended by signal ") + std::to_string(signal) + " (" + strsignal(signal) + ")";
+  if (signal != 0)
+    return std::string("was ended by signal ") + std::to_string(signal) + " (" + strsignal(signal) + ")";
   return "ended with exit status " + std::to_string(status);
 }
 

@@ -11,14 +11,14 @@ namespace vgpu::cli {
 // Variables to set over the present environment.
 using Environment = std::vector<std::pair<std::string, std::string>>;
 
-// The environment in which a CUDA program finds vgpud: `library_folder` first on LD_LIBRARY_PATH, the client socket.
-// An empty `socket` leaves the library's own choice.
+// The environment in which a CUDA program finds vgpud: `library_folder` first on LD_LIBRARY_PATH, the client
+// socket. An empty `socket` leaves the library's own choice.
 [[nodiscard]] Environment client_environment(const std::string& library_folder, const std::string& socket);
 
 // How a program ended.
 struct Ending {
   bool started = true;
-  int status = 0;       // exit status, when signal is 0
+  int status = 0;  // exit status, when signal is 0
   int signal = 0;
   std::string problem;  // why it could not be started
 
@@ -31,8 +31,8 @@ struct Ending {
 // Replaces this process by the program; returns, with the reason, only if that fails.
 [[nodiscard]] std::string become(const std::vector<std::string>& command, const Environment& environment);
 
-// Runs the program as a child and waits. An interrupt at the terminal is the program's, SIGTERM and SIGHUP are passed
-// on to it. Adopts its orphans, so that their parents lead here.
+// Runs the program as a child and waits. An interrupt at the terminal is the program's, SIGTERM and SIGHUP
+// are passed on to it. Adopts its orphans, so that their parents lead here.
 [[nodiscard]] Ending run_and_wait(const std::vector<std::string>& command, const Environment& environment);
 
 }  // namespace vgpu::cli

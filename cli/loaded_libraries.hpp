@@ -1,5 +1,5 @@
-// Learns from the dynamic linker itself which libcuda.so.1 the processes of a program loaded: LD_DEBUG=libs written to
-// files (ld.so(8)), one a process. Works for libraries opened with dlopen, and for children.
+// Learns from the dynamic linker itself which libcuda.so.1 the processes of a program loaded: LD_DEBUG=libs
+// written to files (ld.so(8)), one a process. Works for libraries opened with dlopen, and for children.
 #pragma once
 
 #include <string>
@@ -27,7 +27,8 @@ class LibraryNotes {
   std::string folder_;
 };
 
-// The path of a libcuda.so.1 (or libcuda.so) that this line of LD_DEBUG=libs says was initialised; else empty.
+// The path of a libcuda.so.1 (or libcuda.so) that this line of LD_DEBUG=libs says was initialised; else
+// empty.
 [[nodiscard]] std::string_view initialised_cuda_library(std::string_view line);
 
 }  // namespace vgpu::cli

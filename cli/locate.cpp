@@ -14,7 +14,8 @@ fs::path own_folder() {
   return fs::read_symlink("/proc/self/exe", ignored).parent_path();
 }
 
-tl::expected<std::string, std::string> first_of(std::initializer_list<fs::path> candidates, const char* what) {
+tl::expected<std::string, std::string> first_of(std::initializer_list<fs::path> candidates,
+                                                const char* what) {
   std::error_code ignored;
   std::string tried;
   for (const fs::path& path : candidates) {
@@ -28,8 +29,8 @@ tl::expected<std::string, std::string> first_of(std::initializer_list<fs::path> 
 
 tl::expected<std::string, std::string> client_library_folder() {
   const fs::path prefix = own_folder().parent_path();
-  const auto library = first_of({prefix / "lib/vgpud/libcuda.so.1", prefix / "lib/libcuda.so.1"},
-                                "vgpud's client library");
+  const auto library =
+      first_of({prefix / "lib/vgpud/libcuda.so.1", prefix / "lib/libcuda.so.1"}, "vgpud's client library");
   if (!library) return library;
   return fs::path(*library).parent_path().string();
 }

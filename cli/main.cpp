@@ -19,7 +19,8 @@ constexpr const char* kFooter =
     "\n"
     "Environment: VGPUD_CONTROL is the control socket (default /run/vgpud/control.sock), VGPUD_SOCKET the\n"
     "socket of the clients (default /run/vgpud/vgpud.sock).\n"
-    "Exit status: 0 done (verify: VERIFIED), 1 failed (verify: NOT VERIFIED), 3 no vgpud answers, 127 the program\n"
+    "Exit status: 0 done (verify: VERIFIED), 1 failed (verify: NOT VERIFIED), 3 no vgpud answers, 127 the "
+    "program\n"
     "cannot be run; run gives the program's own status, 128 + N if signal N ended it.";
 
 constexpr const char* kStatsFooter =
@@ -27,14 +28,19 @@ constexpr const char* kStatsFooter =
     "LAUNCHES        kernels and graphs launched      KERNELS  device time they took\n"
     "SHARE           of the device time that all clients used in the last second\n"
     "TO DEVICE, FROM bytes copied each way            QUEUE    ring units the worker has not taken yet\n"
-    "WAITED          calls whose answer was waited for; P50, P95, P99: how long the worker took to answer them\n"
+    "WAITED          calls whose answer was waited for; P50, P95, P99: how long the worker took to answer "
+    "them\n"
     "ERRORS          calls that failed";
 
 constexpr const char* kVerifyFooter =
-    "Gathers evidence from the dynamic linker and from vgpud, never from the program: which libcuda.so.1 was\n"
-    "loaded, whether vgpud admitted it, what it allocated, loaded, launched, executed and copied, what failed.\n"
-    "Ends in VERIFIED (exit status 0) or NOT VERIFIED with the reason (exit status 1). A program that computes on\n"
-    "the CPU, or that itself ends with another status than 0, is not verified. Children of the program count.";
+    "Gathers evidence from the dynamic linker and from vgpud, never from the program: which libcuda.so.1 "
+    "was\n"
+    "loaded, whether vgpud admitted it, what it allocated, loaded, launched, executed and copied, what "
+    "failed.\n"
+    "Ends in VERIFIED (exit status 0) or NOT VERIFIED with the reason (exit status 1). A program that "
+    "computes on\n"
+    "the CPU, or that itself ends with another status than 0, is not verified. Children of the program "
+    "count.";
 
 void add_program_options(CLI::App& command, RunOptions& options) {
   command.add_flag("--standalone", options.standalone,
@@ -90,7 +96,8 @@ int run(int argc, char** argv) {
 
   RunOptions program;
   CLI::App* run_command = app.add_subcommand(
-      "run", "Run a CUDA program on vgpud's device: sets LD_LIBRARY_PATH so that it finds vgpud's libcuda.so.1");
+      "run",
+      "Run a CUDA program on vgpud's device: sets LD_LIBRARY_PATH so that it finds vgpud's libcuda.so.1");
   add_program_options(*run_command, program);
   run_command->callback([&] {
     program.control = control;
@@ -98,7 +105,8 @@ int run(int argc, char** argv) {
   });
 
   RunOptions verified;
-  CLI::App* verify_command = app.add_subcommand("verify", "Run a program and report, step by step, whether its work reached the device");
+  CLI::App* verify_command = app.add_subcommand(
+      "verify", "Run a program and report, step by step, whether its work reached the device");
   verify_command->footer(kVerifyFooter);
   add_program_options(*verify_command, verified);
   verify_command->callback([&] {

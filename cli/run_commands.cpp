@@ -22,7 +22,9 @@ constexpr std::chrono::milliseconds kSettle{1000};  // vgpud clears up after a c
 constexpr std::chrono::milliseconds kPause{10};
 constexpr int kCannotRun = 127;
 
-void print_error(const std::string& sentence) { std::fprintf(stderr, "vgpud-cli: %s\n", sentence.c_str()); }
+void print_error(const std::string& sentence) {
+  std::fprintf(stderr, "vgpud-cli: %s\n", sentence.c_str());
+}
 
 // The vgpud that serves the program: the running one or a private one.
 struct Broker {

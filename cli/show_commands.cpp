@@ -12,7 +12,9 @@ namespace {
 
 using nlohmann::json;
 
-void print_error(const std::string& sentence) { std::fprintf(stderr, "vgpud-cli: %s\n", sentence.c_str()); }
+void print_error(const std::string& sentence) {
+  std::fprintf(stderr, "vgpud-cli: %s\n", sentence.c_str());
+}
 
 // Asks once on a new connection; an answer, or the exit status after the reason has been printed.
 struct Outcome {
@@ -34,8 +36,12 @@ Outcome ask(const std::string& control, const json& request) {
   return {std::move(*answer), kGood};
 }
 
-void print(const std::string& text) { std::fputs(text.c_str(), stdout); }
-void print_json(const json& value) { print(value.dump(2, ' ', false, json::error_handler_t::replace) + "\n"); }
+void print(const std::string& text) {
+  std::fputs(text.c_str(), stdout);
+}
+void print_json(const json& value) {
+  print(value.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
+}
 
 }  // namespace
 

@@ -75,14 +75,15 @@ std::string StandaloneBroker::log_end() const {
   return all;
 }
 
-tl::expected<std::unique_ptr<StandaloneBroker>, std::string> StandaloneBroker::start(const std::string& device_kind,
-                                                                                     bool verbose) {
+tl::expected<std::unique_ptr<StandaloneBroker>, std::string> StandaloneBroker::start(
+    const std::string& device_kind, bool verbose) {
   const auto program = broker_program();
   if (!program) return tl::unexpected(program.error());
   std::unique_ptr<StandaloneBroker> broker(new StandaloneBroker());
   std::error_code ignored;
   std::string name = (fs::temp_directory_path(ignored) / "vgpud-XXXXXX").string();
-  if (mkdtemp(name.data()) == nullptr) return tl::unexpected("cannot make the folder " + name + ": " + std::strerror(errno));
+  if (mkdtemp(name.data()) == nullptr)
+    return tl::unexpected("cannot make the folder " + name + ": " + std::strerror(errno));
   broker->folder_ = name;
   const std::string config = broker->write_config(device_kind);
   const std::string log = name + "/vgpud.log";
@@ -92,8 +93,10 @@ tl::expected<std::unique_ptr<StandaloneBroker>, std::string> StandaloneBroker::s
     broker->pid_ = 0;
     return tl::unexpected(std::string("fork: ") + std::strerror(errno));
   }
-  if (broker->pid_ == 0) become_broker(program->c_str(), config.c_str(), verbose ? nullptr : log.c_str(), parent);
-  if (auto ready = broker->wait_until_ready(); !ready) return tl::unexpected(ready.error() + broker->log_end());
+  if (broker->pid_ == 0)
+    become_broker(program->c_str(), config.c_str(), verbose ? nullptr : log.c_str(), parent);
+  if (auto ready = broker->wait_until_ready(); !ready)
+    return tl::unexpected(ready.error() + broker->log_end());
   return broker;
 }
 

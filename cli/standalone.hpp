@@ -1,5 +1,5 @@
-// A private vgpud for one program: started in a folder of its own, ended and removed with the object. Needs neither
-// root nor systemd.
+// A private vgpud for one program: started in a folder of its own, ended and removed with the object. Needs
+// neither root nor systemd.
 #pragma once
 
 #include <sys/types.h>
@@ -13,8 +13,8 @@ namespace vgpu::cli {
 // Owns the broker's process and its folder. The broker ends also when this process is killed.
 class StandaloneBroker {
  public:
-  // Starts one for `device_kind` ("auto", "software", "cuda") and waits until its device can serve. With `verbose` its
-  // log goes to standard error. The error is a sentence with the broker's own words.
+  // Starts one for `device_kind` ("auto", "software", "cuda") and waits until its device can serve. With
+  // `verbose` its log goes to standard error. The error is a sentence with the broker's own words.
   [[nodiscard]] static tl::expected<std::unique_ptr<StandaloneBroker>, std::string> start(
       const std::string& device_kind, bool verbose);
   ~StandaloneBroker();

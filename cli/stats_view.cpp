@@ -10,7 +10,9 @@ namespace {
 using nlohmann::json;
 using Row = std::vector<std::string>;
 
-std::uint64_t number(const json& object, const char* key) { return object.value(key, std::uint64_t{0}); }
+std::uint64_t number(const json& object, const char* key) {
+  return object.value(key, std::uint64_t{0});
+}
 
 std::string text(const json& object, const char* key) {
   std::string value = object.value(key, std::string());
@@ -61,8 +63,8 @@ std::string stats_table(const json& answer, bool ended) {
     for (const json& client : list(answer, "ended")) rows.push_back(stats_row(client));
   }
   if (rows.empty()) return ended ? "no clients yet\n" : "no clients (--ended shows those that have left)\n";
-  return format_table({"PID", "PROGRAM", "CLASS", "DEVICE", "STATE", "MEMORY / QUOTA", "LAUNCHES", "KERNELS", "SHARE",
-                       "TO DEVICE", "FROM", "QUEUE", "WAITED", "P50", "P95", "P99", "ERRORS"},
+  return format_table({"PID", "PROGRAM", "CLASS", "DEVICE", "STATE", "MEMORY / QUOTA", "LAUNCHES", "KERNELS",
+                       "SHARE", "TO DEVICE", "FROM", "QUEUE", "WAITED", "P50", "P95", "P99", "ERRORS"},
                       rows, 5);
 }
 
@@ -75,7 +77,8 @@ std::string process_table(const json& answer) {
                     text(client, "unit"), text(client, "executable")});
   }
   if (rows.empty()) return "no clients\n";
-  return format_table({"PID", "UID", "CLASS", "DEVICE", "STATE", "WORKER", "AGE", "UNIT", "EXECUTABLE"}, rows, 9);
+  return format_table({"PID", "UID", "CLASS", "DEVICE", "STATE", "WORKER", "AGE", "UNIT", "EXECUTABLE"}, rows,
+                      9);
 }
 
 std::string device_table(const json& answer) {

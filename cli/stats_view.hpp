@@ -1,5 +1,5 @@
-// Turns vgpud's answers into the tables of `stats`, `ps` and `devices`. Pure; tolerant of missing keys, since vgpud may
-// be of another version.
+// Turns vgpud's answers into the tables of `stats`, `ps` and `devices`. Pure; tolerant of missing keys, since
+// vgpud may be of another version.
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>

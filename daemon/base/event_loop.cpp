@@ -16,9 +16,11 @@ using std::chrono::nanoseconds;
 
 constexpr std::size_t kBatch = 64;
 
-// An event names its descriptor and the low half of its watch's number, so that an event for a descriptor that was
-// forgotten in the same batch, and whose number was reused, goes nowhere.
-std::uint64_t tag(int fd, std::uint64_t id) { return (id << 32U) | static_cast<std::uint32_t>(fd); }
+// An event names its descriptor and the low half of its watch's number, so that an event for a descriptor
+// that was forgotten in the same batch, and whose number was reused, goes nowhere.
+std::uint64_t tag(int fd, std::uint64_t id) {
+  return (id << 32U) | static_cast<std::uint32_t>(fd);
+}
 
 }  // namespace
 

@@ -12,8 +12,8 @@
 
 namespace vgpu::daemon {
 
-// Calls handlers when descriptors become ready or times come. All functions belong to the loop's thread, except none.
-// A handler may watch, forget and cancel anything, itself included.
+// Calls handlers when descriptors become ready or times come. All functions belong to the loop's thread,
+// except none. A handler may watch, forget and cancel anything, itself included.
 class EventLoop {
  public:
   using Clock = std::chrono::steady_clock;
@@ -25,8 +25,9 @@ class EventLoop {
   EventLoop(const EventLoop&) = delete;
   EventLoop& operator=(const EventLoop&) = delete;
 
-  // Calls `handler` whenever `fd` has one of the epoll `events` (level-triggered; EPOLLHUP and EPOLLERR always). The
-  // descriptor stays the caller's, who must forget() it before closing. False when the kernel refuses.
+  // Calls `handler` whenever `fd` has one of the epoll `events` (level-triggered; EPOLLHUP and EPOLLERR
+  // always). The descriptor stays the caller's, who must forget() it before closing. False when the kernel
+  // refuses.
   bool watch(int fd, std::uint32_t events, Handler handler);
   // Changes the events of a watched descriptor.
   void change(int fd, std::uint32_t events);

@@ -10,7 +10,9 @@ namespace {
 
 using std::chrono::milliseconds;
 
-UniqueFd ready_event() { return UniqueFd(eventfd(1, EFD_CLOEXEC)); }
+UniqueFd ready_event() {
+  return UniqueFd(eventfd(1, EFD_CLOEXEC));
+}
 
 TEST(EventLoop, CallsTheHandlerOfAReadyDescriptor) {
   EventLoop loop;

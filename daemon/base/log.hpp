@@ -1,5 +1,5 @@
-// The broker's log: sentences with key=value details, by spdlog, to the journal or to standard error. Keeps spdlog out
-// of the other headers. Never logs what a client sent without quoting it.
+// The broker's log: sentences with key=value details, by spdlog, to the journal or to standard error. Keeps
+// spdlog out of the other headers. Never logs what a client sent without quoting it.
 #pragma once
 
 #include <fmt/format.h>

@@ -1,5 +1,5 @@
-// What an operator may say to vgpud, as plain values: devices, classes, rules, limits. Reading them from YAML is
-// load.hpp; deciding by them is daemon/policy. Never touches a socket, a process or a device.
+// What an operator may say to vgpud, as plain values: devices, classes, rules, limits. Reading them from YAML
+// is load.hpp; deciding by them is daemon/policy. Never touches a socket, a process or a device.
 #pragma once
 
 #include <sys/types.h>
@@ -24,41 +24,41 @@ enum class LogLevel { debug, info, warning, error };
 struct DeviceConfig {
   std::string name;
   DeviceKind kind = DeviceKind::automatic;
-  unsigned ordinal = 0;     // of the driver library's devices
-  std::string driver;       // path of libcuda.so.1; empty: found by daemon/devices
-  unsigned prestart = 1;    // workers kept ready for the next clients
+  unsigned ordinal = 0;       // of the driver library's devices
+  std::string driver;         // path of libcuda.so.1; empty: found by daemon/devices
+  unsigned prestart = 1;      // workers kept ready for the next clients
   unsigned max_workers = 64;  // workers at a time, ready ones included
 };
 
 // What a client of a class gets and may use.
 struct ClassConfig {
   std::string name;
-  std::uint32_t weight = 100;                  // share of device time, relative to other busy clients
-  std::optional<std::uint64_t> memory_quota;   // bytes of device memory a client; none: the device's
-  unsigned max_clients = 0;                    // of this class at a time; 0: no limit of its own
-  std::chrono::milliseconds watchdog{0};       // longest device time of one command; 0: none
-  std::uint64_t arena_bytes = 32ULL << 20U;    // bulk arena of the client's channel
+  std::uint32_t weight = 100;                 // share of device time, relative to other busy clients
+  std::optional<std::uint64_t> memory_quota;  // bytes of device memory a client; none: the device's
+  unsigned max_clients = 0;                   // of this class at a time; 0: no limit of its own
+  std::chrono::milliseconds watchdog{0};      // longest device time of one command; 0: none
+  std::uint64_t arena_bytes = 32ULL << 20U;   // bulk arena of the client's channel
 };
 
-// A rule: every condition that is given must hold (each holds when any of its values does). The first rule that
-// matches decides.
+// A rule: every condition that is given must hold (each holds when any of its values does). The first rule
+// that matches decides.
 struct RuleConfig {
   std::vector<uid_t> uids;
-  std::vector<gid_t> gids;                // primary or supplementary
-  std::vector<std::string> executables;   // shell patterns on the full path
-  std::vector<std::string> units;         // shell patterns on the systemd unit's name
-  std::vector<std::string> cgroups;       // shell patterns on the cgroup path
+  std::vector<gid_t> gids;               // primary or supplementary
+  std::vector<std::string> executables;  // shell patterns on the full path
+  std::vector<std::string> units;        // shell patterns on the systemd unit's name
+  std::vector<std::string> cgroups;      // shell patterns on the cgroup path
   std::string class_name;
-  std::string device;                     // empty: the default device
+  std::string device;  // empty: the default device
   bool reject = false;
-  int line = 0;                           // in the file, for messages
+  int line = 0;  // in the file, for messages
 };
 
 // Bounds on what all clients together can cost the broker.
 struct LimitsConfig {
   unsigned clients = 256;
   unsigned clients_per_user = 64;
-  unsigned handshakes = 128;              // connections that have not said hello yet
+  unsigned handshakes = 128;  // connections that have not said hello yet
   unsigned handshakes_per_user = 32;
   std::chrono::milliseconds handshake_timeout{2000};
   std::chrono::milliseconds worker_wait{15000};  // a client waits so long for a worker to be ready
@@ -67,7 +67,8 @@ struct LimitsConfig {
 
 struct SchedulerConfig {
   std::chrono::microseconds quantum{4000};  // how far one busy client may get ahead of another of weight 100
-  std::chrono::microseconds idle_after{2000};  // a client without work for so long no longer holds the others back
+  std::chrono::microseconds idle_after{
+      2000};  // a client without work for so long no longer holds the others back
 };
 
 struct LogConfig {

@@ -95,18 +95,19 @@ void read_devices(const YAML::Node& node, Config& config, ErrorSink& errors) {
     device.name = "gpu" + std::to_string(config.devices.size());
     MapReader map(item, "a device", errors);
     map.text("name", device.name);
-    read_word<DeviceKind, 3>(map, "kind", device.kind,
-                             {{{"auto", DeviceKind::automatic},
-                               {"software", DeviceKind::software},
-                               {"cuda", DeviceKind::cuda}}},
-                             errors);
+    read_word<DeviceKind, 3>(
+        map, "kind", device.kind,
+        {{{"auto", DeviceKind::automatic}, {"software", DeviceKind::software}, {"cuda", DeviceKind::cuda}}},
+        errors);
     map.integer("ordinal", device.ordinal, 0, 255);
     map.path("driver", device.driver);
     map.integer("prestart", device.prestart, 0, 64);
     map.integer("max_workers", device.max_workers, 1, 1024);
     map.finish();
-    if (!good_name(device.name)) errors.add(item.Mark(), "a device's name may hold letters, digits, '-', '_' and '.'");
-    if (!names.insert(device.name).second) errors.add(item.Mark(), "two devices are named '" + device.name + "'");
+    if (!good_name(device.name))
+      errors.add(item.Mark(), "a device's name may hold letters, digits, '-', '_' and '.'");
+    if (!names.insert(device.name).second)
+      errors.add(item.Mark(), "two devices are named '" + device.name + "'");
     config.devices.push_back(std::move(device));
   }
 }
@@ -175,7 +176,8 @@ void read_match(const YAML::Node& node, RuleConfig& rule, ErrorSink& errors) {
   for (const YAML::Node& item : map.scalars("executable")) {
     const std::string& text = item.Scalar();
     if (text.empty() || (text.front() != '/' && text.front() != '*')) {
-      errors.add(item.Mark(), "'executable' is matched with the full path: '" + text + "' must begin with / or *");
+      errors.add(item.Mark(),
+                 "'executable' is matched with the full path: '" + text + "' must begin with / or *");
     }
     rule.executables.push_back(text);
   }
@@ -268,7 +270,8 @@ tl::expected<Config, ConfigErrors> load_config(const std::string& file) {
   }
   if (!stream.eof() || stream.bad()) {
     const char* reason = text.size() > kMaxFile ? "the file is larger than 1 MiB" : std::strerror(errno);
-    return tl::unexpected(ConfigErrors{{file, 0, 0, std::string("cannot read the configuration: ") + reason}});
+    return tl::unexpected(
+        ConfigErrors{{file, 0, 0, std::string("cannot read the configuration: ") + reason}});
   }
   return parse_config(text, file);
 }

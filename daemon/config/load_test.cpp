@@ -60,7 +60,8 @@ rules:
 
 TEST(ConfigLoad, UnknownKeyIsAnErrorWithItsPlace) {
   EXPECT_EQ(errors_of("classes:\n  default:\n    wieght: 3\n"),
-            "f.yaml:3:5: unknown key 'wieght' in class 'default' (known: weight, memory_quota, max_clients, watchdog, "
+            "f.yaml:3:5: unknown key 'wieght' in class 'default' (known: weight, memory_quota, max_clients, "
+            "watchdog, "
             "arena)\n");
 }
 
@@ -73,8 +74,10 @@ TEST(ConfigLoad, SeveralMistakesAreAllReported) {
   EXPECT_NE(errors.find("f.yaml:1:19: 'clients' of 'limits' must be a whole number from 1 to 4096, not '0'"),
             std::string::npos)
       << errors;
-  EXPECT_NE(errors.find("f.yaml:2:9: 'socket' of the configuration must be an absolute path"), std::string::npos);
-  EXPECT_NE(errors.find("f.yaml:3:14: 'level' must be one of: debug, info, warning, error"), std::string::npos);
+  EXPECT_NE(errors.find("f.yaml:2:9: 'socket' of the configuration must be an absolute path"),
+            std::string::npos);
+  EXPECT_NE(errors.find("f.yaml:3:14: 'level' must be one of: debug, info, warning, error"),
+            std::string::npos);
 }
 
 TEST(ConfigLoad, RulesMustPointAtWhatExists) {
@@ -104,7 +107,9 @@ TEST(ConfigLoad, MissingFileIsAnErrorThatNamesIt) {
             "/nonexistent/vgpud.yaml: cannot read the configuration: No such file or directory");
 }
 
-TEST(ConfigLoad, DeviceFileIsReadOnlyUpToTheLimit) { EXPECT_FALSE(load_config("/dev/zero")); }
+TEST(ConfigLoad, DeviceFileIsReadOnlyUpToTheLimit) {
+  EXPECT_FALSE(load_config("/dev/zero"));
+}
 
 TEST(ConfigQuantity, SizesAndDurations) {
   EXPECT_EQ(*parse_size("4GiB"), 4ULL << 30U);

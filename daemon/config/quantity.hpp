@@ -3,15 +3,14 @@
 
 #include <chrono>
 #include <cstdint>
+#include <string>
 #include <string_view>
 #include <tl/expected.hpp>
 
-#include <string>
-
 namespace vgpu::daemon {
 
-// Bytes of a size. Suffixes K, M, G, T (with or without iB) are powers of 1024, KB, MB, GB, TB powers of 1000; none
-// means bytes. The error is a sentence for the operator.
+// Bytes of a size. Suffixes K, M, G, T (with or without iB) are powers of 1024, KB, MB, GB, TB powers of
+// 1000; none means bytes. The error is a sentence for the operator.
 [[nodiscard]] tl::expected<std::uint64_t, std::string> parse_size(std::string_view text);
 
 // A duration with its unit: us, ms, s, min, h. A bare 0 needs none.

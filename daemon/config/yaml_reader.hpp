@@ -1,5 +1,5 @@
-// A strict view of a YAML document for daemon/config/load.cpp: typed reads that note a mistake with its place and go
-// on, so that one pass finds them all. Never throws past its own functions.
+// A strict view of a YAML document for daemon/config/load.cpp: typed reads that note a mistake with its place
+// and go on, so that one pass finds them all. Never throws past its own functions.
 #pragma once
 
 #include <yaml-cpp/yaml.h>
@@ -31,8 +31,8 @@ class ErrorSink {
 // One mapping of the document. Each read names a key; finish() reports every key that no read asked for.
 class MapReader {
  public:
-  // `what` names the mapping in messages ("class 'batch'"). A node that is not a mapping is a mistake; a null node is
-  // an empty mapping.
+  // `what` names the mapping in messages ("class 'batch'"). A node that is not a mapping is a mistake; a null
+  // node is an empty mapping.
   MapReader(const YAML::Node& node, std::string what, ErrorSink& errors);
 
   // The node under `key`, or an undefined one. Marks the key as known.

@@ -13,9 +13,13 @@ namespace {
 using nlohmann::json;
 
 // Paths and program names may hold any bytes; JSON holds UTF-8.
-std::string dump(const json& value) { return value.dump(-1, ' ', false, json::error_handler_t::replace); }
+std::string dump(const json& value) {
+  return value.dump(-1, ' ', false, json::error_handler_t::replace);
+}
 
-json failure(const std::string& sentence) { return {{"ok", false}, {"error", sentence}}; }
+json failure(const std::string& sentence) {
+  return {{"ok", false}, {"error", sentence}};
+}
 
 json to_json(const ClientStats& stats) {
   json calls = json::object();
@@ -64,18 +68,20 @@ json to_json(const ClientStats& stats) {
 }
 
 json device_json(const BrokerState& state, const Device& device) {
-  json result = {{"name", device.config().name},
-                 {"kind", device.driver() ? to_string(device.driver()->kind) : to_string(device.config().kind)},
-                 {"driver", device.driver() ? device.driver()->path : ""},
-                 {"chosen_because", device.driver() ? device.driver()->why : ""},
-                 {"ordinal", device.config().ordinal},
-                 {"problem", device.problem()},
-                 {"busy", state.sessions.utilisation(device)}};
+  json result = {
+      {"name", device.config().name},
+      {"kind", device.driver() ? to_string(device.driver()->kind) : to_string(device.config().kind)},
+      {"driver", device.driver() ? device.driver()->path : ""},
+      {"chosen_because", device.driver() ? device.driver()->why : ""},
+      {"ordinal", device.config().ordinal},
+      {"problem", device.problem()},
+      {"busy", state.sessions.utilisation(device)}};
   if (const auto& report = device.report()) {
     result["model"] = std::string(report->name);
     result["memory"] = report->total_memory;
     result["driver_version"] = report->driver_version;
-    result["compute_capability"] = std::to_string(report->compute_major) + "." + std::to_string(report->compute_minor);
+    result["compute_capability"] =
+        std::to_string(report->compute_major) + "." + std::to_string(report->compute_minor);
     result["pci"] = std::string(report->pci_bus_id);
   }
   if (const WorkerPool* pool = device.pool()) {
@@ -160,7 +166,9 @@ json answer(const BrokerState& state, const std::string& line, const Requester& 
 
 }  // namespace
 
-std::string client_json(const ClientStats& stats) { return dump(to_json(stats)); }
+std::string client_json(const ClientStats& stats) {
+  return dump(to_json(stats));
+}
 
 std::string answer_request(const BrokerState& state, const std::string& line, const Requester& who) {
   try {

@@ -1,5 +1,5 @@
-// What each request of the control protocol (schema.hpp) means. Reads the broker's state; changes it only by the
-// reload function that it is given.
+// What each request of the control protocol (schema.hpp) means. Reads the broker's state; changes it only by
+// the reload function that it is given.
 #pragma once
 
 #include <functional>
@@ -27,7 +27,8 @@ struct BrokerState {
 };
 
 // Answers one request line. Any bytes are answered, none throws.
-[[nodiscard]] std::string answer_request(const BrokerState& state, const std::string& line, const Requester& who);
+[[nodiscard]] std::string answer_request(const BrokerState& state, const std::string& line,
+                                         const Requester& who);
 
 // A client's figures as one line of JSON, as in "clients".
 [[nodiscard]] std::string client_json(const ClientStats& stats);

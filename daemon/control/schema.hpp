@@ -1,15 +1,17 @@
-// The control protocol between vgpud and vgpud-cli: its words, so that both sides spell them alike. The only header of
-// the daemon that the command line tool uses; holds no code.
+// The control protocol between vgpud and vgpud-cli: its words, so that both sides spell them alike. The only
+// header of the daemon that the command line tool uses; holds no code.
 //
-// A unix stream socket (default /run/vgpud/control.sock). Each request is one line of JSON, each answer another:
-//   {"request":"stats"}    every client: {"ok":true,"clients":[...],"ended":[...],"devices":[...],"broker":{...}}
+// A unix stream socket (default /run/vgpud/control.sock). Each request is one line of JSON, each answer
+// another:
+//   {"request":"stats"}    every client:
+//   {"ok":true,"clients":[...],"ended":[...],"devices":[...],"broker":{...}}
 //       "mine":true        only clients among the descendants of the asking process
 //       "calls":true       with the number of calls by name
 //   {"request":"devices"}  {"ok":true,"devices":[...]}
 //   {"request":"version"}  {"ok":true,"version":"0.1.0","protocol":"<hash>","pid":123}
 //   {"request":"reload"}   as SIGHUP; only root and the user that vgpud runs as
-// A request that fails is answered {"ok":false,"error":"<sentence>"}. Times in ns, sizes in bytes. Keys may be added;
-// readers ignore those they do not know.
+// A request that fails is answered {"ok":false,"error":"<sentence>"}. Times in ns, sizes in bytes. Keys may
+// be added; readers ignore those they do not know.
 #pragma once
 
 #include <cstddef>
@@ -18,7 +20,7 @@ namespace vgpu::control {
 
 inline constexpr const char* kDefaultSocket = "/run/vgpud/control.sock";
 inline constexpr const char* kSocketVariable = "VGPUD_CONTROL";
-inline constexpr std::size_t kMaxRequest = std::size_t{64} << 10U;   // bytes of a request line
-inline constexpr std::size_t kMaxAnswer = std::size_t{32} << 20U;    // bytes of an answer line
+inline constexpr std::size_t kMaxRequest = std::size_t{64} << 10U;  // bytes of a request line
+inline constexpr std::size_t kMaxAnswer = std::size_t{32} << 20U;   // bytes of an answer line
 
 }  // namespace vgpu::control

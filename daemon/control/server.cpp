@@ -12,7 +12,10 @@
 namespace vgpu::daemon {
 
 ControlServer::ControlServer(EventLoop& loop, UniqueFd listener, unsigned max_connections, Handler handler)
-    : loop_(loop), listener_(std::move(listener)), max_connections_(max_connections), handler_(std::move(handler)) {
+    : loop_(loop),
+      listener_(std::move(listener)),
+      max_connections_(max_connections),
+      handler_(std::move(handler)) {
   loop_.watch(listener_.get(), EPOLLIN, [this](std::uint32_t) { accept_one(); });
 }
 
@@ -27,9 +30,10 @@ void ControlServer::accept_one() {
   ucred credentials{};
   socklen_t size = sizeof credentials;
   if (getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &credentials, &size) != 0) return;
-  const auto of_user = static_cast<unsigned>(
-      std::count_if(connections_.begin(), connections_.end(),
-                    [&](const auto& entry) { return entry.second.who.uid == credentials.uid; }));
+  const auto of_user =
+      static_cast<unsigned>(std::count_if(connections_.begin(), connections_.end(), [&](const auto& entry) {
+        return entry.second.who.uid == credentials.uid;
+      }));
   const bool greedy = credentials.uid != 0 && of_user >= std::max(1U, max_connections_ / 4);
   if (greedy || connections_.size() >= max_connections_) return;
   const int fd = socket.get();
@@ -57,7 +61,8 @@ bool ControlServer::read_some(Connection& connection) {
   if (size == 0) return false;
   connection.in.append(buffer.data(), static_cast<std::size_t>(size));
   std::size_t start = 0;
-  for (std::size_t end = connection.in.find('\n'); end != std::string::npos; end = connection.in.find('\n', start)) {
+  for (std::size_t end = connection.in.find('\n'); end != std::string::npos;
+       end = connection.in.find('\n', start)) {
     connection.out += handler_(connection.in.substr(start, end - start), connection.who) + "\n";
     start = end + 1;
     if (connection.out.size() > control::kMaxAnswer) return false;
@@ -68,8 +73,8 @@ bool ControlServer::read_some(Connection& connection) {
 
 bool ControlServer::write_some(Connection& connection) {
   if (connection.out.empty()) return true;
-  const ssize_t size =
-      send(connection.socket.get(), connection.out.data(), connection.out.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+  const ssize_t size = send(connection.socket.get(), connection.out.data(), connection.out.size(),
+                            MSG_DONTWAIT | MSG_NOSIGNAL);
   if (size < 0) return errno == EAGAIN || errno == EINTR;
   connection.out.erase(0, static_cast<std::size_t>(size));
   return true;

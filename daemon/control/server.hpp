@@ -18,8 +18,8 @@ struct Requester {
   uid_t uid = static_cast<uid_t>(-1);
 };
 
-// Belongs to the loop's thread. A peer that sends an endless line, reads nothing or opens too many connections is
-// dropped; no user but root may take more than a quarter of the connections.
+// Belongs to the loop's thread. A peer that sends an endless line, reads nothing or opens too many
+// connections is dropped; no user but root may take more than a quarter of the connections.
 class ControlServer {
  public:
   // Answers one line (without its newline) by one line.

@@ -14,8 +14,8 @@ std::unique_ptr<SchedulingPolicy> make_policy(const SchedulerConfig& config) {
 
 }  // namespace
 
-Device::Device(EventLoop& loop, DeviceConfig config, const SchedulerConfig& scheduler, const Locations& locations,
-               Callbacks callbacks)
+Device::Device(EventLoop& loop, DeviceConfig config, const SchedulerConfig& scheduler,
+               const Locations& locations, Callbacks callbacks)
     : loop_(loop),
       config_(std::move(config)),
       locations_(locations),
@@ -29,7 +29,8 @@ void Device::choose(DeviceKind kind) {
   wanted.kind = kind;
   auto choice = choose_driver(wanted, locations_);
   if (choice && locations_.worker.empty()) {
-    choice = tl::unexpected(std::string("vgpud-worker is not installed beside vgpud (see 'worker' in the configuration)"));
+    choice = tl::unexpected(
+        std::string("vgpud-worker is not installed beside vgpud (see 'worker' in the configuration)"));
   }
   if (!choice) {
     problem_ = choice.error();
@@ -38,8 +39,8 @@ void Device::choose(DeviceKind kind) {
   }
   driver_ = *choice;
   problem_.clear();
-  log::info("device chosen device={} kind={} driver={} ordinal={} because={}", config_.name, to_string(driver_->kind),
-            driver_->path, config_.ordinal, log::quoted(driver_->why));
+  log::info("device chosen device={} kind={} driver={} ordinal={} because={}", config_.name,
+            to_string(driver_->kind), driver_->path, config_.ordinal, log::quoted(driver_->why));
   make_pool();
 }
 
@@ -68,7 +69,8 @@ void Device::start() {
 
 void Device::on_start_failed(const std::string& why) {
   problem_ = why;
-  const bool may_fall_back = config_.kind == DeviceKind::automatic && driver_->kind == DeviceKind::cuda && !report_;
+  const bool may_fall_back =
+      config_.kind == DeviceKind::automatic && driver_->kind == DeviceKind::cuda && !report_;
   if (!may_fall_back) {
     callbacks_.on_problem(why);
     return;

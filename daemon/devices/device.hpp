@@ -1,4 +1,5 @@
-// One device that vgpud serves: its driver, its workers, its gate keeper, and what is known of it. Admits nobody.
+// One device that vgpud serves: its driver, its workers, its gate keeper, and what is known of it. Admits
+// nobody.
 #pragma once
 
 #include <functional>
@@ -13,8 +14,8 @@
 
 namespace vgpu::daemon {
 
-// Belongs to the loop's thread. A device chosen as `auto` whose NVIDIA driver turns out to be unusable becomes a
-// software device; a configured one never changes its kind.
+// Belongs to the loop's thread. A device chosen as `auto` whose NVIDIA driver turns out to be unusable
+// becomes a software device; a configured one never changes its kind.
 class Device {
  public:
   // Called when a worker may be taken, and with a sentence when none could be started.

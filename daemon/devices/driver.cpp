@@ -24,9 +24,14 @@ bool same_file(const fs::path& a, const fs::path& b) {
 
 // NVIDIA's driver library, where its installers put it.
 std::string find_nvidia_library(const Locations& locations, const std::string& root) {
-  static constexpr std::array<const char*, 8> folders{
-      "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64",          "/usr/local/nvidia/lib64",
-      "/usr/lib/wsl/lib",          "/run/opengl-driver/lib",     "/usr/lib/nvidia/current", "/usr/lib"};
+  static constexpr std::array<const char*, 8> folders{"/usr/lib/x86_64-linux-gnu",
+                                                      "/usr/lib/aarch64-linux-gnu",
+                                                      "/usr/lib64",
+                                                      "/usr/local/nvidia/lib64",
+                                                      "/usr/lib/wsl/lib",
+                                                      "/run/opengl-driver/lib",
+                                                      "/usr/lib/nvidia/current",
+                                                      "/usr/lib"};
   std::error_code ignored;
   for (const char* folder : folders) {
     const fs::path path = fs::path(root + folder) / "libcuda.so.1";
@@ -75,7 +80,8 @@ tl::expected<DriverChoice, std::string> choose_driver(const DeviceConfig& device
                                                       const std::string& root) {
   std::error_code ignored;
   if (!device.driver.empty() && !fs::exists(device.driver, ignored)) {
-    return tl::unexpected("device '" + device.name + "': the driver library " + device.driver + " does not exist");
+    return tl::unexpected("device '" + device.name + "': the driver library " + device.driver +
+                          " does not exist");
   }
   if (device.kind == DeviceKind::software) return software(device, locations, "configured");
 
@@ -83,7 +89,8 @@ tl::expected<DriverChoice, std::string> choose_driver(const DeviceConfig& device
   const bool present = nvidia_device_present(root);
   if (device.kind == DeviceKind::cuda) {
     if (library.empty()) {
-      return tl::unexpected("device '" + device.name + "': NVIDIA's libcuda.so.1 is not installed on this machine");
+      return tl::unexpected("device '" + device.name +
+                            "': NVIDIA's libcuda.so.1 is not installed on this machine");
     }
     return DriverChoice{DeviceKind::cuda, library, "configured"};
   }

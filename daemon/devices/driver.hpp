@@ -1,4 +1,5 @@
-// Finds what stands behind a configured device: which driver library, which worker program. Loads no driver itself.
+// Finds what stands behind a configured device: which driver library, which worker program. Loads no driver
+// itself.
 #pragma once
 
 #include <string>
@@ -15,8 +16,8 @@ struct Locations {
   std::string client_library;   // our clients' libcuda.so.1, which must never be taken for a driver
 };
 
-// Looks beside the running binary (/proc/self/exe): the build tree's bin/ and lib/, or bin/ and lib/vgpud/ of an
-// installation.
+// Looks beside the running binary (/proc/self/exe): the build tree's bin/ and lib/, or bin/ and lib/vgpud/ of
+// an installation.
 [[nodiscard]] Locations find_locations();
 
 // The driver that a device will use.
@@ -26,8 +27,8 @@ struct DriverChoice {
   std::string why;  // for the log, where the choice was ours
 };
 
-// Decides `auto` (NVIDIA's driver where it has a device, else the software GPU) and finds the library. `root` stands
-// before system paths in tests. The error is a sentence.
+// Decides `auto` (NVIDIA's driver where it has a device, else the software GPU) and finds the library. `root`
+// stands before system paths in tests. The error is a sentence.
 [[nodiscard]] tl::expected<DriverChoice, std::string> choose_driver(const DeviceConfig& device,
                                                                     const Locations& locations,
                                                                     const std::string& root = "");

@@ -26,7 +26,8 @@ class DriverChoiceTest : public testing::Test {
     std::ofstream(full) << path;
     return full;
   }
-  [[nodiscard]] tl::expected<DriverChoice, std::string> choose(DeviceKind kind, const std::string& driver = "") const {
+  [[nodiscard]] tl::expected<DriverChoice, std::string> choose(DeviceKind kind,
+                                                               const std::string& driver = "") const {
     DeviceConfig device;
     device.name = "g";
     device.kind = kind;

@@ -1,5 +1,5 @@
-// What is known of one client in figures, copied from its gate page; and a ring of those that have ended. Knows nothing
-// of sockets or of how figures are shown.
+// What is known of one client in figures, copied from its gate page; and a ring of those that have ended.
+// Knows nothing of sockets or of how figures are shown.
 #pragma once
 
 #include <sys/types.h>
@@ -26,8 +26,8 @@ struct ClientStats {
   std::string class_name;
   std::string device;
   std::vector<pid_t> ancestors;
-  std::string state;  // "waiting", "running", "failed", "ended"
-  std::string ending; // how it ended; empty while it runs
+  std::string state;   // "waiting", "running", "failed", "ended"
+  std::string ending;  // how it ended; empty while it runs
   std::uint64_t age_ns = 0;
 
   std::uint64_t memory_used = 0, memory_peak = 0, memory_quota = 0;

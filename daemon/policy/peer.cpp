@@ -32,7 +32,9 @@ std::string read_small(const std::string& path) {
   return size > 0 ? std::string(buffer.data(), static_cast<std::size_t>(size)) : std::string();
 }
 
-std::string proc(pid_t pid, const char* file) { return "/proc/" + std::to_string(pid) + "/" + file; }
+std::string proc(pid_t pid, const char* file) {
+  return "/proc/" + std::to_string(pid) + "/" + file;
+}
 
 std::string read_executable(pid_t pid) {
   std::array<char, PATH_MAX> buffer{};

@@ -1,12 +1,13 @@
-// Reads who the process at the other end of a socket is: SO_PEERCRED, a pidfd, /proc. Never trusts what it says itself.
+// Reads who the process at the other end of a socket is: SO_PEERCRED, a pidfd, /proc. Never trusts what it
+// says itself.
 #pragma once
 
 #include <string>
 #include <string_view>
 #include <tl/expected.hpp>
 
-#include "protocol/unique_fd.hpp"
 #include "daemon/policy/policy.hpp"
+#include "protocol/unique_fd.hpp"
 
 namespace vgpu::daemon {
 
@@ -23,8 +24,8 @@ struct Peer {
 // Only uid and pid, without /proc: for connections that have not earned more work yet. (uid_t)-1 on failure.
 [[nodiscard]] uid_t peer_uid(int socket_fd);
 
-// The systemd unit that a cgroup path belongs to: the last component ending in .service, .scope or the like; empty
-// when there is none.
+// The systemd unit that a cgroup path belongs to: the last component ending in .service, .scope or the like;
+// empty when there is none.
 [[nodiscard]] std::string unit_of_cgroup(std::string_view cgroup);
 
 // The parents of `pid`, nearest first, at most 32; ends at init or where /proc cannot be read.

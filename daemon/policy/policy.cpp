@@ -23,8 +23,8 @@ bool contains(const std::vector<T>& list, T value) {
 
 bool any_group(const std::vector<gid_t>& wanted, const Identity& identity) {
   return wanted.empty() || std::any_of(wanted.begin(), wanted.end(), [&](gid_t gid) {
-    return gid == identity.gid || contains(identity.groups, gid);
-  });
+           return gid == identity.gid || contains(identity.groups, gid);
+         });
 }
 
 }  // namespace

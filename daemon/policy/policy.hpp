@@ -1,4 +1,5 @@
-// Decides what class and device a client gets from who it is. Knows rules and identities; never a socket or process.
+// Decides what class and device a client gets from who it is. Knows rules and identities; never a socket or
+// process.
 #pragma once
 
 #include <sys/types.h>
@@ -16,11 +17,11 @@ struct Identity {
   pid_t pid = 0;
   uid_t uid = 0;
   gid_t gid = 0;
-  std::vector<gid_t> groups;  // supplementary
-  std::string executable;     // full path; empty where it cannot be read
-  std::string program;        // short name for tables
-  std::string cgroup;         // path in the unified hierarchy, "/system.slice/ollama.service"
-  std::string unit;           // systemd unit of that cgroup, "ollama.service"; empty: none
+  std::vector<gid_t> groups;     // supplementary
+  std::string executable;        // full path; empty where it cannot be read
+  std::string program;           // short name for tables
+  std::string cgroup;            // path in the unified hierarchy, "/system.slice/ollama.service"
+  std::string unit;              // systemd unit of that cgroup, "ollama.service"; empty: none
   std::vector<pid_t> ancestors;  // parent first
 };
 
@@ -30,9 +31,10 @@ struct Placement {
   std::string device;                         // empty: the default device
 };
 
-// The first rule that matches decides; none: the default class. The error is the sentence for the client and the log
-// when a rule rejects it. `config` must outlive the result.
-[[nodiscard]] tl::expected<Placement, std::string> place_client(const Config& config, const Identity& identity);
+// The first rule that matches decides; none: the default class. The error is the sentence for the client and
+// the log when a rule rejects it. `config` must outlive the result.
+[[nodiscard]] tl::expected<Placement, std::string> place_client(const Config& config,
+                                                                const Identity& identity);
 
 // True when every condition of the rule holds.
 [[nodiscard]] bool matches(const RuleConfig& rule, const Identity& identity);

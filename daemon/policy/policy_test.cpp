@@ -33,7 +33,9 @@ std::string class_for(const std::string& rule, const Identity& who) {
   return placement ? placement->client_class->name : "refused: " + placement.error();
 }
 
-TEST(Policy, NoRuleMeansTheDefaultClass) { EXPECT_EQ(class_for("", someone()), "default"); }
+TEST(Policy, NoRuleMeansTheDefaultClass) {
+  EXPECT_EQ(class_for("", someone()), "default");
+}
 
 TEST(Policy, EachConditionMatchesAndFails) {
   EXPECT_EQ(class_for("- {match: {uid: [5, 1000]}, class: high}", someone()), "high");

@@ -7,7 +7,8 @@ namespace vgpu::daemon {
 namespace {
 
 constexpr double kUnitWeight = 100;
-// How many quanta a client may lag behind the present and still catch up: bounds the burst that follows a stall.
+// How many quanta a client may lag behind the present and still catch up: bounds the burst that follows a
+// stall.
 constexpr double kMostLag = 4;
 
 }  // namespace
@@ -22,7 +23,9 @@ void FairQueue::add(ClientId client, std::uint32_t weight) {
   accounts_[client] = account;
 }
 
-void FairQueue::remove(ClientId client) { accounts_.erase(client); }
+void FairQueue::remove(ClientId client) {
+  accounts_.erase(client);
+}
 
 void FairQueue::set_weight(ClientId client, std::uint32_t weight) {
   const auto found = accounts_.find(client);
@@ -63,8 +66,8 @@ std::vector<Grant> FairQueue::update(std::uint64_t now_ns, std::span<const Usage
     const auto found = accounts_.find(one.client);
     if (found != accounts_.end()) charge(found->second, one, now_ns);
   }
-  active_ = static_cast<std::size_t>(
-      std::count_if(accounts_.begin(), accounts_.end(), [](const auto& entry) { return entry.second.active; }));
+  active_ = static_cast<std::size_t>(std::count_if(accounts_.begin(), accounts_.end(),
+                                                   [](const auto& entry) { return entry.second.active; }));
 
   double floor = slowest(false);
   // Never let the device stand idle for a client that is between two commands.

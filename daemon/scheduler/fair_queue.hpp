@@ -1,5 +1,5 @@
-// Weighted fair queueing by virtual time: a client's clock advances by the device time it used divided by its weight,
-// and nobody may get further than one quantum ahead of the slowest client that has work.
+// Weighted fair queueing by virtual time: a client's clock advances by the device time it used divided by its
+// weight, and nobody may get further than one quantum ahead of the slowest client that has work.
 #pragma once
 
 #include <unordered_map>
@@ -8,12 +8,12 @@
 
 namespace vgpu::daemon {
 
-// Work-conserving: a client that wants nothing holds nobody back, and a lone client is not limited. A client that comes
-// back from idleness starts at the present, it has saved up nothing.
+// Work-conserving: a client that wants nothing holds nobody back, and a lone client is not limited. A client
+// that comes back from idleness starts at the present, it has saved up nothing.
 class FairQueue final : public SchedulingPolicy {
  public:
-  // `quantum_ns`: the lead that a client of weight 100 may have. `idle_after_ns`: a client without work for that long
-  // counts as idle; shorter gaps (between a result and the next launch) keep its place.
+  // `quantum_ns`: the lead that a client of weight 100 may have. `idle_after_ns`: a client without work for
+  // that long counts as idle; shorter gaps (between a result and the next launch) keep its place.
   FairQueue(std::uint64_t quantum_ns, std::uint64_t idle_after_ns);
 
   void add(ClientId client, std::uint32_t weight) override;

@@ -18,8 +18,8 @@ struct Program {
   std::uint32_t weight = 100;
   std::uint64_t kernel_ns = kMs;
   std::uint64_t pause_ns = 0;
-  std::uint64_t from_ns = 0;             // wants nothing earlier
-  std::uint64_t until_ns = UINT64_MAX;   // nor later
+  std::uint64_t from_ns = 0;            // wants nothing earlier
+  std::uint64_t until_ns = UINT64_MAX;  // nor later
   // State.
   std::uint64_t consumed_ns = 0;
   std::uint64_t paused_until = 0;
@@ -35,7 +35,8 @@ class Simulation {
  public:
   using Pick = std::function<std::size_t(const std::vector<std::size_t>&)>;
 
-  Simulation(std::vector<Program> programs, Pick pick) : programs_(std::move(programs)), pick_(std::move(pick)) {
+  Simulation(std::vector<Program> programs, Pick pick)
+      : programs_(std::move(programs)), pick_(std::move(pick)) {
     for (std::size_t i = 0; i < programs_.size(); ++i) queue_.add(i, programs_[i].weight);
   }
 
@@ -62,7 +63,9 @@ class Simulation {
     }
   }
 
-  [[nodiscard]] double used_ms(std::size_t i) const { return static_cast<double>(programs_[i].consumed_ns) / kMs; }
+  [[nodiscard]] double used_ms(std::size_t i) const {
+    return static_cast<double>(programs_[i].consumed_ns) / kMs;
+  }
   [[nodiscard]] std::uint64_t stalled_ns() const { return stalled_ns_; }
   [[nodiscard]] const Program& program(std::size_t i) const { return programs_[i]; }
 
@@ -83,8 +86,12 @@ class Simulation {
   std::uint64_t stalled_ns_ = 0;
 };
 
-std::size_t first(const std::vector<std::size_t>& ready) { return ready.front(); }
-std::size_t last(const std::vector<std::size_t>& ready) { return ready.back(); }
+std::size_t first(const std::vector<std::size_t>& ready) {
+  return ready.front();
+}
+std::size_t last(const std::vector<std::size_t>& ready) {
+  return ready.back();
+}
 
 TEST(FairQueue, EqualWeightsGetEqualTimeWhateverTheDevicePrefers) {
   for (const auto& pick : {first, last}) {
@@ -120,7 +127,8 @@ TEST(FairQueue, ManyWeightsAtOnce) {
   Simulation simulation(programs, first);
   simulation.run(15'000 * kMs);
   for (std::size_t i = 0; i < 4; ++i) {
-    EXPECT_NEAR(simulation.used_ms(i) / 1000, static_cast<double>(1U << i), 0.05 * static_cast<double>(1U << i));
+    EXPECT_NEAR(simulation.used_ms(i) / 1000, static_cast<double>(1U << i),
+                0.05 * static_cast<double>(1U << i));
   }
 }
 
@@ -211,12 +219,12 @@ TEST(FairQueue, RandomArrivalsNeverStallOrStarve) {
       program.pause_ns = random() % 2 == 0 ? 0 : random() % 5000 * kUs;
       program.from_ns = random() % 100 * kMs;
     }
-    Simulation simulation(programs, [&](const std::vector<std::size_t>& ready) {
-      return ready[random() % ready.size()];
-    });
+    Simulation simulation(
+        programs, [&](const std::vector<std::size_t>& ready) { return ready[random() % ready.size()]; });
     simulation.run(500 * kMs);
     EXPECT_EQ(simulation.stalled_ns(), 0U) << "round " << round;
-    for (std::size_t i = 0; i < programs.size(); ++i) EXPECT_GT(simulation.used_ms(i), 0) << "round " << round;
+    for (std::size_t i = 0; i < programs.size(); ++i)
+      EXPECT_GT(simulation.used_ms(i), 0) << "round " << round;
   }
 }
 

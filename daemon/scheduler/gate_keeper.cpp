@@ -21,7 +21,8 @@ GateKeeper::~GateKeeper() {
   for (const auto& [client, entry] : entries_) loop_.forget(entry.attention_fd);
 }
 
-void GateKeeper::add(ClientId client, std::uint32_t weight, std::shared_ptr<GateMapping> gate, int attention_fd) {
+void GateKeeper::add(ClientId client, std::uint32_t weight, std::shared_ptr<GateMapping> gate,
+                     int attention_fd) {
   policy_->add(client, weight);
   entries_[client] = Entry{std::move(gate), attention_fd};
   loop_.watch(attention_fd, EPOLLIN, [this, attention_fd](std::uint32_t) {
@@ -40,7 +41,9 @@ void GateKeeper::remove(ClientId client) {
   tick();
 }
 
-void GateKeeper::set_weight(ClientId client, std::uint32_t weight) { policy_->set_weight(client, weight); }
+void GateKeeper::set_weight(ClientId client, std::uint32_t weight) {
+  policy_->set_weight(client, weight);
+}
 
 void GateKeeper::tick() {
   usage_.clear();

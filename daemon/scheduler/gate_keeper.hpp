@@ -1,5 +1,5 @@
-// Applies a scheduling policy to the gate pages of one device's workers: reads what they used, writes what they may
-// use, wakes those who wait. Mechanism only; who gets what is policy.hpp's.
+// Applies a scheduling policy to the gate pages of one device's workers: reads what they used, writes what
+// they may use, wakes those who wait. Mechanism only; who gets what is policy.hpp's.
 #pragma once
 
 #include <memory>
@@ -11,8 +11,9 @@
 
 namespace vgpu::daemon {
 
-// Belongs to the loop's thread. Looks at the pages when a worker raises its attention descriptor and, while there are
-// several clients, every millisecond (several busy) or ten (at most one busy). A lone client costs nothing.
+// Belongs to the loop's thread. Looks at the pages when a worker raises its attention descriptor and, while
+// there are several clients, every millisecond (several busy) or ten (at most one busy). A lone client costs
+// nothing.
 class GateKeeper {
  public:
   GateKeeper(EventLoop& loop, std::unique_ptr<SchedulingPolicy> policy);

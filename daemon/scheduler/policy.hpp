@@ -1,5 +1,5 @@
-// What a scheduling policy is: from what each client has used it says how much each may use. Knows weights and time;
-// never a gate page, a process or CUDA, so that it runs in tests with a clock of their own.
+// What a scheduling policy is: from what each client has used it says how much each may use. Knows weights
+// and time; never a gate page, a process or CUDA, so that it runs in tests with a clock of their own.
 #pragma once
 
 #include <cstdint>
@@ -40,7 +40,8 @@ class SchedulingPolicy {
   // Changes a weight from now on; earlier use keeps its old price.
   virtual void set_weight(ClientId client, std::uint32_t weight) = 0;
 
-  // Takes the usage of every client, added ones only, at time `now_ns`, and returns a grant for each in the same order.
+  // Takes the usage of every client, added ones only, at time `now_ns`, and returns a grant for each in the
+  // same order.
   virtual std::vector<Grant> update(std::uint64_t now_ns, std::span<const Usage> usage) = 0;
 
   // How many clients had work at the last update.

@@ -16,10 +16,12 @@ constexpr const char* kDefaultConfig = "/etc/vgpud/vgpud.yaml";
 constexpr int kConfigWrong = 2;
 
 constexpr const char* kFooter =
-    "Without --config, /etc/vgpud/vgpud.yaml is read if it exists; else one device is served that is found by\n"
+    "Without --config, /etc/vgpud/vgpud.yaml is read if it exists; else one device is served that is found "
+    "by\n"
     "itself (an NVIDIA GPU, or the software GPU). vgpud needs neither root nor systemd:\n"
     "  vgpud --socket /tmp/me/vgpud.sock --control /tmp/me/control.sock\n"
-    "Signals: SIGTERM and SIGINT end it and its workers; SIGHUP reloads the configuration and keeps the present one\n"
+    "Signals: SIGTERM and SIGINT end it and its workers; SIGHUP reloads the configuration and keeps the "
+    "present one\n"
     "if the new one is wrong. Exit status: 0 ended by a signal, 1 could not start, 2 configuration wrong.";
 
 struct Options {
@@ -61,9 +63,10 @@ int serve(const Options& options) {
 
 int run(int argc, char** argv) {
   Options options;
-  CLI::App app("vgpud shares this machine's GPUs among processes: it admits them, gives each a worker that holds the "
-               "GPU, and schedules whose work runs.",
-               "vgpud");
+  CLI::App app(
+      "vgpud shares this machine's GPUs among processes: it admits them, gives each a worker that holds the "
+      "GPU, and schedules whose work runs.",
+      "vgpud");
   app.footer(kFooter);
   app.set_version_flag("--version", "vgpud " VGPU_VERSION);
   app.add_option("--config", options.config, "Configuration file (YAML)")->type_name("FILE");
@@ -71,7 +74,8 @@ int run(int argc, char** argv) {
       ->type_name("FILE");
   app.add_option("--socket", options.overrides.socket, "Socket for clients, instead of the configured one")
       ->type_name("PATH");
-  app.add_option("--control", options.overrides.control, "Socket for vgpud-cli, instead of the configured one")
+  app.add_option("--control", options.overrides.control,
+                 "Socket for vgpud-cli, instead of the configured one")
       ->type_name("PATH");
   CLI11_PARSE(app, argc, argv);
   return options.check.empty() ? serve(options) : check_config(options.check);

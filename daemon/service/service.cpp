@@ -53,7 +53,8 @@ Service::~Service() {
   }
 }
 
-tl::expected<UniqueFd, std::string> Service::listener(const std::string& path, int type, ListeningPath& keeper) {
+tl::expected<UniqueFd, std::string> Service::listener(const std::string& path, int type,
+                                                      ListeningPath& keeper) {
   UniqueFd passed = systemd::take_socket(type);
   if (passed) {
     log::info("listening on a socket of systemd type={}", type == SOCK_STREAM ? "control" : "clients");
@@ -91,8 +92,9 @@ void Service::on_signal() {
   // MONOTONIC_USEC: systemd.service(5), Type=notify-reload; harmless for Type=notify.
   systemd::notify("RELOADING=1\nMONOTONIC_USEC=" + std::to_string(now_ns() / 1000));
   const std::string problem = reload();
-  systemd::notify("READY=1\nSTATUS=" + (problem.empty() ? std::string("configuration reloaded")
-                                                         : "the new configuration is wrong, the old one holds"));
+  systemd::notify("READY=1\nSTATUS=" + (problem.empty()
+                                            ? std::string("configuration reloaded")
+                                            : "the new configuration is wrong, the old one holds"));
 }
 
 std::string Service::reload() {
@@ -136,7 +138,9 @@ tl::expected<void, std::string> Service::start() {
     const std::size_t index = devices_.size();
     Device::Callbacks callbacks;
     callbacks.on_worker_ready = [this, index] { sessions_->worker_ready(*devices_[index]); };
-    callbacks.on_problem = [this, index](const std::string& why) { sessions_->device_problem(*devices_[index], why); };
+    callbacks.on_problem = [this, index](const std::string& why) {
+      sessions_->device_problem(*devices_[index], why);
+    };
     devices_.push_back(
         std::make_unique<Device>(loop_, wanted, config_->scheduler, locations, std::move(callbacks)));
     sessions_->add_device(*devices_.back());

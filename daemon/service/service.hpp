@@ -1,4 +1,5 @@
-// Puts the broker together from a configuration and runs it: sockets, devices, sessions, control, signals, systemd.
+// Puts the broker together from a configuration and runs it: sockets, devices, sessions, control, signals,
+// systemd.
 #pragma once
 
 #include <csignal>
@@ -27,7 +28,8 @@ struct Overrides {
   void apply(Config& config) const;
 };
 
-// The whole broker. Start it once, run it once. SIGTERM and SIGINT end it, SIGHUP reloads the file it came from.
+// The whole broker. Start it once, run it once. SIGTERM and SIGINT end it, SIGHUP reloads the file it came
+// from.
 class Service {
  public:
   Service(Config config, Overrides overrides);
@@ -41,8 +43,8 @@ class Service {
   void run();
   void stop() { loop_.stop(); }
 
-  // Reads the configuration again; keeps the present one and returns a sentence when the new one is wrong. Sockets,
-  // devices and the worker's path keep their present values until a restart.
+  // Reads the configuration again; keeps the present one and returns a sentence when the new one is wrong.
+  // Sockets, devices and the worker's path keep their present values until a restart.
   std::string reload();
 
   [[nodiscard]] EventLoop& loop() { return loop_; }

@@ -5,10 +5,10 @@
 #ifdef VGPU_HAVE_SYSTEMD
 #include <fcntl.h>
 #include <spdlog/sinks/systemd_sink.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <systemd/sd-daemon.h>
 
-#include <sys/socket.h>
 #include <cstdlib>
 #include <string_view>
 #include <vector>
@@ -36,7 +36,9 @@ std::vector<UniqueFd>& passed() {
 
 }  // namespace
 
-void notify(const std::string& state) { sd_notify(0, state.c_str()); }
+void notify(const std::string& state) {
+  sd_notify(0, state.c_str());
+}
 
 std::optional<std::chrono::microseconds> watchdog_interval() {
   std::uint64_t interval = 0;
@@ -66,10 +68,18 @@ std::shared_ptr<spdlog::logger> journal_logger() {
 #else
 
 void notify(const std::string&) {}
-std::optional<std::chrono::microseconds> watchdog_interval() { return std::nullopt; }
-UniqueFd take_socket(int) { return {}; }
-bool stderr_is_journal() { return false; }
-std::shared_ptr<spdlog::logger> journal_logger() { return nullptr; }
+std::optional<std::chrono::microseconds> watchdog_interval() {
+  return std::nullopt;
+}
+UniqueFd take_socket(int) {
+  return {};
+}
+bool stderr_is_journal() {
+  return false;
+}
+std::shared_ptr<spdlog::logger> journal_logger() {
+  return nullptr;
+}
 
 #endif
 

@@ -1,5 +1,5 @@
-// All of the broker's dealings with systemd, in one place: readiness, watchdog, passed sockets, the journal. Built
-// without libsystemd (-DVGPU_SYSTEMD=OFF) every function is present and says "not under systemd".
+// All of the broker's dealings with systemd, in one place: readiness, watchdog, passed sockets, the journal.
+// Built without libsystemd (-DVGPU_SYSTEMD=OFF) every function is present and says "not under systemd".
 #pragma once
 
 #include <chrono>
@@ -21,8 +21,8 @@ void notify(const std::string& state);
 // How often WATCHDOG=1 must be sent (half of WATCHDOG_USEC); none: no watchdog is set.
 [[nodiscard]] std::optional<std::chrono::microseconds> watchdog_interval();
 
-// The listening unix socket of `type` (SOCK_SEQPACKET, SOCK_STREAM) that a .socket unit passed; an empty one if there is
-// none. Each can be taken once.
+// The listening unix socket of `type` (SOCK_SEQPACKET, SOCK_STREAM) that a .socket unit passed; an empty one
+// if there is none. Each can be taken once.
 [[nodiscard]] UniqueFd take_socket(int type);
 
 // True when standard error is connected to the journal.

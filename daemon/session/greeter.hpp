@@ -1,5 +1,5 @@
-// Accepts connections to the client socket and waits for their first message, within bounds: a peer that is silent,
-// sends garbage or connects a thousand times costs a few descriptors for two seconds. Admits nobody.
+// Accepts connections to the client socket and waits for their first message, within bounds: a peer that is
+// silent, sends garbage or connects a thousand times costs a few descriptors for two seconds. Admits nobody.
 #pragma once
 
 #include <functional>

@@ -32,7 +32,8 @@ bool is_stale(const sockaddr_un& address, int type) {
 void set_access(const std::string& path, const std::string& group_name) {
   const group* entry = group_name.empty() ? nullptr : getgrnam(group_name.c_str());
   if (entry == nullptr) {
-    log::info("socket is for its owner only, group does not exist path={} group={}", path, log::quoted(group_name));
+    log::info("socket is for its owner only, group does not exist path={} group={}", path,
+              log::quoted(group_name));
   } else if (chown(path.c_str(), static_cast<uid_t>(-1), entry->gr_gid) != 0) {
     log::info("socket is for its owner only, its group cannot be set path={} group={}", path, group_name);
   } else if (chmod(path.c_str(), 0660) != 0) {
@@ -54,7 +55,9 @@ ListeningPath& ListeningPath::operator=(ListeningPath&& other) noexcept {
   return *this;
 }
 
-ListeningPath::~ListeningPath() { remove(); }
+ListeningPath::~ListeningPath() {
+  remove();
+}
 
 void ListeningPath::remove() {
   if (!path_.empty()) ::unlink(path_.c_str());

@@ -1,4 +1,5 @@
-// Makes the broker's listening unix sockets. Replaces what a dead broker left behind, never a living one's socket.
+// Makes the broker's listening unix sockets. Replaces what a dead broker left behind, never a living one's
+// socket.
 #pragma once
 
 #include <string>
@@ -18,9 +19,9 @@ class ListeningPath {
   ListeningPath& operator=(const ListeningPath&) = delete;
   ~ListeningPath();
 
-  // Binds and listens. `type`: SOCK_SEQPACKET or SOCK_STREAM. Makes the parent folder if it is missing. The file gets
-  // mode 0660 and the group `group`, or mode 0600 where that group does not exist or cannot be given. The error is a
-  // sentence.
+  // Binds and listens. `type`: SOCK_SEQPACKET or SOCK_STREAM. Makes the parent folder if it is missing. The
+  // file gets mode 0660 and the group `group`, or mode 0600 where that group does not exist or cannot be
+  // given. The error is a sentence.
   [[nodiscard]] static tl::expected<ListeningPath, std::string> create(const std::string& path, int type,
                                                                        const std::string& group);
 

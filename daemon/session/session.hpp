@@ -14,7 +14,7 @@ namespace vgpu::daemon {
 enum class SessionState {
   waiting,  // admitted by policy, no worker is ready yet
   running,
-  failed,   // its worker has ended; the client has not noticed or not left yet
+  failed,  // its worker has ended; the client has not noticed or not left yet
 };
 
 struct Session {
@@ -24,12 +24,12 @@ struct Session {
   Peer peer;
   ClassConfig client_class;  // a copy: a reload may drop the class
   Device* device = nullptr;
-  Worker* worker = nullptr;            // null unless running
-  std::shared_ptr<GateMapping> gate;   // outlives the worker, for the last figures
-  UniqueFd channel;                    // memfd shared by client and worker
+  Worker* worker = nullptr;           // null unless running
+  std::shared_ptr<GateMapping> gate;  // outlives the worker, for the last figures
+  UniqueFd channel;                   // memfd shared by client and worker
   EventLoop::Clock::time_point since;
   EventLoop::TimerId wait_timer = 0;
-  std::string failure;                 // how its worker ended
+  std::string failure;  // how its worker ended
 
   // For the share of device time.
   std::uint64_t sampled_ns = 0;

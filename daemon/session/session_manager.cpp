@@ -70,17 +70,19 @@ Device* SessionManager::find_device(const std::string& name) const {
 
 std::string SessionManager::over_limit(const Identity& who, const ClassConfig& client_class) const {
   const LimitsConfig& limits = config_->limits;
-  if (sessions_.size() >= limits.clients) return fmt::format("vgpud serves at most {} clients", limits.clients);
+  if (sessions_.size() >= limits.clients)
+    return fmt::format("vgpud serves at most {} clients", limits.clients);
   const auto count = [&](auto&& condition) {
     return static_cast<unsigned>(std::count_if(sessions_.begin(), sessions_.end(),
                                                [&](const auto& entry) { return condition(*entry.second); }));
   };
-  if (count([&](const Session& other) { return other.peer.identity.uid == who.uid; }) >= limits.clients_per_user) {
+  if (count([&](const Session& other) { return other.peer.identity.uid == who.uid; }) >=
+      limits.clients_per_user) {
     return fmt::format("vgpud serves at most {} clients of one user", limits.clients_per_user);
   }
-  if (client_class.max_clients != 0 &&
-      count([&](const Session& other) { return other.client_class.name == client_class.name; }) >=
-          client_class.max_clients) {
+  if (client_class.max_clients != 0 && count([&](const Session& other) {
+                                         return other.client_class.name == client_class.name;
+                                       }) >= client_class.max_clients) {
     return fmt::format("class '{}' is limited to {} clients", client_class.name, client_class.max_clients);
   }
   return {};
@@ -125,9 +127,11 @@ void SessionManager::admit(UniqueFd socket) {
 void SessionManager::watch(Session& session) {
   const std::uint64_t id = session.id;
   // Either can come first or alone: a forked child keeps the socket open, a program may close it and live on.
-  const bool watched =
-      loop_.watch(session.peer.pidfd.get(), EPOLLIN, [this, id](std::uint32_t) { end(id, "the process ended"); }) &&
-      loop_.watch(session.socket.get(), EPOLLIN | EPOLLRDHUP, [this, id](std::uint32_t) { on_client_socket(id); });
+  const bool watched = loop_.watch(session.peer.pidfd.get(), EPOLLIN, [this, id](std::uint32_t) {
+    end(id, "the process ended");
+  }) && loop_.watch(session.socket.get(), EPOLLIN | EPOLLRDHUP, [this, id](std::uint32_t) {
+    on_client_socket(id);
+  });
   if (!watched) log::error("client cannot be watched session={}", id);
 }
 
@@ -167,8 +171,8 @@ void SessionManager::serve(Session& session) {
 
 void SessionManager::count_waiting(Device& device) {
   if (device.pool() == nullptr) return;
-  device.pool()->set_waiting(static_cast<unsigned>(std::count_if(
-      sessions_.begin(), sessions_.end(), [&](const auto& entry) {
+  device.pool()->set_waiting(
+      static_cast<unsigned>(std::count_if(sessions_.begin(), sessions_.end(), [&](const auto& entry) {
         return entry.second->device == &device && entry.second->state == SessionState::waiting;
       })));
 }
@@ -183,7 +187,8 @@ bool SessionManager::attach(Session& session, Worker& worker) {
   auto channel = create_channel_memory(session.client_class.arena_bytes & ~std::uint64_t{4095});
   auto direct = message_socket_pair();
   if (!channel || !direct) {
-    refuse(session.socket.get(), session.peer.identity, RefusalCode::internal, "vgpud is out of memory or descriptors");
+    refuse(session.socket.get(), session.peer.identity, RefusalCode::internal,
+           "vgpud is out of memory or descriptors");
     return false;
   }
   session.channel = std::move(*channel);
@@ -208,8 +213,8 @@ bool SessionManager::attach(Session& session, Worker& worker) {
   session.device->gates().add(id, session.client_class.weight, session.gate, worker.attention.get());
   ++counters_.admitted;
   const Identity& who = session.peer.identity;
-  log::info("client admitted session={} pid={} uid={} program={} unit={} class={} device={} worker_pid={}", id, who.pid,
-            who.uid, log::quoted(who.program), log::quoted(who.unit), session.client_class.name,
+  log::info("client admitted session={} pid={} uid={} program={} unit={} class={} device={} worker_pid={}",
+            id, who.pid, who.uid, log::quoted(who.program), log::quoted(who.unit), session.client_class.name,
             session.device->config().name, worker.pid);
   return true;
 }
@@ -251,8 +256,8 @@ void SessionManager::end(std::uint64_t id, const std::string& why) {
     ClientStats last = describe(*session, true);
     last.state = "ended";
     last.ending = session->failure.empty() ? why : why + "; its worker had ended with " + session->failure;
-    log::info("client ended session={} pid={} program={} launches={} device_ms={} errors={} why={}", id, last.pid,
-              log::quoted(last.program), last.launches, last.device_ns / 1'000'000, last.errors,
+    log::info("client ended session={} pid={} program={} launches={} device_ms={} errors={} why={}", id,
+              last.pid, log::quoted(last.program), last.launches, last.device_ns / 1'000'000, last.errors,
               log::quoted(last.ending));
     ended_.add(std::move(last));
   }
@@ -279,7 +284,8 @@ void SessionManager::device_problem(Device& device, const std::string& why) {
   }
   for (const std::uint64_t id : waiting) {
     const Session& session = *sessions_.at(id);
-    refuse(session.socket.get(), session.peer.identity, RefusalCode::no_device, "the device cannot serve: " + why);
+    refuse(session.socket.get(), session.peer.identity, RefusalCode::no_device,
+           "the device cannot serve: " + why);
     end(id, "refused");
   }
 }

@@ -1,5 +1,5 @@
-// Admits clients, gives each a worker and a channel, and clears up when either ends. The one place that knows both
-// clients and devices; it never touches what goes through a channel.
+// Admits clients, gives each a worker and a channel, and clears up when either ends. The one place that knows
+// both clients and devices; it never touches what goes through a channel.
 #pragma once
 
 #include <map>

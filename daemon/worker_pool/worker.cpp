@@ -28,7 +28,8 @@ constexpr int kExecFailed = 127;
                                 char* const* arguments) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != parent) _exit(kExecFailed);  // the broker ended before the line above
-  prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);  // the unit's CAP_SYS_PTRACE is for the broker alone
+  prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0,
+        0);  // the unit's CAP_SYS_PTRACE is for the broker alone
   prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
   sigset_t none;
   sigemptyset(&none);
@@ -66,11 +67,16 @@ tl::expected<std::unique_ptr<Worker>, std::string> spawn_worker(const WorkerComm
   worker->attention.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!worker->attention) return tl::unexpected(std::string("eventfd: ") + std::strerror(errno));
 
-  std::array<std::string, 11> words{command.program, "--driver",
-                                    command.driver,  "--device",
-                                    std::to_string(command.ordinal), "--socket",
-                                    std::to_string(kSocketFd), "--gate",
-                                    std::to_string(kGateFd), "--attention",
+  std::array<std::string, 11> words{command.program,
+                                    "--driver",
+                                    command.driver,
+                                    "--device",
+                                    std::to_string(command.ordinal),
+                                    "--socket",
+                                    std::to_string(kSocketFd),
+                                    "--gate",
+                                    std::to_string(kGateFd),
+                                    "--attention",
                                     std::to_string(kAttentionFd)};
   std::array<char*, words.size() + 1> arguments{};
   for (std::size_t i = 0; i < words.size(); ++i) arguments[i] = words[i].data();
@@ -82,7 +88,8 @@ tl::expected<std::unique_ptr<Worker>, std::string> spawn_worker(const WorkerComm
   if (pid == 0) become_worker(parent, fds, command.program.c_str(), arguments.data());
 
   worker->pid = pid;
-  worker->pidfd.reset(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));  // a child's pid cannot be reused yet
+  worker->pidfd.reset(
+      static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));  // a child's pid cannot be reused yet
   worker->socket = std::move(sockets->first);
   worker->gate = std::move(*gate);
   return worker;

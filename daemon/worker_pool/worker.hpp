@@ -1,5 +1,5 @@
-// One vgpud-worker process as the broker holds it: its pidfd, its socket, its gate page. Starts nothing and decides
-// nothing (worker_pool.hpp does).
+// One vgpud-worker process as the broker holds it: its pidfd, its socket, its gate page. Starts nothing and
+// decides nothing (worker_pool.hpp does).
 #pragma once
 
 #include <sys/types.h>
@@ -48,8 +48,9 @@ struct WorkerCommand {
   unsigned ordinal = 0;
 };
 
-// Starts a worker process, which dies with the calling thread's process (PR_SET_PDEATHSIG). It inherits standard
-// error and three descriptors, 3 (socket), 4 (gate), 5 (attention), and nothing else. The error is a sentence.
+// Starts a worker process, which dies with the calling thread's process (PR_SET_PDEATHSIG). It inherits
+// standard error and three descriptors, 3 (socket), 4 (gate), 5 (attention), and nothing else. The error is a
+// sentence.
 [[nodiscard]] tl::expected<std::unique_ptr<Worker>, std::string> spawn_worker(const WorkerCommand& command);
 
 }  // namespace vgpu::daemon

@@ -41,12 +41,12 @@ WorkerPool::~WorkerPool() {
 }
 
 unsigned WorkerPool::count(WorkerState state) const {
-  return static_cast<unsigned>(
-      std::count_if(workers_.begin(), workers_.end(), [&](const auto& entry) { return entry.second->state == state; }));
+  return static_cast<unsigned>(std::count_if(
+      workers_.begin(), workers_.end(), [&](const auto& entry) { return entry.second->state == state; }));
 }
 
 void WorkerPool::fill() {
-  const unsigned wanted = options_.prestart + waiting_;
+  const unsigned wanted = std::max(options_.prestart, waiting_);
   while (!stopping_ && retry_ == 0 && !full() &&
          count(WorkerState::starting) + count(WorkerState::ready) < wanted) {
     start_one();
@@ -152,6 +152,7 @@ Worker* WorkerPool::take() {
   for (auto& [id, worker] : workers_) {
     if (worker->state != WorkerState::ready) continue;
     worker->state = WorkerState::attached;
+    if (waiting_ > 0) --waiting_;
     fill();
     return worker.get();
   }

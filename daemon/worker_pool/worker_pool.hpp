@@ -21,8 +21,8 @@ class WorkerPool {
     std::chrono::milliseconds start_timeout{30000};
   };
   struct Callbacks {
-    std::function<void(const DeviceReport&)> on_ready;          // a worker can be taken
-    std::function<void(const std::string&)> on_start_failed;    // with a sentence
+    std::function<void(const DeviceReport&)> on_ready;        // a worker can be taken
+    std::function<void(const std::string&)> on_start_failed;  // with a sentence
   };
 
   WorkerPool(EventLoop& loop, Options options, Callbacks callbacks);
@@ -30,7 +30,7 @@ class WorkerPool {
   WorkerPool(const WorkerPool&) = delete;
   WorkerPool& operator=(const WorkerPool&) = delete;
 
-  // Starts workers until `prestart` and one for each waiting client are ready or starting.
+  // Starts workers until `prestart`, or one for each waiting client if those are more, are ready or starting.
   void fill();
   // How many clients wait for a worker now; fills.
   void set_waiting(unsigned clients);

@@ -1,0 +1,155 @@
+// What hostile peers may do to the broker's sockets: nothing that an honest client notices.
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <random>
+
+#include "daemon/control/schema.hpp"
+#include "daemon/testing/broker_process.hpp"
+
+namespace vgpu::daemon::testing {
+namespace {
+
+TEST(HostileClient, RandomBytesAreDroppedAndTheBrokerLives) {
+  const BrokerProcess broker;
+  ASSERT_TRUE(broker.wait_until_up());
+  std::mt19937 random(3);
+  for (int round = 0; round < 300; ++round) {
+    const UniqueFd socket = broker.connect();
+    std::vector<unsigned char> bytes(random() % 3000);
+    for (unsigned char& byte : bytes) byte = static_cast<unsigned char>(random());
+    send(socket.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
+  }
+  // The connections of the last moments may still count against this user.
+  EXPECT_TRUE(eventually([&] { return static_cast<bool>(broker.hello().welcome); }));
+}
+
+TEST(HostileClient, AlmostRightHellosAreRefused) {
+  const BrokerProcess broker;
+  ASSERT_TRUE(broker.wait_until_up());
+  std::mt19937 random(5);
+  for (int round = 0; round < 200; ++round) {
+    Hello hello;
+    hello.protocol_hash = protocol_hash();
+    auto* bytes = reinterpret_cast<unsigned char*>(&hello);
+    bytes[random() % sizeof hello] ^= static_cast<unsigned char>(1U << (random() % 8));
+    const UniqueFd socket = broker.connect();
+    ASSERT_TRUE(send_message(socket.get(), hello));
+    const auto answer = receive_message(socket.get(), 5000);
+    ASSERT_TRUE(answer) << answer.error();
+    EXPECT_EQ(answer->as<Welcome>(), nullptr) << "round " << round;
+  }
+  EXPECT_TRUE(broker.hello().welcome);
+}
+
+TEST(HostileClient, SilentConnectionsEndAfterTheTimeout) {
+  const BrokerProcess broker("ok", "limits: {handshake_timeout: 200ms}\n");
+  ASSERT_TRUE(broker.wait_until_up());
+  std::vector<UniqueFd> silent;
+  for (int i = 0; i < 20; ++i) silent.push_back(broker.connect());
+  EXPECT_TRUE(broker.hello().welcome);
+  EXPECT_TRUE(eventually([&] { return broker.stats()["broker"]["handshakes_timed_out"] == 20; }, 2000));
+  for (const UniqueFd& socket : silent) EXPECT_TRUE(peer_hung_up(socket.get()));
+}
+
+TEST(HostileClient, ThousandsOfConnectionsCostTheBrokerNothing) {
+  rlimit limit{};
+  getrlimit(RLIMIT_NOFILE, &limit);
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+  const BrokerProcess broker("ok",
+                             "limits: {handshakes: 16, handshakes_per_user: 8, handshake_timeout: 300ms}\n");
+  ASSERT_TRUE(broker.wait_until_up());
+  ASSERT_TRUE(eventually([&] { return broker.stats()["devices"][0]["workers_ready"] == 1; }, 5000));
+  const std::size_t before = broker.open_descriptors();
+  {
+    std::vector<UniqueFd> flood;
+    for (int i = 0; i < 2000; ++i) flood.push_back(broker.connect());
+    EXPECT_LE(broker.open_descriptors(), before + 8 + 2);
+  }
+  EXPECT_TRUE(eventually([&] { return static_cast<bool>(broker.hello().welcome); }, 3000)) << broker.log();
+  EXPECT_GE(broker.stats()["broker"]["handshakes_over_limit"], 1900);
+}
+
+TEST(HostileClient, MessageAfterTheHelloEndsTheSession) {
+  const BrokerProcess broker;
+  ASSERT_TRUE(broker.wait_until_up());
+  const Answer client = broker.hello();
+  ASSERT_TRUE(client.welcome);
+  ASSERT_TRUE(send_message(client.socket.get(), Hello{}));
+  EXPECT_TRUE(eventually([&] { return broker.stats()["clients"].empty(); }));
+}
+
+TEST(HostileClient, DescriptorsSentAlongAreClosed) {
+  const BrokerProcess broker;
+  ASSERT_TRUE(broker.wait_until_up());
+  ASSERT_TRUE(eventually([&] { return broker.stats()["devices"][0]["workers_ready"] == 1; }, 5000));
+  const std::size_t before = broker.open_descriptors();
+  for (int i = 0; i < 50; ++i) {
+    const UniqueFd socket = broker.connect();
+    const std::array<int, 8> fds{0, 1, 2, 0, 1, 2, 0, 1};
+    ASSERT_TRUE(send_message(socket.get(), StatusQuery{}, fds));
+  }
+  EXPECT_TRUE(eventually([&] { return broker.open_descriptors() <= before + 1; }));
+}
+
+TEST(HostileControl, GarbageIsAnsweredAndEndlessLinesAreDropped) {
+  const BrokerProcess broker;
+  ASSERT_TRUE(broker.wait_until_up());
+  for (const char* line : {"", "{", "[]", "7", "{\"request\":7}", "{\"request\":\"nothing\"}",
+                           "{\"request\":\"stats\",\"mine\":7}", "\xff\xfe", "{\"request\":\"\xff\"}"}) {
+    const auto answer = nlohmann::json::parse(broker.control_line(line), nullptr, false);
+    ASSERT_TRUE(answer.is_object()) << line;
+    EXPECT_EQ(answer["ok"], false) << line;
+    EXPECT_NE(answer["error"], "");
+  }
+  EXPECT_EQ(broker.control_line(std::string(2 * control::kMaxRequest, 'x')), "");
+  EXPECT_EQ(broker.control_line(std::string(60000, '[')).substr(0, 11), R"({"error":"a)");
+  EXPECT_EQ(broker.stats()["ok"], true);
+}
+
+TEST(HostileControl, ConnectionsAreBounded) {
+  const BrokerProcess broker("ok", "limits: {control_connections: 4}\n");
+  ASSERT_TRUE(broker.wait_until_up());
+  const std::size_t before = broker.open_descriptors();
+  {
+    std::vector<UniqueFd> held;
+    for (int i = 0; i < 100; ++i) {
+      UniqueFd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+      sockaddr_un address{};
+      address.sun_family = AF_UNIX;
+      broker.control_path().copy(address.sun_path, sizeof address.sun_path - 1);
+      ASSERT_EQ(connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+      held.push_back(std::move(fd));
+    }
+    EXPECT_TRUE(eventually([&] { return broker.open_descriptors() <= before + 5; }));
+  }
+  EXPECT_TRUE(eventually([&] { return broker.stats().is_object(); }));
+}
+
+TEST(Control, MineShowsOnlyDescendantsOfTheAsker) {
+  const BrokerProcess broker;
+  ASSERT_TRUE(broker.wait_until_up());
+  const Answer client = broker.hello();
+  ASSERT_TRUE(client.welcome);
+  EXPECT_EQ(broker.ask({{"request", "stats"}, {"mine", true}})["clients"].size(), 1U);
+  int result[2];
+  ASSERT_EQ(pipe(result), 0);
+  const pid_t child = fork();
+  if (child == 0) {
+    const auto seen = broker.ask({{"request", "stats"}, {"mine", true}})["clients"].size();
+    const char answer = seen == 0 ? 'y' : 'n';
+    _exit(write(result[1], &answer, 1) == 1 ? 0 : 1);
+  }
+  char answer = 0;
+  ASSERT_EQ(read(result[0], &answer, 1), 1);
+  EXPECT_EQ(answer, 'y') << "a client that is not below the asking process must not be listed";
+  close(result[0]);
+  close(result[1]);
+}
+
+}  // namespace
+}  // namespace vgpu::daemon::testing

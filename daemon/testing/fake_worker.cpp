@@ -1,0 +1,61 @@
+// A worker without a device, for tests of the broker: speaks the handshake, serves nothing. How it behaves is
+// said by the name of the "driver" it is given: ok, fail, dies, garbage, mute.
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "protocol/gate.hpp"
+#include "protocol/handshake.hpp"
+#include "protocol/message_socket.hpp"
+
+namespace {
+
+// The value after `name` among the arguments.
+std::string argument(int count, char** values, const char* name) {
+  for (int i = 1; i + 1 < count; ++i) {
+    if (std::strcmp(values[i], name) == 0) return values[i + 1];
+  }
+  return {};
+}
+
+void pretend_to_work(int gate_fd) {
+  const auto gate = vgpu::GateMapping::attach(gate_fd);
+  if (!gate) std::exit(4);
+  vgpu::GatePage& page = (*gate)->page();
+  page.launches.store(7);
+  page.kernel_ns.store(1000);
+  page.memory_used.store(4096);
+  page.latency[vgpu::latency_bucket(5000)].store(10);
+}
+
+}  // namespace
+
+int main(int count, char** values) {
+  const std::string driver = argument(count, values, "--driver");
+  const std::string behaviour = driver.substr(driver.rfind('/') + 1);
+  const int socket = std::atoi(argument(count, values, "--socket").c_str());
+  const int gate = std::atoi(argument(count, values, "--gate").c_str());
+  if (behaviour == "dies") return 3;
+  if (behaviour == "fail") {
+    vgpu::WorkerFailed failed;
+    vgpu::set_text(failed.text, "the driver is broken");
+    if (!vgpu::send_message(socket, failed)) return 2;
+    return 1;
+  }
+  if (behaviour == "garbage") {
+    if (send(socket, "garbage", 7, MSG_NOSIGNAL) != 7) return 2;
+  } else if (behaviour != "mute") {
+    vgpu::DeviceReport report;
+    vgpu::set_text(report.name, "Fake GPU");
+    report.total_memory = 1U << 30U;
+    if (!vgpu::send_message(socket, report)) return 2;
+  }
+  while (true) {
+    const auto message = vgpu::receive_message(socket, -1);
+    if (!message || message->closed) return 0;
+    if (message->as<vgpu::Attach>() != nullptr) pretend_to_work(gate);
+  }
+}
