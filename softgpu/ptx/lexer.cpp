@@ -47,12 +47,11 @@ void Lexer::skip_blanks() {
       line_start_ = true;
     } else if (is(c, blank)) {
       ++pos_;
-    } else if (c == '/' && pos_ + 1 < text_.size() && text_[pos_ + 1] == '/') {
-      pos_ = std::min(text_.find('\n', pos_), text_.size());
-    } else if (c == '/' && pos_ + 1 < text_.size() && text_[pos_ + 1] == '*') {
+    } else if (text_.substr(pos_, 2) == "/*") {
       skip_block_comment();
-    } else if (c == '#' && line_start_) {
-      pos_ = std::min(text_.find('\n', pos_), text_.size());  // a preprocessor's line marker
+    } else if (text_.substr(pos_, 2) == "//" || (c == '#' && line_start_)) {
+      // A comment, or a preprocessor's line marker.
+      pos_ = std::min(text_.find('\n', pos_), text_.size());
     } else {
       return;
     }

@@ -13,8 +13,9 @@ const std::string header = ".version 8.8\n.target sm_75\n.address_size 64\n";
 
 std::unique_ptr<Module> parsed(const std::string& text) {
   auto result = parse(header + text);
-  EXPECT_TRUE(result) << result.error().line << ": " << result.error().reason;
-  return result ? std::move(*result) : std::make_unique<Module>();
+  if (result) return std::move(*result);
+  ADD_FAILURE() << result.error().line << ": " << result.error().reason;
+  return std::make_unique<Module>();
 }
 
 std::unique_ptr<Module> parsed_body(const std::string& body) {
