@@ -1,0 +1,136 @@
+#include "softgpu/driver/driver.hpp"
+
+#include <pthread.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <vector>
+
+#include "softgpu/driver/api.hpp"
+#include "softgpu/driver/graph.hpp"
+#include "softgpu/driver/memory_pool.hpp"
+#include "softgpu/driver/module.hpp"
+
+namespace softgpu {
+namespace {
+
+std::atomic<bool> initialised{false};
+std::atomic<bool> forked{false};
+
+std::vector<Context*>& context_stack() {
+  thread_local std::vector<Context*> stack;
+  return stack;
+}
+
+struct Printf {
+  std::mutex mutex;
+  std::string text;
+  void (*target)(void*, const char*, std::size_t) = nullptr;
+  void* user = nullptr;
+  std::atomic<bool> any{false};
+};
+
+Printf& kept_printf() {
+  static auto* const kept = new Printf;
+  return *kept;
+}
+
+// Nothing may run in a kernel while the process takes its libraries apart.
+void stop_at_exit() {
+  if (forked.load()) return;
+  Driver& driver = Driver::get();
+  driver.primary.cancel.store(true);
+  driver.scheduler.stop(1000);
+}
+
+}  // namespace
+
+Driver::Driver() {
+  set_printf_sink(keep_printf);
+}
+
+Driver& Driver::get() {
+  static auto* const driver = new Driver;
+  return *driver;
+}
+
+CUresult require_driver() {
+  if (forked.load(std::memory_order_relaxed)) return CUDA_ERROR_NOT_INITIALIZED;
+  return initialised.load(std::memory_order_acquire) ? CUDA_SUCCESS : CUDA_ERROR_NOT_INITIALIZED;
+}
+
+Context* current_context() {
+  const std::vector<Context*>& stack = context_stack();
+  return stack.empty() ? nullptr : stack.back();
+}
+
+void push_context(Context* context) {
+  context_stack().push_back(context);
+}
+
+Context* pop_context() {
+  std::vector<Context*>& stack = context_stack();
+  if (stack.empty()) return nullptr;
+  Context* const top = stack.back();
+  stack.pop_back();
+  return top;
+}
+
+void set_context(Context* context) {
+  pop_context();
+  if (context != nullptr) push_context(context);
+}
+
+void keep_printf(std::string_view text) {
+  Printf& kept = kept_printf();
+  const std::unique_lock lock(kept.mutex);
+  kept.text += text;
+  kept.any.store(true, std::memory_order_release);
+}
+
+void flush_printf() {
+  Printf& kept = kept_printf();
+  if (!kept.any.load(std::memory_order_acquire)) return;
+  const std::unique_lock lock(kept.mutex);
+  if (kept.target != nullptr) {
+    kept.target(kept.user, kept.text.data(), kept.text.size());
+  } else {
+    std::fwrite(kept.text.data(), 1, kept.text.size(), stdout);
+    std::fflush(stdout);
+  }
+  kept.text.clear();
+  kept.any.store(false, std::memory_order_release);
+}
+
+void set_printf_target(void (*target)(void*, const char*, std::size_t), void* user) {
+  Printf& kept = kept_printf();
+  const std::unique_lock lock(kept.mutex);
+  kept.target = target;
+  kept.user = user;
+}
+
+void log_line(std::string_view text) {
+  static const bool wanted = std::getenv("SOFTGPU_LOG") != nullptr || std::getenv("VGPU_LOG") != nullptr;
+  if (!wanted) return;
+  std::fprintf(stderr, "softgpu: %.*s\n", static_cast<int>(text.size()), text.data());
+}
+
+}  // namespace softgpu
+
+using namespace softgpu;
+
+SOFTGPU_API cuInit(unsigned int flags) {
+  return guarded([&]() -> CUresult {
+    if (flags != 0) return CUDA_ERROR_INVALID_VALUE;
+    if (forked.load()) return CUDA_ERROR_NOT_INITIALIZED;
+    if (initialised.load(std::memory_order_acquire)) return CUDA_SUCCESS;
+    Driver::get();
+    static std::once_flag once;
+    std::call_once(once, [] {
+      std::atexit(stop_at_exit);
+      pthread_atfork(nullptr, nullptr, [] { forked.store(true); });
+    });
+    initialised.store(true, std::memory_order_release);
+    return CUDA_SUCCESS;
+  });
+}

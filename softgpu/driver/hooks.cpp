@@ -1,0 +1,93 @@
+// What NVIDIA's runtime asks of this library beside the public API, and the private table for vgpud's worker.
+#include <cstring>
+
+#include "cudaabi/runtime_hooks.hpp"
+#include "softgpu/driver/api.hpp"
+#include "softgpu/driver/device.hpp"
+#include "softgpu/driver/meter.hpp"
+
+namespace softgpu {
+namespace {
+
+CUresult busy_ns(std::uint64_t* value) {
+  if (value == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  *value = Driver::get().executor.total_busy_ns();
+  return CUDA_SUCCESS;
+}
+
+CUresult lane_instructions(std::uint64_t* value) {
+  if (value == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  *value = Driver::get().executor.total_lane_instructions();
+  return CUDA_SUCCESS;
+}
+
+CUresult threads(unsigned* value) {
+  if (value == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  *value = Driver::get().executor.threads();
+  return CUDA_SUCCESS;
+}
+
+CUresult printf_target(void (*target)(void*, const char*, std::size_t), void* user) {
+  set_printf_target(target, user);
+  return CUDA_SUCCESS;
+}
+
+constexpr MeterTable meter{sizeof(MeterTable), busy_ns, lane_instructions, threads, printf_target};
+
+class Hooks final : public cudaabi::RuntimeHooks {
+ public:
+  int driver_version() override { return softgpu::driver_version; }
+
+  std::vector<cudaabi::DeviceIdentity> devices() override {
+    if (require_driver() != CUDA_SUCCESS) return {};
+    return {{device_uuid(), pci_domain, pci_bus, pci_device}};
+  }
+
+  CUcontext current_context() override {
+    Context* const context = softgpu::current_context();
+    return context != nullptr ? context->handle() : nullptr;
+  }
+
+  CUresult primary_context(CUcontext* context, CUdevice device) override {
+    return with_driver([&](Driver& driver) -> CUresult {
+      if (device != 0) return CUDA_ERROR_INVALID_DEVICE;
+      *context = driver.primary.handle();
+      return CUDA_SUCCESS;
+    });
+  }
+
+  CUresult context_id(CUcontext context, std::uint64_t* id) override {
+    unsigned long long value = 0;
+    const CUresult result = cuCtxGetId(context, &value);
+    if (result == CUDA_SUCCESS) *id = value;
+    return result;
+  }
+
+  CUresult stream_id(CUcontext, CUstream stream, std::uint64_t* id) override {
+    unsigned long long value = 0;
+    const CUresult result = cuStreamGetId(stream, &value);
+    if (result == CUDA_SUCCESS) *id = value;
+    return result;
+  }
+
+  CUresult load_module(CUmodule* module, const void* image) override {
+    return cuModuleLoadData(module, image);
+  }
+
+  std::vector<cudaabi::PrivateTable> private_tables() override {
+    cudaabi::PrivateTable table;
+    static_assert(sizeof table.uuid == sizeof meter_uuid - 1);
+    std::memcpy(table.uuid.data(), meter_uuid, sizeof table.uuid);
+    table.table = &meter;
+    return {table};
+  }
+};
+
+const bool installed = [] {
+  static auto* const hooks = new Hooks;
+  cudaabi::install_runtime_hooks(*hooks);
+  return true;
+}();
+
+}  // namespace
+}  // namespace softgpu

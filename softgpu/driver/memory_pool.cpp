@@ -1,0 +1,71 @@
+#include "softgpu/driver/memory_pool.hpp"
+
+#include <mutex>
+
+#include "softgpu/driver/driver.hpp"
+
+namespace softgpu {
+namespace {
+
+struct Current {
+  std::mutex mutex;
+  std::shared_ptr<MemoryPool> pool = default_pool();
+};
+
+Current& current() {
+  static auto* const instance = new Current;
+  return *instance;
+}
+
+}  // namespace
+
+const std::shared_ptr<MemoryPool>& default_pool() {
+  static const auto* const pool = [] {
+    auto* const made = new std::shared_ptr<MemoryPool>(std::make_shared<MemoryPool>());
+    Driver::get().pools.add(*made);
+    return made;
+  }();
+  return *pool;
+}
+
+std::shared_ptr<MemoryPool> current_pool() {
+  const std::unique_lock lock(current().mutex);
+  return current().pool;
+}
+
+void set_current_pool(std::shared_ptr<MemoryPool> pool) {
+  const std::unique_lock lock(current().mutex);
+  current().pool = std::move(pool);
+}
+
+CUresult allocate_from_pool(MemoryPool& pool, std::size_t bytes, const void* owner, std::uint64_t& address) {
+  const std::uint64_t used = pool.used.fetch_add(bytes) + bytes;
+  if (pool.max_bytes != 0 && used > pool.max_bytes) {
+    pool.used.fetch_sub(bytes);
+    return CUDA_ERROR_OUT_OF_MEMORY;
+  }
+  const auto allocated = Driver::get().memory.allocate(bytes, MemoryKind::pool, owner, 0, &pool);
+  if (!allocated) {
+    pool.used.fetch_sub(bytes);
+    return CUDA_ERROR_OUT_OF_MEMORY;
+  }
+  std::uint64_t high = pool.used_high.load();
+  while (used > high && !pool.used_high.compare_exchange_weak(high, used)) {
+  }
+  address = *allocated;
+  return CUDA_SUCCESS;
+}
+
+void release_from_pool(std::uint64_t address) {
+  DeviceMemory& memory = Driver::get().memory;
+  const auto found = memory.find(address);
+  if (!found) return;
+  // A destroyed pool is no longer in the table, and its count no longer of interest.
+  const auto pool = Driver::get().pools.find(found->pool);
+  if (memory.release(address, {MemoryKind::pool, MemoryKind::device, MemoryKind::managed}) &&
+      pool != nullptr) {
+    pool->used.fetch_sub(found->bytes);
+  }
+}
+
+}  // namespace softgpu

@@ -1,0 +1,37 @@
+// Pools of stream-ordered memory. Memory goes back to the device when its stream gets to the free; a pool
+// keeps counts, not blocks.
+#pragma once
+
+#include <cuda.h>
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+
+namespace softgpu {
+
+struct Driver;
+
+/// Thread-safe.
+struct MemoryPool {
+  std::uint64_t max_bytes = 0;  ///< 0: no limit of its own
+  std::atomic<std::uint64_t> used{0}, used_high{0};
+  std::atomic<std::uint64_t> release_threshold{0};
+  std::atomic<int> reuse_follow_events{1}, reuse_opportunistic{1}, reuse_internal{1};
+  std::atomic<bool> destroyed{false};
+
+  CUmemoryPool handle() { return reinterpret_cast<CUmemoryPool>(this); }
+};
+
+/// The device's own pool.
+const std::shared_ptr<MemoryPool>& default_pool();
+/// The pool that cuMemAllocAsync uses: the default one unless cuDeviceSetMemPool changed it.
+std::shared_ptr<MemoryPool> current_pool();
+void set_current_pool(std::shared_ptr<MemoryPool> pool);
+
+/// Memory of a pool now.
+CUresult allocate_from_pool(MemoryPool& pool, std::size_t bytes, const void* owner, std::uint64_t& address);
+/// Gives pool (or any device) memory back at once.
+void release_from_pool(std::uint64_t address);
+
+}  // namespace softgpu

@@ -1,0 +1,76 @@
+// Loaded modules and libraries, and their kernels.
+#pragma once
+
+#include <cuda.h>
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <tl/expected.hpp>
+#include <vector>
+
+#include "softgpu/driver/context.hpp"
+#include "softgpu/engine.hpp"
+
+namespace softgpu {
+
+struct LoadedModule;
+
+/// A kernel as programs hold it: CUfunction and CUkernel are the same object here, as there is one device.
+struct Function {
+  std::shared_ptr<LoadedModule> keep_module() const { return module.lock(); }
+
+  std::weak_ptr<LoadedModule> module;  ///< weak: the module owns its functions
+  /// Keeps the module's code and variables while work that uses them is queued.
+  std::shared_ptr<const Module> code;
+  const Kernel* kernel = nullptr;
+  std::string name;
+  std::atomic<int> dynamic_shared_limit{0};
+  std::atomic<int> carveout{-1};
+  std::atomic<int> cache_config{0};
+  std::atomic<bool> prepared{false};
+
+  CUfunction handle() { return reinterpret_cast<CUfunction>(this); }
+};
+
+/// Behind CUmodule and CUlibrary. Immutable after loading.
+struct LoadedModule {
+  const Context* context = nullptr;  ///< null for a library: it belongs to no context
+  std::shared_ptr<const Module> code;
+  std::vector<std::shared_ptr<Function>> functions;
+
+  const std::vector<std::shared_ptr<Function>>& all_functions() const { return functions; }
+  std::shared_ptr<Function> find(std::string_view name) const;
+};
+
+/// Why an image was not loaded; `log` is for the JIT error log buffer.
+struct ModuleError {
+  CUresult result = CUDA_ERROR_INVALID_IMAGE;
+  std::string log;
+};
+
+/// Loads an image as cuModuleLoadData gets it; registers its functions. `context` owns it (null: nobody).
+tl::expected<std::shared_ptr<LoadedModule>, ModuleError> load_image(const void* image,
+                                                                    const Context* context);
+/// Forgets the functions of a module that is unloaded.
+void forget_functions(const LoadedModule& module);
+
+/// Checks grid, block and shared memory as the real driver does, packs the parameters; `result` is what the
+/// launch call returns when it fails. Exactly one of `params` and `extra` is used, as in cuLaunchKernel.
+struct LaunchRequest {
+  std::shared_ptr<Function> function;
+  Dim3 grid, block;
+  std::uint32_t dynamic_shared = 0;
+  bool cooperative = false;
+  void** params = nullptr;
+  void** extra = nullptr;
+};
+CUresult make_kernel_work(const LaunchRequest& request, KernelWork& work);
+
+/// Blocks of this size that fit on one multiprocessor.
+int resident_blocks(const Function& function, int block_size, std::size_t dynamic_shared);
+/// cuFuncGetAttribute and cuKernelGetAttribute.
+CUresult function_attribute(const Function& function, CUfunction_attribute attribute, int& value);
+CUresult set_function_attribute(Function& function, CUfunction_attribute attribute, int value);
+
+}  // namespace softgpu
