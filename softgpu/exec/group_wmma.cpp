@@ -114,7 +114,7 @@ const Op* load_fragment(Context& c, const Op* op) {
       std::memcpy(registers, matrix, sizeof matrix);
     }
   }
-  for (u32 k = 0; k < count; ++k) store_register(c, reg<u32>(c, op->r[k]), registers + lanes * k);
+  for (u32 k = 0; k < count && k < 8; ++k) store_register(c, reg<u32>(c, op->r[k]), registers + lanes * k);
   return op + 1;
 }
 
@@ -175,7 +175,7 @@ const Op* multiply_halves(Context& c, const Op* op) {
     pack_accumulator(halves, registers);
   }
   const u32 count = (op->aux & wide_result) != 0 ? 8 : 4;
-  for (u32 k = 0; k < count; ++k) store_register(c, reg<u32>(c, op->r[k]), registers + lanes * k);
+  for (u32 k = 0; k < count && k < 8; ++k) store_register(c, reg<u32>(c, op->r[k]), registers + lanes * k);
   return op + 4;
 }
 

@@ -1,0 +1,47 @@
+#include "softgpu/exec/groups.hpp"
+
+#include <cstdlib>
+
+namespace softgpu::exec {
+
+namespace {
+
+#define SOFTGPU_GROUP_TABLE(level)                                                               \
+  {                                                                                              \
+    level::decode_move, level::decode_memory, level::decode_integer, level::decode_bits,         \
+        level::decode_float, level::decode_compare, level::decode_convert, level::decode_half,   \
+        level::decode_warp, level::decode_atomic, level::decode_mma, level::decode_wmma, nullptr \
+  }
+
+constexpr DecodeFunction tables[3][16] = {SOFTGPU_GROUP_TABLE(isa_base), SOFTGPU_GROUP_TABLE(isa_v3),
+                                          SOFTGPU_GROUP_TABLE(isa_v4)};
+
+unsigned detect() {
+  unsigned best = 0;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2") &&
+      __builtin_cpu_supports("f16c") && __builtin_cpu_supports("lzcnt"))
+    best = 1;
+  if (best == 1 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512cd"))
+    best = 2;
+  if (const char* wanted = std::getenv("SOFTGPU_ISA_LEVEL");
+      wanted != nullptr && wanted[0] >= '0' && wanted[0] <= '2') {
+    const auto level = static_cast<unsigned>(wanted[0] - '0');
+    if (level < best) best = level;
+  }
+  return best;
+}
+
+}  // namespace
+
+const DecodeFunction* groups(unsigned isa) {
+  return tables[isa];
+}
+
+unsigned isa_level() {
+  static const unsigned level = detect();
+  return level;
+}
+
+}  // namespace softgpu::exec
