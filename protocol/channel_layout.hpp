@@ -48,11 +48,18 @@ struct ChannelControl {
 /// States of a word that one side waits for. Low two bits of a reply slot's or arena block's state word.
 enum class Phase : std::uint32_t { idle = 0, pending = 1, sleeping = 2, done = 3 };
 
+/// Bits of ReplySlot::flags.
+struct ReplyFlags {
+  /// The device has printed: ConsoleText messages wait in the client's direct socket, to be written to stdout
+  /// before this call returns.
+  static constexpr std::uint32_t console = 1;
+};
+
 struct alignas(64) ReplySlot {
   std::atomic<std::uint32_t> state;  ///< ticket << 2 | Phase
   std::int32_t result;               ///< CUresult
   std::uint32_t payload_size;
-  std::uint32_t reserved;
+  std::uint32_t flags;  ///< ReplyFlags
   std::byte payload[reply_payload_bytes];
 };
 static_assert(sizeof(ReplySlot) == 256);

@@ -24,6 +24,7 @@ enum class MessageType : std::uint32_t {
   worker_failed = 7,
   status_query = 8,
   device_status = 9,
+  console_text = 10,
 };
 
 /// Identity of the protocol this binary was built with: the call table, the records and the channel's layout.
@@ -115,6 +116,14 @@ struct HostRegion {
   std::uint32_t reserved = 0;
   std::uint64_t address = 0;
   std::uint64_t bytes = 0;
+};
+
+/// Worker -> client over the direct socket: what kernels printed, in order. See ReplyFlags::console.
+struct ConsoleText {
+  static constexpr auto message_type = MessageType::console_text;
+  MessageType type = message_type;
+  std::uint32_t bytes = 0;
+  char text[16384] = {};
 };
 
 /// Asks the broker how the device is used, instead of Hello; makes no session.

@@ -41,6 +41,11 @@ tl::expected<void, std::string> send_message(int socket, std::span<const std::by
   return {};
 }
 
+bool try_send_message(int socket, std::span<const std::byte> bytes) {
+  return send(socket, bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT) ==
+         static_cast<ssize_t>(bytes.size());
+}
+
 tl::expected<Message, std::string> receive_message(int socket, int timeout_ms) {
   Message result;
   pollfd ready{socket, POLLIN, 0};

@@ -38,6 +38,9 @@ struct Message {
 tl::expected<void, std::string> send_message(int socket, std::span<const std::byte> bytes,
                                              std::span<const int> fds = {});
 
+/// The same, but never waits: false when the socket is full or the peer gone.
+bool try_send_message(int socket, std::span<const std::byte> bytes);
+
 template <class T>
 tl::expected<void, std::string> send_message(int socket, const T& message, std::span<const int> fds = {}) {
   static_assert(std::is_trivially_copyable_v<T>);

@@ -69,7 +69,7 @@ bool await_reply(ReplySlot& slot, std::uint32_t ticket, std::uint64_t spin_ns, s
 }
 
 void complete_reply(const Channel& channel, std::uint32_t reference, std::int32_t result,
-                    std::span<const std::byte> payload) {
+                    std::span<const std::byte> payload, std::uint32_t flags) {
   if (reference == 0) return;
   const std::uint32_t ticket = ReplyRef::ticket(reference);
   ReplySlot& slot = channel.slots()[ReplyRef::slot(reference)];
@@ -77,6 +77,7 @@ void complete_reply(const Channel& channel, std::uint32_t reference, std::int32_
   const std::size_t bytes = std::min(payload.size(), reply_payload_bytes);
   slot.result = result;
   slot.payload_size = static_cast<std::uint32_t>(bytes);
+  slot.flags = flags;
   if (bytes != 0) std::memcpy(slot.payload, payload.data(), bytes);
   if (slot.state.exchange(word(ticket, Phase::done), std::memory_order_acq_rel) ==
       word(ticket, Phase::sleeping)) {

@@ -32,10 +32,10 @@ std::uint32_t begin_reply(ReplySlot& slot, std::uint32_t index, std::uint32_t ti
 bool await_reply(ReplySlot& slot, std::uint32_t ticket, std::uint64_t spin_ns, std::uint64_t sleep_ns);
 
 /// The worker's side: completes `reference` with `result` and `payload` (at most reply_payload_bytes; more is
-/// cut off, which is an error of the worker). Does nothing when reference is 0 or the slot waits for another
-/// ticket.
+/// cut off, which is an error of the worker). `flags`: ReplyFlags. Does nothing when reference is 0 or the
+/// slot waits for another ticket.
 void complete_reply(const Channel& channel, std::uint32_t reference, std::int32_t result,
-                    std::span<const std::byte> payload = {});
+                    std::span<const std::byte> payload = {}, std::uint32_t flags = 0);
 
 /// The same handshake on an arena block: the client prepares, the worker completes, the client waits.
 void begin_block(ArenaBlock& block);

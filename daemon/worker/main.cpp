@@ -9,6 +9,7 @@
 #include <cstring>
 #include <string>
 
+#include "daemon/worker/console.hpp"
 #include "daemon/worker/driver_library.hpp"
 #include "daemon/worker/session.hpp"
 #include "protocol/handshake.hpp"
@@ -87,6 +88,8 @@ int main(int argc, char** argv) {
 
   auto gate = GateMapping::attach(options.gate);
   if (!gate) return fail(options.socket, gate.error());
+  auto console = worker::Console::take_over_stdout();
+  if (!console) return fail(options.socket, console.error());
   auto driver = worker::DriverLibrary::open(options.driver, options.device);
   if (!driver) return fail(options.socket, driver.error());
   worker::HostRegions regions((*driver)->table());

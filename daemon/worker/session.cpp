@@ -220,7 +220,11 @@ Session::PendingReply Session::defer() {
 void Session::answer(const PendingReply& pending, CUresult result, std::span<const std::byte> payload) {
   note_result(result);
   result = with_async_error(result, pending.synchronises);
-  complete_reply(channel_, pending.reference, static_cast<std::int32_t>(result), payload);
+  std::uint32_t flags = 0;
+  if (pending.synchronises && parts_.console != nullptr && parts_.console->forward(parts_.direct_socket)) {
+    flags = ReplyFlags::console;
+  }
+  complete_reply(channel_, pending.reference, static_cast<std::int32_t>(result), payload, flags);
   if (pending.taken_ns != 0) accounting_.count_latency(now_ns() - pending.taken_ns);
 }
 

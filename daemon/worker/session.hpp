@@ -21,6 +21,7 @@
 
 #include "daemon/worker/accounting.hpp"
 #include "daemon/worker/completions.hpp"
+#include "daemon/worker/console.hpp"
 #include "daemon/worker/driver_library.hpp"
 #include "daemon/worker/handle_table.hpp"
 #include "daemon/worker/host_regions.hpp"
@@ -64,6 +65,7 @@ struct SessionParts {
   Channel& channel;
   Accounting& accounting;
   HostRegions& regions;
+  Console* console = nullptr;  ///< where the driver prints to; nullptr: not collected
   int direct_socket = -1;
   int broker_socket = -1;
 };

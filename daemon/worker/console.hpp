@@ -1,0 +1,32 @@
+// What kernels print. The driver writes it to this process's standard output, which is a memory file here;
+// from there it goes to the client, who writes it to its own. Never blocks the driver or the dispatcher.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <tl/expected.hpp>
+
+#include "protocol/unique_fd.hpp"
+
+namespace vgpu::worker {
+
+/// One in a process. Thread-safe.
+class Console {
+ public:
+  /// Makes descriptor 1 a memory file. The error is a sentence.
+  static tl::expected<std::unique_ptr<Console>, std::string> take_over_stdout();
+
+  /// Sends what was printed since the last time; true when there was something. What the socket does not take
+  /// stays for the next time.
+  bool forward(int socket);
+
+ private:
+  explicit Console(UniqueFd file) : file_(std::move(file)) {}
+  UniqueFd file_;
+  std::mutex mutex_;
+  std::int64_t sent_ = 0;
+};
+
+}  // namespace vgpu::worker

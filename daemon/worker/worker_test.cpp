@@ -1,0 +1,306 @@
+// vgpud-worker as a client sees it, on the software GPU, without a broker.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "daemon/worker/worker_harness.hpp"
+#include "protocol/address_space.hpp"
+#include "protocol/handle.hpp"
+#include "protocol/message_socket.hpp"
+#include "protocol/upcall.hpp"
+
+namespace vgpu::worker {
+namespace {
+
+struct WorkerTest : testing::Test {
+  void start(std::uint64_t quota = 0) {
+    auto started = WorkerHarness::start(VGPU_WORKER_PATH, VGPU_SOFTGPU_PATH, quota);
+    ASSERT_TRUE(started) << started.error();
+    worker = std::move(*started);
+  }
+  void SetUp() override { start(); }
+
+  std::uint64_t allocate(std::uint64_t bytes) {
+    record::cuMemAlloc_v2 record;
+    record.bytes = bytes;
+    reply::cuMemAlloc_v2 reply;
+    EXPECT_EQ(worker->ask(record, reply), CUDA_SUCCESS);
+    return reply.dptr;
+  }
+  CUresult synchronize() { return worker->ask(record::cuCtxSynchronize{}); }
+
+  ArenaBlock* read_back(std::uint64_t from, std::uint64_t bytes, std::uint64_t stream = 0) {
+    ArenaBlock* const block = worker->arena().allocate(bytes);
+    record::copy_from_device_block copy;
+    copy.src = from;
+    copy.stream = stream;
+    copy.block = {worker->arena().offset(block), bytes};
+    worker->post(copy);
+    for (int i = 0; i < 100 && !await_block(*block, 20'000, 100'000'000); ++i) {
+    }
+    return block;
+  }
+
+  std::unique_ptr<WorkerHarness> worker;
+};
+
+TEST_F(WorkerTest, ReportsItsDevice) {
+  EXPECT_NE(worker->report().name[0], '\0');
+  EXPECT_GT(worker->report().total_memory, 0u);
+  EXPECT_EQ(worker->report().compute_major, 7);
+  EXPECT_EQ(worker->report().compute_minor, 5);
+}
+
+TEST_F(WorkerTest, MemoryRoundTrip) {
+  constexpr std::uint64_t bytes = 1 << 20;
+  const std::uint64_t device = allocate(bytes);
+  ASSERT_NE(device, 0u);
+  ArenaBlock* const block = worker->arena().allocate(bytes);
+  auto* const data = reinterpret_cast<std::uint32_t*>(Arena::data(block));
+  for (std::uint32_t i = 0; i < bytes / 4; ++i) data[i] = i * 2654435761u;
+  record::copy_to_device_block copy;
+  copy.dst = device;
+  copy.block = {worker->arena().offset(block), bytes};
+  worker->post(copy);
+  ArenaBlock* const back = read_back(device, bytes);
+  EXPECT_EQ(back->result, 0);
+  EXPECT_EQ(std::memcmp(Arena::data(back), data, bytes), 0);
+  EXPECT_TRUE(block_done(*block));
+  EXPECT_EQ(synchronize(), CUDA_SUCCESS);
+}
+
+TEST_F(WorkerTest, InlineCopiesAndMemsetsKeepTheirOrder) {
+  const std::uint64_t device = allocate(4096);
+  for (int i = 0; i < 200; ++i) {
+    record::cuMemsetD8Async set;
+    set.dstDevice = device;
+    set.uc = 0;
+    set.N = 4096;
+    worker->post(set);
+    std::vector<std::byte> bytes(64, static_cast<std::byte>(i));
+    record::copy_to_device_inline copy;
+    copy.dst = device + 64 * static_cast<std::uint64_t>(i % 64);
+    worker->post(copy, bytes);
+  }
+  ArenaBlock* const back = read_back(device, 4096);
+  EXPECT_EQ(Arena::data(back)[64 * (199 % 64)], std::byte{199});
+  EXPECT_EQ(Arena::data(back)[0], std::byte{0});
+}
+
+TEST_F(WorkerTest, AsynchronousErrorComesOutAtTheNextSynchronisation) {
+  record::cuMemsetD8Async set;
+  set.dstDevice = 0x123456;
+  set.N = 64;
+  worker->post(set);
+  EXPECT_NE(synchronize(), CUDA_SUCCESS);
+  EXPECT_EQ(synchronize(), CUDA_SUCCESS);
+}
+
+TEST_F(WorkerTest, WorkerMemoryIsNotReachableByAddress) {
+  const std::uint64_t device = allocate(4096);
+  record::cuMemcpyAsync copy;
+  copy.dst = reinterpret_cast<std::uint64_t>(&copy);
+  copy.src = device;
+  copy.ByteCount = 8;
+  worker->post(copy);
+  EXPECT_EQ(synchronize(), CUDA_ERROR_INVALID_VALUE);
+  record::copy_to_device_block block;
+  block.dst = device;
+  block.block = {worker->channel().arena().size() - 64, 4096};
+  worker->post(block);
+  EXPECT_EQ(synchronize(), CUDA_ERROR_INVALID_VALUE);
+}
+
+TEST_F(WorkerTest, QuotaIsOutOfMemoryAndMemGetInfoMatches) {
+  start(8 << 20);
+  const std::uint64_t first = allocate(6 << 20);
+  record::cuMemAlloc_v2 record;
+  record.bytes = 4 << 20;
+  EXPECT_EQ(worker->ask(record), CUDA_ERROR_OUT_OF_MEMORY);
+  reply::cuMemGetInfo_v2 info;
+  EXPECT_EQ(worker->ask(record::cuMemGetInfo_v2{}, info), CUDA_SUCCESS);
+  EXPECT_EQ(info.total, 8u << 20);
+  EXPECT_EQ(info.free, 2u << 20);
+  record::cuMemFree_v2 free;
+  free.dptr = first;
+  worker->post(free);
+  EXPECT_EQ(worker->ask(record), CUDA_SUCCESS);
+}
+
+TEST_F(WorkerTest, UnknownHandlesAndCallsAreRefused) {
+  record::cuStreamSynchronize sync;
+  sync.hStream = Handle::make(HandleKind::stream, 5, 1);
+  EXPECT_EQ(worker->ask(sync), CUDA_ERROR_INVALID_HANDLE);
+  sync.hStream = Handle::make(HandleKind::event, 5, 1);
+  EXPECT_EQ(worker->ask(sync), CUDA_ERROR_INVALID_HANDLE);
+  record::cuCtxSynchronize unknown;
+  unknown.header.call = 60000;
+  EXPECT_EQ(worker->ask(unknown), CUDA_ERROR_INVALID_VALUE);
+  record::cuCtxSynchronize other_context;
+  other_context.header.context = 9;
+  EXPECT_EQ(worker->ask(other_context), CUDA_ERROR_INVALID_CONTEXT);
+}
+
+TEST_F(WorkerTest, HostFunctionRunsInTheClientInStreamOrder) {
+  const std::uint64_t stream = Handle::make(HandleKind::stream, 1, 1);
+  record::cuStreamCreate create;
+  create.stream = stream;
+  create.flags = CU_STREAM_NON_BLOCKING;
+  worker->post(create);
+  std::vector<std::uint64_t> ran;
+  std::thread client([&] {
+    UpcallReader reader(worker->channel());
+    while (ran.size() < 10) {
+      Upcall upcall;
+      if (!reader.next(upcall, 100'000'000)) continue;
+      ran.push_back(upcall.user);
+      reader.finish();
+    }
+  });
+  for (std::uint64_t i = 0; i < 10; ++i) {
+    record::cuLaunchHostFunc call;
+    call.stream = stream;
+    call.function = 0xF00;
+    call.user = i;
+    worker->post(call);
+  }
+  record::cuStreamSynchronize sync;
+  sync.hStream = stream;
+  EXPECT_EQ(worker->ask(sync), CUDA_SUCCESS);
+  client.join();
+  for (std::uint64_t i = 0; i < 10; ++i) EXPECT_EQ(ran[i], i);
+}
+
+TEST_F(WorkerTest, AWaitingThreadDoesNotHoldUpAnother) {
+  const std::uint64_t stream = Handle::make(HandleKind::stream, 1, 1);
+  record::cuStreamCreate create;
+  create.stream = stream;
+  create.flags = CU_STREAM_NON_BLOCKING;
+  worker->post(create);
+  record::cuLaunchHostFunc call;  // nobody runs it yet: the stream stands still
+  call.stream = stream;
+  worker->post(call);
+  std::atomic<bool> done{false};
+  std::thread waiting([&] {
+    record::cuStreamSynchronize sync;
+    sync.hStream = stream;
+    reply::cuStreamSynchronize reply;
+    EXPECT_EQ(worker->ask(sync, reply, {}, 7), CUDA_SUCCESS);
+    done = true;
+  });
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  for (int i = 0; i < 50; ++i) {
+    reply::cuMemGetInfo_v2 info;
+    EXPECT_EQ(worker->ask(record::cuMemGetInfo_v2{}, info), CUDA_SUCCESS);
+  }
+  EXPECT_FALSE(done.load());
+  UpcallReader reader(worker->channel());
+  Upcall upcall;
+  ASSERT_TRUE(reader.next(upcall, 1'000'000'000));
+  reader.finish();
+  waiting.join();
+}
+
+TEST_F(WorkerTest, HostRegionIsSharedAtOneAddress) {
+  constexpr std::uint64_t bytes = 1 << 20;
+  const std::uint64_t address = host_window_base + (16 << 20);
+  const UniqueFd fd(memfd_create("region", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  ASSERT_EQ(ftruncate(fd.get(), bytes), 0);
+  fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
+  auto* const mine =
+      static_cast<std::uint8_t*>(mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0));
+  const int fds[] = {fd.get()};
+  HostRegion region;
+  region.address = address;
+  region.bytes = bytes;
+  ASSERT_TRUE(send_message(worker->direct_socket(), region, fds));
+  record::host_map map;
+  map.address = address;
+  map.bytes = bytes;
+  reply::host_map mapped;
+  ASSERT_EQ(worker->ask(map, mapped), CUDA_SUCCESS);
+  EXPECT_EQ(mapped.dptr, address);
+  std::memset(mine, 7, bytes);
+  const std::uint64_t device = allocate(bytes);
+  record::cuMemcpyAsync copy;
+  copy.dst = device;
+  copy.src = address;
+  copy.ByteCount = bytes;
+  worker->post(copy);
+  std::swap(copy.dst, copy.src);
+  copy.dst = address;
+  copy.src = device;
+  ASSERT_EQ(synchronize(), CUDA_SUCCESS);
+  std::memset(mine, 0, bytes);
+  worker->post(copy);
+  ASSERT_EQ(synchronize(), CUDA_SUCCESS);
+  EXPECT_EQ(mine[bytes - 1], 7);
+  record::host_unmap unmap;
+  unmap.address = address;
+  EXPECT_EQ(worker->ask(unmap), CUDA_SUCCESS);
+  EXPECT_EQ(worker->ask(unmap), CUDA_ERROR_INVALID_VALUE);
+  worker->post(copy);
+  EXPECT_EQ(synchronize(), CUDA_ERROR_INVALID_VALUE);
+  munmap(mine, bytes);
+}
+
+TEST_F(WorkerTest, HostRegionThatCouldShrinkIsRefused) {
+  const UniqueFd fd(memfd_create("region", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  ASSERT_EQ(ftruncate(fd.get(), 4096), 0);
+  const int fds[] = {fd.get()};
+  HostRegion region;
+  region.address = host_window_base;
+  region.bytes = 4096;
+  ASSERT_TRUE(send_message(worker->direct_socket(), region, fds));
+  record::host_map map;
+  map.address = host_window_base;
+  map.bytes = 4096;
+  EXPECT_EQ(worker->ask(map), CUDA_ERROR_INVALID_VALUE);
+  EXPECT_EQ(worker->ask(map), CUDA_ERROR_INVALID_VALUE);
+}
+
+TEST_F(WorkerTest, EndsWhenTheClientHangsUp) {
+  worker->hang_up();
+  const int status = worker->wait_for_end(1000);
+  ASSERT_NE(status, -1);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  EXPECT_EQ(worker->channel().control().closed.load(), 1u);
+}
+
+TEST_F(WorkerTest, EndsAtACorruptRingAndSaysSoInTheChannel) {
+  RingProducer producer(worker->channel());
+  const auto slot = producer.reserve(64, [] { return true; });
+  const RecordHeader header{1, 0, 0xFFFFFFFF, 0, 0, 0};
+  std::memcpy(slot.bytes, &header, sizeof header);
+  producer.publish(slot);
+  EXPECT_NE(worker->wait_for_end(2000), -1);
+  EXPECT_EQ(worker->channel().control().closed.load(), 1u);
+}
+
+TEST_F(WorkerTest, RandomBytesInEveryFieldEndTheWorkerAtMost) {
+  std::mt19937_64 random(11);
+  for (int round = 0; round < 3000 && worker->channel().control().closed.load() == 0; ++round) {
+    RingProducer producer(worker->channel());
+    const std::size_t size = 16 + random() % 300;
+    const auto slot = producer.reserve(size, [&] { return worker->wait_for_end(0) == -1; });
+    if (!slot) break;
+    for (std::size_t i = 0; i < size; i += 8) {
+      const std::uint64_t value = random() % 3 == 0 ? random() : random() % 4;
+      std::memcpy(slot.bytes + i, &value, std::min<std::size_t>(8, size - i));
+    }
+    const RecordHeader header{
+        static_cast<std::uint16_t>(random() % 300), 0, static_cast<std::uint32_t>(size), 0, 0, 0};
+    std::memcpy(slot.bytes, &header, sizeof header);
+    producer.publish(slot);
+  }
+  worker->hang_up();
+  EXPECT_NE(worker->wait_for_end(5000), -1);
+}
+
+}  // namespace
+}  // namespace vgpu::worker
