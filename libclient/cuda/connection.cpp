@@ -1,5 +1,7 @@
 #include "libclient/cuda/connection.hpp"
 
+#include <algorithm>
+#include <cstdio>
 #include <cstring>
 #include <utility>
 
@@ -132,8 +134,21 @@ Reply Connection::wait(ThreadState& thread) {
     // A reply may have come just before the end.
     if (!alive() && !await_reply(slot, thread.ticket, 0, 0)) return {final_error(), {}};
   }
+  if ((slot.flags & ReplyFlags::console) != 0) print_console();
   const std::size_t bytes = std::min<std::size_t>(slot.payload_size, sizeof slot.payload);
   return {static_cast<CUresult>(slot.result), {slot.payload, bytes}};
+}
+
+void Connection::print_console() {
+  const std::lock_guard lock(console_mutex_);
+  while (true) {
+    const auto message = receive_message(direct_.get(), 0);
+    if (!message || message->none || message->closed) break;
+    if (const auto* console = message->as<ConsoleText>()) {
+      std::fwrite(console->text, 1, std::min<std::size_t>(console->bytes, sizeof console->text), stdout);
+    }
+  }
+  std::fflush(stdout);
 }
 
 CUresult Connection::wait(ArenaBlock& block) {

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 #include <tl/expected.hpp>
@@ -101,12 +102,14 @@ class Connection {
  private:
   Connection(UniqueFd socket, UniqueFd direct, const Welcome& welcome, std::unique_ptr<Channel> channel);
   CUresult final_error() const;
+  void print_console();
 
   UniqueFd socket_;
   UniqueFd direct_;
   Welcome welcome_;
   std::unique_ptr<Channel> channel_;
   RingProducer ring_;
+  std::mutex console_mutex_;
   ReplySlotPool slots_;
   std::unique_ptr<Arena> arena_;
   std::uint64_t largest_block_ = 0;

@@ -22,6 +22,11 @@ std::uint64_t chunk_size(const Connection& connection, std::uint64_t bytes) {
   return std::min({wanted, connection.largest_block(), std::uint64_t{4} << 20});
 }
 
+// Memory mapped piece by piece goes on behind the end of one piece.
+bool may_continue(MemoryKind kind) {
+  return kind == MemoryKind::mapped || kind == MemoryKind::reserved;
+}
+
 CUresult gone(Call& call) {
   const CUresult error = call.connection().error();
   return error != CUDA_SUCCESS ? error : CUDA_ERROR_DEVICE_UNAVAILABLE;
@@ -75,7 +80,7 @@ CUresult copy_to_device(Call& call, CUdeviceptr target, const void* source, std:
   // An unknown target may be wrong: then the answer is waited for, so that the error comes at the call.
   const auto range = call.process().memory.find(target);
   const bool known = range && bytes <= range->size - (target - range->base);
-  if (range && !known) return CUDA_ERROR_INVALID_VALUE;
+  if (range && !known && !may_continue(range->kind)) return CUDA_ERROR_INVALID_VALUE;
   const auto* from = static_cast<const std::byte*>(source);
   if (bytes <= max_inline_bytes) {
     record::copy_to_device_inline record;

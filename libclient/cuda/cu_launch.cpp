@@ -52,6 +52,31 @@ CUresult check_shape(const Process& process, const Function& function, const Sha
   return CUDA_SUCCESS;
 }
 
+bool has_cooperative(std::span<const CUlaunchAttribute> attributes) {
+  return std::any_of(attributes.begin(), attributes.end(), [](const CUlaunchAttribute& attribute) {
+    return attribute.id == CU_LAUNCH_ATTRIBUTE_COOPERATIVE && attribute.value.cooperative != 0;
+  });
+}
+
+// All blocks of a cooperative launch must fit the device at once.
+CUresult check_cooperative(CUfunction function, const Shape& shape) {
+  const auto threads = static_cast<int>(shape.block_x * shape.block_y * shape.block_z);
+  int blocks = 0;
+  int processors = 0;
+  if (const CUresult result =
+          cuOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, function, threads, shape.dynamic_shared);
+      result != CUDA_SUCCESS) {
+    return result;
+  }
+  if (const CUresult result = cuDeviceGetAttribute(&processors, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, 0);
+      result != CUDA_SUCCESS) {
+    return result;
+  }
+  const std::uint64_t grid = std::uint64_t{shape.grid_x} * shape.grid_y * shape.grid_z;
+  const std::uint64_t most = static_cast<std::uint64_t>(blocks) * static_cast<std::uint64_t>(processors);
+  return grid > most ? CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE : CUDA_SUCCESS;
+}
+
 // Writes a launch's tail: attributes, then the packed parameters.
 void write_tail(std::byte* out, const Function& function, const Arguments& arguments,
                 const ExtraBuffer& extra) {
@@ -74,6 +99,9 @@ CUresult launch(CUfunction handle, const Shape& shape, CUstream stream, bool per
   if (function == nullptr) return CUDA_ERROR_INVALID_HANDLE;
   if (const CUresult result = check_shape(call.process(), *function, shape); result != CUDA_SUCCESS)
     return result;
+  if (arguments.flags == kCooperative || has_cooperative(arguments.attributes)) {
+    if (const CUresult result = check_cooperative(handle, shape); result != CUDA_SUCCESS) return result;
+  }
   ExtraBuffer extra;
   std::size_t parameter_bytes = function->layout.total_bytes();
   if (arguments.extra != nullptr) {
