@@ -168,7 +168,8 @@ SOFTGPU_API cuCtxSetCurrent(CUcontext handle) {
     }
     const std::shared_ptr<Context> context = find_context(driver, handle);
     if (context == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
-    if (!context->alive.load()) return CUDA_ERROR_CONTEXT_IS_DESTROYED;
+    // NVIDIA's runtime makes the primary context current before it retains it.
+    if (!context->alive.load() && !context->primary) return CUDA_ERROR_CONTEXT_IS_DESTROYED;
     set_context(context.get());
     return CUDA_SUCCESS;
   });
