@@ -133,6 +133,19 @@ TEST(Broker, WorkerCrashClosesTheChannelAndOnlyThatOne) {
   EXPECT_TRUE(broker.hello().welcome) << "the pool must have a new worker";
 }
 
+TEST(Broker, WorkerThatLeavesInOrderIsNoFailure) {
+  const BrokerProcess broker;
+  ASSERT_TRUE(broker.wait_until_up());
+  const Answer client = broker.hello();
+  ASSERT_TRUE(client.welcome);
+  // The fake worker ends with status 0 at SIGTERM, as a real one does when it sees its client leave.
+  kill(broker.stats()["clients"][0]["worker_pid"].get<pid_t>(), SIGTERM);
+  EXPECT_TRUE(eventually([&] { return broker.stats()["clients"].empty(); }));
+  const auto stats = broker.stats();
+  EXPECT_EQ(stats["broker"]["worker_failures"], 0);
+  EXPECT_EQ(stats["ended"][0]["ending"], "the client left");
+}
+
 TEST(Broker, FailingDriverIsSaidToTheClientAtOnce) {
   for (const char* behaviour : {"fail", "dies", "garbage"}) {
     const BrokerProcess broker(behaviour);

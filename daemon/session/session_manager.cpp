@@ -181,7 +181,7 @@ bool SessionManager::attach(Session& session, Worker& worker) {
   session.worker = &worker;
   session.gate = worker.gate;
   const std::uint64_t id = session.id;
-  worker.on_end = [this, id](const std::string& how) { worker_ended(id, how); };
+  worker.on_end = [this, id](const std::string& how, bool orderly) { worker_ended(id, how, orderly); };
 
   const std::uint64_t quota = session.client_class.memory_quota.value_or(0);
   auto channel = create_channel_memory(session.client_class.arena_bytes & ~std::uint64_t{4095});
@@ -225,9 +225,13 @@ void SessionManager::release_worker(Session& session) {
   session.worker = nullptr;
 }
 
-void SessionManager::worker_ended(std::uint64_t id, const std::string& how) {
+void SessionManager::worker_ended(std::uint64_t id, const std::string& how, bool orderly) {
   Session& session = *sessions_.at(id);
   session.worker = nullptr;  // the pool's, and gone
+  if (orderly) {
+    end(id, "the client left");
+    return;
+  }
   release_worker(session);
   session.state = SessionState::failed;
   session.failure = how;

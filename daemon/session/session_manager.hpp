@@ -63,7 +63,7 @@ class SessionManager {
   Device* find_device(const std::string& name) const;
   void serve(Session& session);
   bool attach(Session& session, Worker& worker);
-  void worker_ended(std::uint64_t id, const std::string& how);
+  void worker_ended(std::uint64_t id, const std::string& how, bool orderly);
   void release_worker(Session& session);
   void end(std::uint64_t id, const std::string& why);
   void count_waiting(Device& device);

@@ -3,6 +3,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdlib>
 #include <cstring>
 #include <string>
@@ -34,6 +35,7 @@ void pretend_to_work(int gate_fd) {
 }  // namespace
 
 int main(int count, char** values) {
+  std::signal(SIGTERM, [](int) { _exit(0); });
   const std::string driver = argument(count, values, "--driver");
   const std::string behaviour = driver.substr(driver.rfind('/') + 1);
   const int socket = std::atoi(argument(count, values, "--socket").c_str());

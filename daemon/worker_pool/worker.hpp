@@ -29,8 +29,9 @@ struct Worker {
   DeviceReport report;  // valid from WorkerState::ready on
   std::uint64_t start_timer = 0;
   std::string problem;  // what it said before it failed
-  // Called once when an attached worker has ended by itself; the argument says how ("signal 11").
-  std::function<void(const std::string& how)> on_end;
+  // Called once when an attached worker has ended by itself: how ("signal 11"), and whether it was in order
+  // (exit status 0: it saw its client leave before the broker did).
+  std::function<void(const std::string& how, bool orderly)> on_end;
 
   Worker() = default;
   Worker(const Worker&) = delete;

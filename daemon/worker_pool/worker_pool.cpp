@@ -16,6 +16,7 @@ using std::chrono::milliseconds;
 
 constexpr milliseconds kFirstPause{100};
 constexpr milliseconds kLongestPause{10000};
+constexpr const char* kOrderly = "exit status 0";  // as describe() says it
 
 std::string describe(const siginfo_t& info) {
   if (info.si_code == CLD_EXITED) return fmt::format("exit status {}", info.si_status);
@@ -140,8 +141,9 @@ void WorkerPool::on_exit(std::uint64_t id) {
   if (state == WorkerState::starting) {
     start_failed(worker->problem.empty() ? "the worker ended with " + how : worker->problem);
   } else if (state == WorkerState::attached) {
-    ++crashes_;
-    if (worker->on_end) worker->on_end(how);
+    const bool orderly = how == kOrderly;
+    if (!orderly) ++crashes_;
+    if (worker->on_end) worker->on_end(how, orderly);
   } else if (state == WorkerState::ready) {
     log::warning("idle worker ended worker={} pid={} how={}", id, worker->pid, log::quoted(how));
   }
