@@ -193,8 +193,8 @@ std::optional<Fragments> fragments(Builder& b, const Instruction& i, std::size_t
 bool decode_integer_product(Builder& b, const Instruction& i, Handler fn) {
   const auto f = fragments(b, i, 2, 1, 1, 2);
   if (!f) return true;
-  // "...s32.s8.u8.s32": the types of d, a, b, c come last.
-  const std::size_t n = i.parts() - (i.has("and") || i.has("xor") ? 2 : i.has("satfinite") ? 1 : 0);
+  // "...s32.s8.u8.s32": the types of d, a, b, c come last (bits have no sign).
+  const std::size_t n = i.parts();
   const bool signs[2] = {i.part(n - 3).starts_with('s'), i.part(n - 2).starts_with('s')};
   const auto flags = static_cast<u16>((signs[0] ? a_signed : 0) | (signs[1] ? b_signed : 0) |
                                       (i.has("satfinite") ? saturate : 0));
