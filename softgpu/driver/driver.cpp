@@ -2,9 +2,10 @@
 
 #include <pthread.h>
 
+#include <array>
 #include <cstdio>
 #include <cstdlib>
-#include <vector>
+#include <type_traits>
 
 #include "softgpu/driver/api.hpp"
 #include "softgpu/driver/graph.hpp"
@@ -17,8 +18,17 @@ namespace {
 std::atomic<bool> initialised{false};
 std::atomic<bool> forked{false};
 
-std::vector<Context*>& context_stack() {
-  thread_local std::vector<Context*> stack;
+// NVIDIA's runtime still calls from exit handlers, when the main thread's thread-local objects are gone. So
+// the pointer is plain data that outlives them, and a stack that is asked for later is made anew. Without a
+// destructor: the runtime still calls from exit handlers, when a thread's other locals are gone.
+struct ContextStack {
+  std::array<Context*, 256> contexts;
+  std::size_t depth;
+};
+
+ContextStack& context_stack() {
+  static_assert(std::is_trivially_destructible_v<ContextStack>);
+  thread_local constinit ContextStack stack{};
   return stack;
 }
 
@@ -60,20 +70,20 @@ CUresult require_driver() {
 }
 
 Context* current_context() {
-  const std::vector<Context*>& stack = context_stack();
-  return stack.empty() ? nullptr : stack.back();
+  const ContextStack& stack = context_stack();
+  return stack.depth == 0 ? nullptr : stack.contexts[stack.depth - 1];
 }
 
-void push_context(Context* context) {
-  context_stack().push_back(context);
+bool push_context(Context* context) {
+  ContextStack& stack = context_stack();
+  if (stack.depth == stack.contexts.size()) return false;
+  stack.contexts[stack.depth++] = context;
+  return true;
 }
 
 Context* pop_context() {
-  std::vector<Context*>& stack = context_stack();
-  if (stack.empty()) return nullptr;
-  Context* const top = stack.back();
-  stack.pop_back();
-  return top;
+  ContextStack& stack = context_stack();
+  return stack.depth == 0 ? nullptr : stack.contexts[--stack.depth];
 }
 
 void set_context(Context* context) {
