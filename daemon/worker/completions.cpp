@@ -14,12 +14,13 @@ Completions::~Completions() {
   for (std::thread& waiter : waiters_) waiter.join();
 }
 
-CUevent Completions::take_event() {
+CUevent Completions::take_event(CUcontext context) {
   {
     const std::lock_guard lock(mutex_);
-    if (!free_events_.empty()) {
-      const CUevent event = free_events_.back();
-      free_events_.pop_back();
+    std::vector<CUevent>& events = free_events_[context];
+    if (!events.empty()) {
+      const CUevent event = events.back();
+      events.pop_back();
       return event;
     }
   }
@@ -30,9 +31,14 @@ CUevent Completions::take_event() {
   return event;
 }
 
-void Completions::put_event(CUevent event) {
+void Completions::put_event(CUcontext context, CUevent event) {
   const std::lock_guard lock(mutex_);
-  free_events_.push_back(event);
+  free_events_[context].push_back(event);
+}
+
+void Completions::forget_context(CUcontext context) {
+  const std::lock_guard lock(mutex_);
+  free_events_.erase(context);
 }
 
 void Completions::add(std::uint64_t key, Entry entry) {
@@ -43,21 +49,23 @@ void Completions::add(std::uint64_t key, Entry entry) {
   queue->entries.push_back(std::move(entry));
 }
 
-CUresult Completions::after_stream(CUstream stream, Done done) {
-  const CUevent event = take_event();
+CUresult Completions::after_stream(CUcontext context, CUstream stream, Done done) {
+  const CUevent event = take_event(context);
   if (event == nullptr) return CUDA_ERROR_OUT_OF_MEMORY;
   const CUresult result = driver_.cuEventRecord(event, stream);
   if (result != CUDA_SUCCESS) {
-    put_event(event);
+    put_event(context, event);
     return result;
   }
-  add(reinterpret_cast<std::uint64_t>(stream), Entry{event, true, std::move(done)});
+  const auto key =
+      stream != nullptr ? reinterpret_cast<std::uint64_t>(stream) : reinterpret_cast<std::uint64_t>(context);
+  add(key, Entry{event, context, std::move(done)});
   return CUDA_SUCCESS;
 }
 
 void Completions::after_event(CUevent event, Done done) {
   // Events and streams are different objects, so their addresses never coincide.
-  add(reinterpret_cast<std::uint64_t>(event), Entry{event, false, std::move(done)});
+  add(reinterpret_cast<std::uint64_t>(event), Entry{event, nullptr, std::move(done)});
 }
 
 bool Completions::poll() {
@@ -83,7 +91,7 @@ bool Completions::poll() {
       if (result == CUDA_ERROR_NOT_READY) break;
       Entry entry = std::move(queue->entries.front());
       queue->entries.pop_front();
-      if (entry.ours) free_events_.push_back(entry.event);
+      if (entry.context != nullptr) free_events_[entry.context].push_back(entry.event);
       if (queue->entries.empty()) --with_dispatcher_;
       lock.unlock();
       entry.done(result);
@@ -132,7 +140,7 @@ void Completions::wait_loop() {
       lock.lock();
       Entry entry = std::move(queue->entries.front());
       queue->entries.pop_front();
-      if (entry.ours) free_events_.push_back(entry.event);
+      if (entry.context != nullptr) free_events_[entry.context].push_back(entry.event);
       lock.unlock();
       entry.done(result);
       lock.lock();

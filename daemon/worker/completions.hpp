@@ -30,9 +30,13 @@ class Completions {
   /// Runs `done` once the work now in `stream` has finished, with the driver's result. `done` runs in the
   /// dispatcher or in a waiter thread. Entries of one key complete in order. An error from the driver here:
   /// `done` did not and will not run.
-  CUresult after_stream(CUstream stream, Done done);
+  /// `context` is the stream's: events of another would be refused, and the default stream is one a context.
+  CUresult after_stream(CUcontext context, CUstream stream, Done done);
   /// The same for an event of the client's.
   void after_event(CUevent event, Done done);
+
+  /// Forgets the events kept for `context`, which is about to be destroyed.
+  void forget_context(CUcontext context);
 
   /// Looks at the oldest entry of each stream; true when some are still pending with the dispatcher.
   bool poll();
@@ -44,15 +48,15 @@ class Completions {
  private:
   struct Entry {
     CUevent event;
-    bool ours;
+    CUcontext context;  ///< of an event of ours; nullptr: the client's event
     Done done;
   };
   struct Queue {
     std::deque<Entry> entries;
     bool with_waiter = false;
   };
-  CUevent take_event();
-  void put_event(CUevent event);
+  CUevent take_event(CUcontext context);
+  void put_event(CUcontext context, CUevent event);
   void add(std::uint64_t key, Entry entry);
   void wait_loop();
 
@@ -63,7 +67,7 @@ class Completions {
   std::unordered_map<std::uint64_t, std::shared_ptr<Queue>> queues_;
   std::size_t with_dispatcher_ = 0;  // queues that are not empty and not with a waiter
   std::deque<std::shared_ptr<Queue>> handed_;
-  std::vector<CUevent> free_events_;
+  std::unordered_map<CUcontext, std::vector<CUevent>> free_events_;
   std::vector<std::thread> waiters_;
   std::size_t idle_waiters_ = 0;
   bool stopping_ = false;

@@ -39,6 +39,15 @@ class HandleTable {
     if (find(kind, handle) != nullptr)
       kinds_[static_cast<std::size_t>(kind)][Handle::index(handle)].used = false;
   }
+  /// Forgets all handles of a kind and calls f(value) for each.
+  template <class F>
+  void take_all(HandleKind kind, F&& f) {
+    for (Entry& entry : kinds_[static_cast<std::size_t>(kind)]) {
+      if (!entry.used) continue;
+      entry.used = false;
+      f(entry.value);
+    }
+  }
   /// Calls f(value) for every handle of a kind.
   template <class F>
   void for_each(HandleKind kind, F&& f) const {

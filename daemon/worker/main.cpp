@@ -115,7 +115,7 @@ int main(int argc, char** argv) {
   worker::SessionEnd end{};
   {
     worker::Session session({(*driver)->table(), driver->get(), (*driver)->device(), (*driver)->context(),
-                             **channel, accounting, regions, direct.get(), options.socket});
+                             **channel, accounting, regions, console->get(), direct.get(), options.socket});
     end = session.run();
     close_channel(**channel);
     if (end == worker::SessionEnd::corrupt_ring) log(describe(end));

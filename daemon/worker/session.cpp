@@ -247,18 +247,25 @@ bool Session::resolve(std::uint64_t handle, CUmemGenericAllocationHandle& out) c
   return true;
 }
 
-std::shared_ptr<Session::StreamWork> Session::work_of(CUstream stream) {
-  auto& work = work_[stream];
+Session::StreamKey Session::key_of(CUstream stream) const {
+  if (stream == nullptr || stream == CU_STREAM_LEGACY) return {contexts_[context_index_], nullptr};
+  const auto found = stream_contexts_.find(stream);
+  return {found != stream_contexts_.end() ? found->second : contexts_[context_index_], stream};
+}
+
+std::shared_ptr<Session::StreamWork> Session::work_of(const StreamKey& key) {
+  auto& work = work_[key];
   if (!work) {
     work = std::make_shared<StreamWork>();
-    work->stream = stream;
+    work->context = key.first;
+    work->stream = key.second;
   }
   return work;
 }
 
 void Session::submitted_to(CUstream stream) {
   const std::lock_guard lock(work_mutex_);
-  StreamWork& work = *work_of(stream);
+  StreamWork& work = *work_of(key_of(stream));
   ++work.submitted;
   if (work.dirty) return;
   work.dirty = true;
@@ -272,33 +279,40 @@ void Session::done_with(const std::shared_ptr<StreamWork>& work, std::uint64_t s
   if (--dirty_streams_ == 0) accounting_.work_ended();
 }
 
-CUresult Session::after_stream(CUstream stream, std::function<void(CUresult)> done) {
+CUresult Session::after_stream(const StreamKey& key, std::function<void(CUresult)> done) {
   std::shared_ptr<StreamWork> work;
   std::uint64_t submitted = 0;
   {
     const std::lock_guard lock(work_mutex_);
-    work = work_of(stream);
+    work = work_of(key);
     submitted = work->submitted;
     work->fenced = submitted;
   }
-  return completions_.after_stream(stream, [this, work, submitted, done = std::move(done)](CUresult result) {
-    note_result(result);
-    done_with(work, submitted);
-    if (done) done(result);
-  });
+  const CUcontext current = contexts_[context_index_];
+  if (key.first != current) driver_.cuCtxSetCurrent(key.first);
+  const CUresult recorded = completions_.after_stream(
+      key.first, key.second, [this, work, submitted, done = std::move(done)](CUresult result) {
+        note_result(result);
+        done_with(work, submitted);
+        if (done) done(result);
+      });
+  if (key.first != current) driver_.cuCtxSetCurrent(current);
+  // A stream in which nothing can be recorded any more (after a fault) has no work that could still end.
+  if (recorded != CUDA_SUCCESS) done_with(work, submitted);
+  return recorded;
 }
 
 void Session::fence_dirty_streams() {
   // Recording in the legacy stream would disturb a capture.
   if (captures_ != 0) return;
-  std::vector<CUstream> streams;
+  std::vector<StreamKey> streams;
   {
     const std::lock_guard lock(work_mutex_);
-    for (const auto& [stream, work] : work_) {
-      if (work->dirty && work->fenced != work->submitted) streams.push_back(stream);
+    for (const auto& [key, work] : work_) {
+      if (work->dirty && work->fenced != work->submitted) streams.push_back(key);
     }
   }
-  for (const CUstream stream : streams) note_result(after_stream(stream, nullptr));
+  for (const StreamKey& key : streams) note_result(after_stream(key, nullptr));
 }
 
 void Session::when_all_done(std::function<void(CUresult)> done) {
@@ -314,16 +328,16 @@ void Session::when_all_done(std::function<void(CUresult)> done) {
   };
   const auto waiting = std::make_shared<Waiting>();
   waiting->done = std::move(done);
-  std::vector<CUstream> streams;
+  std::vector<StreamKey> streams;
   if (captures_ == 0) {
     const std::lock_guard lock(work_mutex_);
-    for (const auto& [stream, work] : work_) {
-      if (work->dirty) streams.push_back(stream);
+    for (const auto& [key, work] : work_) {
+      if (work->dirty) streams.push_back(key);
     }
   }
-  for (const CUstream stream : streams) {
+  for (const StreamKey& key : streams) {
     waiting->left.fetch_add(1);
-    const CUresult result = after_stream(stream, [waiting](CUresult what) { waiting->one(what); });
+    const CUresult result = after_stream(key, [waiting](CUresult what) { waiting->one(what); });
     if (result != CUDA_SUCCESS) waiting->one(result);
   }
   waiting->one(CUDA_SUCCESS);

@@ -213,6 +213,7 @@ class Session {
  private:
   /// What is known of a stream's unfinished work.
   struct StreamWork {
+    CUcontext context = nullptr;
     CUstream stream = nullptr;
     std::uint64_t submitted = 0;
     std::uint64_t fenced = 0;  // of `submitted`, what a completion will report
@@ -248,11 +249,19 @@ class Session {
   CUresult with_async_error(CUresult result, bool synchronises);
   PendingReply defer();
   void answer(const PendingReply& pending, CUresult result, std::span<const std::byte> payload = {});
-  std::shared_ptr<StreamWork> work_of(CUstream stream);
+  /// The stream as it is known here: its context, and nullptr for the legacy stream of the current one.
+  using StreamKey = std::pair<CUcontext, CUstream>;
+  StreamKey key_of(CUstream stream) const;
+  std::shared_ptr<StreamWork> work_of(const StreamKey& key);
   void submitted_to(CUstream stream);
   void done_with(const std::shared_ptr<StreamWork>& work, std::uint64_t submitted);
   void fence_dirty_streams();
-  CUresult after_stream(CUstream stream, std::function<void(CUresult)> done);
+  CUresult after_stream(const StreamKey& key, std::function<void(CUresult)> done);
+  CUresult after_stream(CUstream stream, std::function<void(CUresult)> done) {
+    return after_stream(key_of(stream), std::move(done));
+  }
+  /// Destroys what the client made in the primary context, libraries excepted.
+  void empty_primary_context();
   /// Runs `done` when all work submitted so far has finished: at once when there is none.
   void when_all_done(std::function<void(CUresult)> done);
   bool capturing(CUstream stream) const;
@@ -298,6 +307,7 @@ class Session {
   PendingReply current_;
   bool deferred_ = false;
 
+  std::unordered_map<CUstream, CUcontext> stream_contexts_;
   std::vector<CUcontext> contexts_;  // by the client's index; 0: the primary context
   std::uint16_t context_index_ = 0;
   std::size_t captures_ = 0;
@@ -306,7 +316,7 @@ class Session {
   const void* blas_table_ = nullptr;
 
   std::mutex work_mutex_;  // the two below and all StreamWork
-  std::unordered_map<CUstream, std::shared_ptr<StreamWork>> work_;
+  std::map<StreamKey, std::shared_ptr<StreamWork>> work_;
   std::size_t dirty_streams_ = 0;
 
   mutable std::mutex memory_mutex_;

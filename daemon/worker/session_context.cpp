@@ -4,12 +4,55 @@
 namespace vgpu::worker {
 namespace {
 constexpr std::uint16_t max_contexts = 64;
+
+template <class T>
+void destroy_value(CUresult (*destroy)(T), std::uint64_t value) {
+  destroy(reinterpret_cast<T>(value));
 }
+}  // namespace
 
 CUresult Session::handle(const record::cuDevicePrimaryCtxReset_v2&, reply::cuDevicePrimaryCtxReset_v2&,
                          Tail) {
-  // Everything but the context itself goes with the client's handles; the worker keeps its own retained.
+  // The worker keeps the context itself retained, ready for what comes next.
+  empty_primary_context();
   return CUDA_SUCCESS;
+}
+
+void Session::empty_primary_context() {
+  // With contexts of the program's own it is not known which objects belong to the primary one: they stay
+  // until the end.
+  for (std::size_t i = 1; i < contexts_.size(); ++i) {
+    if (contexts_[i] != nullptr) return;
+  }
+  if (driver_.cuCtxSynchronize != nullptr) driver_.cuCtxSynchronize();
+  const auto drop = [this](HandleKind kind, auto destroy) {
+    if (destroy == nullptr) return;
+    handles_.take_all(kind, [destroy](std::uint64_t value) { destroy_value(destroy, value); });
+  };
+  drop(HandleKind::graph_exec, driver_.cuGraphExecDestroy);
+  drop(HandleKind::graph, driver_.cuGraphDestroy);
+  drop(HandleKind::event, driver_.cuEventDestroy_v2);
+  drop(HandleKind::stream, driver_.cuStreamDestroy_v2);
+  drop(HandleKind::module, driver_.cuModuleUnload);
+  captures_ = 0;
+  nodes_.clear();
+  stream_contexts_.clear();
+  {
+    const std::lock_guard lock(work_mutex_);
+    for (const auto& [key, work] : work_) work->dirty = false;
+    work_.clear();
+    if (dirty_streams_ != 0) accounting_.work_ended();
+    dirty_streams_ = 0;
+  }
+  std::vector<std::uint64_t> pointers;
+  {
+    const std::lock_guard lock(memory_mutex_);
+    for (const auto& [pointer, bytes] : allocations_) pointers.push_back(pointer);
+  }
+  for (const std::uint64_t pointer : pointers) {
+    if (driver_.cuMemFree_v2 != nullptr) driver_.cuMemFree_v2(pointer);
+    release_allocation(pointer);
+  }
 }
 
 CUresult Session::handle(const record::cuCtxCreate_v4& record, reply::cuCtxCreate_v4&, Tail) {
@@ -36,6 +79,22 @@ CUresult Session::handle(const record::cuCtxDestroy_v2& record, reply::cuCtxDest
   if (context_index_ == record.index) {
     if (const CUresult result = switch_context(0); result != CUDA_SUCCESS) return result;
   }
+  completions_.forget_context(context);
+  {
+    const std::lock_guard lock(work_mutex_);
+    for (auto it = work_.begin(); it != work_.end();) {
+      if (it->first.first != context) {
+        ++it;
+        continue;
+      }
+      if (it->second->dirty) {
+        it->second->dirty = false;
+        if (--dirty_streams_ == 0) accounting_.work_ended();
+      }
+      it = work_.erase(it);
+    }
+  }
+  std::erase_if(stream_contexts_, [context](const auto& entry) { return entry.second == context; });
   return driver_.cuCtxDestroy_v2(context);
 }
 

@@ -8,8 +8,10 @@ CUresult Session::handle(const record::cuStreamCreate& record, reply::cuStreamCr
   if (!can_bind(HandleKind::stream, record.stream)) return CUDA_ERROR_INVALID_HANDLE;
   CUstream stream = nullptr;
   const CUresult result = driver_.cuStreamCreateWithPriority(&stream, record.flags, record.priority);
-  if (result == CUDA_SUCCESS) bind(HandleKind::stream, record.stream, stream);
-  return result;
+  if (result != CUDA_SUCCESS) return result;
+  bind(HandleKind::stream, record.stream, stream);
+  stream_contexts_[stream] = contexts_[context_index_];
+  return CUDA_SUCCESS;
 }
 
 CUresult Session::handle(const record::cuStreamDestroy_v2& record, reply::cuStreamDestroy_v2&, Tail) {
@@ -21,14 +23,15 @@ CUresult Session::handle(const record::cuStreamDestroy_v2& record, reply::cuStre
   bool dirty = false;
   {
     const std::lock_guard lock(work_mutex_);
-    dirty = work_of(stream)->dirty;
+    dirty = work_of(key_of(stream))->dirty;
   }
   // Its unfinished work goes on; the fence tells when it ended.
   if (dirty && !captured) note_result(after_stream(stream, nullptr));
   {
     const std::lock_guard lock(work_mutex_);
-    work_.erase(stream);
+    work_.erase(key_of(stream));
   }
+  stream_contexts_.erase(stream);
   handles_.forget(HandleKind::stream, record.stream);
   return driver_.cuStreamDestroy_v2(stream);
 }
@@ -41,7 +44,7 @@ CUresult Session::handle(const record::cuStreamSynchronize& record, reply::cuStr
   std::uint64_t submitted = 0;
   {
     const std::lock_guard lock(work_mutex_);
-    work = work_of(stream);
+    work = work_of(key_of(stream));
     submitted = work->submitted;
   }
   // Also refuses a capturing stream, in which an event must not be recorded.
