@@ -117,7 +117,7 @@ CUresult copy_from_device(Call& call, void* target, CUdeviceptr source, std::siz
     return copy_within(call, shared, source, bytes, stream, mode);
   }
   if (const auto range = call.process().memory.find(source);
-      range && bytes > range->size - (source - range->base)) {
+      range && bytes > range->size - (source - range->base) && !may_continue(range->kind)) {
     return CUDA_ERROR_INVALID_VALUE;
   }
   auto* to = static_cast<std::byte*>(target);
