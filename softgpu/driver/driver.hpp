@@ -28,6 +28,7 @@ struct Driver {
   DeviceMemory memory{configured_device_memory()};
   Executor executor;
   Scheduler scheduler;
+  std::atomic<std::uint64_t> blas_ns{0};  ///< spent in matrix operations
   Context primary{true, 0};
   std::atomic<int> primary_references{0};
 

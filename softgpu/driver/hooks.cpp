@@ -1,9 +1,12 @@
 // What NVIDIA's runtime asks of this library beside the public API, and the private table for vgpud's worker.
 #include <cstring>
 
+#include "cudaabi/blas_extension.hpp"
 #include "cudaabi/runtime_hooks.hpp"
+#include "softgpu/blas/execute.hpp"
 #include "softgpu/driver/api.hpp"
 #include "softgpu/driver/device.hpp"
+#include "softgpu/driver/graph.hpp"
 #include "softgpu/driver/meter.hpp"
 
 namespace softgpu {
@@ -11,7 +14,8 @@ namespace {
 
 CUresult busy_ns(std::uint64_t* value) {
   if (value == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  *value = Driver::get().executor.total_busy_ns();
+  Driver& driver = Driver::get();
+  *value = driver.executor.total_busy_ns() + driver.blas_ns.load(std::memory_order_relaxed);
   return CUDA_SUCCESS;
 }
 
@@ -33,6 +37,27 @@ CUresult printf_target(void (*target)(void*, const char*, std::size_t), void* us
 }
 
 constexpr MeterTable meter{sizeof(MeterTable), busy_ns, lane_instructions, threads, printf_target};
+
+CUresult enqueue_blas(CUstream handle, const cudaabi::BlasDescriptor* descriptor, std::size_t bytes) {
+  return on_stream(handle, [&](Driver&, Context&, Stream& stream) -> CUresult {
+    if (descriptor == nullptr || bytes != sizeof *descriptor) return CUDA_ERROR_INVALID_VALUE;
+    switch (cudaabi::check_blas(*descriptor)) {
+      case cudaabi::BlasCheck::ok:
+        break;
+      case cudaabi::BlasCheck::invalid:
+        return CUDA_ERROR_INVALID_VALUE;
+      case cudaabi::BlasCheck::unsupported:
+        return CUDA_ERROR_NOT_SUPPORTED;
+    }
+    if (!blas::available()) {
+      log_line("matrix operations need libopenblas.so.0");
+      return CUDA_ERROR_NOT_SUPPORTED;
+    }
+    return enqueue(stream, BlasWork{*descriptor});
+  });
+}
+
+constexpr cudaabi::BlasTable blas_table{sizeof(cudaabi::BlasTable), enqueue_blas};
 
 class Hooks final : public cudaabi::RuntimeHooks {
  public:
@@ -79,7 +104,7 @@ class Hooks final : public cudaabi::RuntimeHooks {
     static_assert(sizeof table.uuid == sizeof meter_uuid - 1);
     std::memcpy(table.uuid.data(), meter_uuid, sizeof table.uuid);
     table.table = &meter;
-    return {table};
+    return {table, {cudaabi::blas_table_uuid, &blas_table}};
   }
 };
 

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <string>
 
+#include "softgpu/blas/execute.hpp"
 #include "softgpu/driver/driver.hpp"
 #include "softgpu/driver/graph.hpp"
 #include "softgpu/driver/memory_pool.hpp"
@@ -61,6 +62,31 @@ void run_kernel(Context& context, const KernelWork& work) {
   if (result.fault == Fault::none) return;
   log_line("kernel " + work.function->name + " failed: " + result.reason);
   context.fail(error_of(result.fault));
+}
+
+CUresult error_of(blas::Status status) {
+  switch (status) {
+    case blas::Status::ok:
+      return CUDA_SUCCESS;
+    case blas::Status::illegal_address:
+      return CUDA_ERROR_ILLEGAL_ADDRESS;
+    case blas::Status::out_of_memory:
+      return CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES;
+    case blas::Status::invalid:
+    case blas::Status::unsupported:
+      return CUDA_ERROR_LAUNCH_FAILED;
+  }
+  return CUDA_ERROR_LAUNCH_FAILED;
+}
+
+void run_blas(Context& context, const BlasWork& work) {
+  Driver& driver = Driver::get();
+  const std::uint64_t start = now_ns();
+  const blas::Status status = blas::execute(work.descriptor, [&](std::uint64_t address, std::uint64_t bytes) {
+    return driver.memory.accessible(address, bytes);
+  });
+  driver.blas_ns.fetch_add(now_ns() - start, std::memory_order_relaxed);
+  if (status != blas::Status::ok) context.fail(error_of(status));
 }
 
 void copy(const CopyWork& work) {
@@ -153,6 +179,10 @@ bool perform(Context& context, const Work& work) {
   return std::visit(Overloaded{
                         [&](const KernelWork& kernel) {
                           run_kernel(context, kernel);
+                          return true;
+                        },
+                        [&](const BlasWork& operation) {
+                          run_blas(context, operation);
                           return true;
                         },
                         [](const CopyWork& box) {

@@ -9,6 +9,7 @@
 #include <variant>
 #include <vector>
 
+#include "cudaabi/blas_extension.hpp"
 #include "softgpu/driver/scheduler.hpp"
 #include "softgpu/engine.hpp"
 
@@ -26,6 +27,11 @@ struct KernelWork {
   bool cooperative = false;
   int priority = 0;
   std::vector<std::byte> params;  ///< packed as the kernel's parameter layout says
+};
+
+/// A matrix operation, as our libcublas asks for it.
+struct BlasWork {
+  cudaabi::BlasDescriptor descriptor;
 };
 
 /// A box of rows: 1D and 2D copies are flat boxes.
@@ -98,9 +104,9 @@ struct ChildGraphWork {
   std::shared_ptr<Graph> graph;
 };
 
-using Work = std::variant<EmptyWork, KernelWork, CopyWork, MemsetWork, HostWork, CallbackWork, WaitValueWork,
-                          WriteValueWork, FreeWork, AllocationWork, GraphFreeWork, EventRecordWork,
-                          EventWaitWork, ChildGraphWork>;
+using Work = std::variant<EmptyWork, KernelWork, BlasWork, CopyWork, MemsetWork, HostWork, CallbackWork,
+                          WaitValueWork, WriteValueWork, FreeWork, AllocationWork, GraphFreeWork,
+                          EventRecordWork, EventWaitWork, ChildGraphWork>;
 
 /// Which threads may do this work.
 Lane lane_of(const Work& work);
