@@ -31,8 +31,8 @@ CUresult create_context(CUcontext* out, unsigned flags, CUdevice device, unsigne
     if (device != 0) return CUDA_ERROR_INVALID_DEVICE;
     auto context = std::make_shared<Context>(false, flags);
     context->api_version.store(api_version);
+    if (!push_context(context.get())) return CUDA_ERROR_OUT_OF_MEMORY;
     *out = context->handle();
-    push_context(context.get());
     driver.contexts.add(std::move(context));
     return CUDA_SUCCESS;
   });
@@ -146,8 +146,7 @@ SOFTGPU_API cuCtxPushCurrent_v2(CUcontext handle) {
   return with_driver([&](Driver& driver) -> CUresult {
     const std::shared_ptr<Context> context = find_context(driver, handle);
     if (context == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
-    push_context(context.get());
-    return CUDA_SUCCESS;
+    return push_context(context.get()) ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
   });
 }
 

@@ -330,10 +330,15 @@ SOFTGPU_API cuLibraryGetGlobal(CUdeviceptr* address, std::size_t* bytes, CUlibra
   });
 }
 
-// A managed variable is an ordinary one here: the host can touch all of the device's memory.
+// A managed variable is an ordinary one here: the host can touch all of the device's memory. It belongs to no
+// context, and the runtime asks for it before there is one.
 SOFTGPU_API cuLibraryGetManaged(CUdeviceptr* address, std::size_t* bytes, CUlibrary handle,
                                 const char* name) {
-  return cuLibraryGetGlobal(address, bytes, handle, name);
+  return with_driver([&](Driver& driver) -> CUresult {
+    const auto library = driver.libraries.find(handle);
+    if (library == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+    return variable(*library, name, address, bytes);
+  });
 }
 
 SOFTGPU_API cuKernelGetFunction(CUfunction* out, CUkernel kernel) {

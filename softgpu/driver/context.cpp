@@ -81,9 +81,16 @@ std::shared_ptr<Stream> Context::per_thread_stream() {
     std::uint64_t generation;
     std::shared_ptr<Stream> stream;
   };
+  // Exit handlers may still ask when a thread's locals are gone.
+  static constexpr auto gone = []() -> bool& {
+    thread_local constinit bool value = false;
+    return value;
+  };
+  if (gone()) return legacy_;
   struct Streams {
     std::unordered_map<std::uint64_t, Own> of_context;
     ~Streams() {
+      gone() = true;
       for (auto& [context, own] : of_context) own.stream->context.forget_stream(*own.stream);
     }
   };

@@ -55,8 +55,8 @@ CUresult require_driver();
 
 /// The calling thread's current context, alive or not; nullptr for none.
 Context* current_context();
-/// The stack of current contexts: cuCtxPushCurrent and its kin.
-void push_context(Context* context);
+/// The stack of current contexts: cuCtxPushCurrent and its kin. False when it is full.
+bool push_context(Context* context);
 Context* pop_context();
 void set_context(Context* context);
 
