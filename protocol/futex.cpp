@@ -1,6 +1,7 @@
 #include "protocol/futex.hpp"
 
 #include <linux/futex.h>
+#include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -24,6 +25,11 @@ std::uint64_t now_ns() {
   timespec now{};
   clock_gettime(CLOCK_MONOTONIC, &now);
   return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<std::uint64_t>(now.tv_nsec);
+}
+
+void spin_yield() {
+  static const bool few = std::thread::hardware_concurrency() <= 4;
+  if (few) sched_yield();
 }
 
 std::uint64_t default_spin_ns() {

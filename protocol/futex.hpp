@@ -20,6 +20,10 @@ std::uint64_t now_ns();
 /// CPUs (spinning there takes the CPU from the one that is waited for). VGPUD_SPIN_US overrides. Read once.
 std::uint64_t default_spin_ns();
 
+/// Called in a spin loop about every microsecond: where there are few CPUs, lets a thread run that waits for
+/// this one. The peer that is spun for may well be it.
+void spin_yield();
+
 /// Tells the CPU that this is a spin loop.
 inline void cpu_relax() {
 #if defined(__x86_64__)

@@ -24,6 +24,7 @@ bool await_done(std::atomic<std::uint32_t>& state, std::uint32_t ticket, std::ui
         if (state.load(std::memory_order_acquire) == done) return true;
         cpu_relax();
       }
+      spin_yield();
       const std::uint64_t now = now_ns();
       if (until == 0) until = now + spin_ns;
       if (now >= until) break;

@@ -103,6 +103,7 @@ SessionEnd Session::run() {
       if (idle_since == 0) idle_since = now;
       if (now - idle_since < default_spin_ns()) {
         for (int i = 0; i < 32 && !ring_.ready(); ++i) cpu_relax();
+        if (!ring_.ready()) spin_yield();
         continue;
       }
       fence_dirty_streams();
@@ -174,6 +175,22 @@ CUresult Session::switch_context(std::uint16_t index) {
   const CUresult result = driver_.cuCtxSetCurrent(contexts_[index]);
   if (result == CUDA_SUCCESS) context_index_ = index;
   return result;
+}
+
+CUresult Session::handle(const record::client_refused& record, reply::client_refused&, Tail tail) {
+  // One line for each name, and not for ever: a hostile client must not fill the log.
+  constexpr std::size_t most_lines = 64;
+  static std::size_t lines = 0;
+  static_cast<void>(unsupported(record.header.call));
+  if (lines++ >= most_lines) return CUDA_SUCCESS;
+  std::string name;
+  put_name(tail.first(std::min<std::size_t>(tail.size(), 64)), name);
+  for (char& letter : name) {
+    if (std::isgraph(static_cast<unsigned char>(letter)) == 0) letter = '?';
+  }
+  std::fprintf(stderr, "vgpud-worker[%d]: the client called %s, which is not supported\n", getpid(),
+               name.c_str());
+  return CUDA_SUCCESS;
 }
 
 CUresult Session::unsupported(std::uint16_t) {

@@ -208,6 +208,7 @@ class Session {
   VGPU_HANDLER(cuGraphAddMemsetNode);
   VGPU_HANDLER(cuGraphAddHostNode);
   VGPU_HANDLER(cuGraphAddChildGraphNode);
+  VGPU_HANDLER(client_refused);
 #undef VGPU_HANDLER
 
  private:
