@@ -48,7 +48,7 @@ std::uint64_t shared_address(const Process& process, std::uint64_t pointer, std:
   if (in_host_window(pointer, bytes)) return pointer;
   if (!process.memory.has_registered()) return 0;
   const auto range = process.memory.find_host(pointer, bytes);
-  return range ? range->device + (pointer - range->base) : 0;
+  return range && range->kind == MemoryKind::registered ? range->device + (pointer - range->base) : 0;
 }
 
 CUresult synchronize(Call& call, std::uint64_t stream) {
@@ -150,7 +150,9 @@ CUresult copy_from_device(Call& call, void* target, CUdeviceptr source, std::siz
     if (result == CUDA_SUCCESS) std::memcpy(to + received, block.data(), size);
     received += size;
   }
-  return result != CUDA_SUCCESS ? result : call.connection().take_async_error();
+  if (result != CUDA_SUCCESS) return result;
+  if (call.process().mirrors.any()) call.process().mirrors.after_wait(call);
+  return call.connection().take_async_error();
 }
 
 CUresult copy_unified(Call& call, CUdeviceptr target, CUdeviceptr source, std::size_t bytes,

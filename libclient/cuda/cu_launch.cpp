@@ -133,6 +133,7 @@ CUresult launch(CUfunction handle, const Shape& shape, CUstream stream, bool per
     write_tail(copy.data(), *function, arguments, extra);
     return call.post(record, copy);
   }
+  if (call.process().mirrors.any()) call.process().mirrors.before_work(call);
   call.prepare(record.header);
   record.header.size = static_cast<std::uint32_t>(sizeof record + tail);
   Connection& connection = call.connection();

@@ -303,6 +303,8 @@ VGPU_EXPORT CUresult cuLibraryUnload(CUlibrary library) {
   forget_functions(call.process(), *image, call.process().kernels);
   if (image->module != 0) call.process().modules.destroy(image->module);
   call.process().memory.remove_owned(MemoryKind::global, bits(library));
+  call.process().memory.remove_owned(MemoryKind::managed, bits(library));
+  call.process().mirrors.remove(bits(library));
   call.process().libraries.destroy(bits(library));
   record::cuLibraryUnload record;
   record.library = bits(library);
@@ -356,4 +358,24 @@ VGPU_EXPORT CUresult cuLibraryGetGlobal(CUdeviceptr* dptr, size_t* bytes, CUlibr
   record.library = bits(library);
   reply::cuLibraryGetGlobal reply;
   return get_global(call, bits(library), record, reply, name, dptr, bytes);
+}
+
+VGPU_EXPORT CUresult cuLibraryGetManaged(CUdeviceptr* dptr, size_t* bytes, CUlibrary library,
+                                         const char* name) {
+  if (name == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  Call call;
+  if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
+  if (call.process().libraries.find(bits(library)) == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+  record::cuLibraryGetManaged record;
+  record.library = bits(library);
+  reply::cuLibraryGetManaged reply;
+  if (const CUresult result = call.ask(record, reply, name_bytes(name)); result != CUDA_SUCCESS)
+    return result;
+  if (const CUresult result = call.process().mirrors.add(call, reply.dptr, reply.bytes, bits(library));
+      result != CUDA_SUCCESS) {
+    return result;
+  }
+  if (dptr != nullptr) *dptr = reply.dptr;
+  if (bytes != nullptr) *bytes = reply.bytes;
+  return CUDA_SUCCESS;
 }

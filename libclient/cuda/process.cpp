@@ -4,8 +4,10 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <string>
 
+#include "cudaabi/unsupported.hpp"
 #include "libclient/cuda/stub_runtime.hpp"
 #include "vgpu/records.hpp"
 
@@ -45,6 +47,14 @@ void end_of_thread(ThreadState& thread) {
   ready->connection->release(thread);
 }
 
+// The operator sees in the statistics what a program missed.
+void report_unsupported(const char* name) {
+  Call call;
+  if (call.enter_without_context() != CUDA_SUCCESS) return;
+  record::client_refused record;
+  static_cast<void>(call.post(record, std::as_bytes(std::span(name, std::strlen(name)))));
+}
+
 // Under connect_mutex.
 CUresult connect() {
   if (connected_process.load(std::memory_order_acquire) != nullptr) return CUDA_SUCCESS;
@@ -62,6 +72,7 @@ CUresult connect() {
   std::call_once(handlers, [] {
     pthread_atfork(nullptr, nullptr, &after_fork_in_child);
     set_thread_end(&end_of_thread);
+    cudaabi::set_unsupported_observer(&report_unsupported);
   });
   connected_process.store(new Process(std::move(*opened)), std::memory_order_release);
   return CUDA_SUCCESS;

@@ -14,6 +14,7 @@
 #include "libclient/cuda/connection.hpp"
 #include "libclient/cuda/contexts.hpp"
 #include "libclient/cuda/memory_ranges.hpp"
+#include "libclient/cuda/mirrors.hpp"
 #include "libclient/cuda/object_table.hpp"
 #include "libclient/cuda/objects.hpp"
 
@@ -25,6 +26,7 @@ struct Process {
   std::unique_ptr<Connection> connection;
   Contexts contexts;
   MemoryRanges memory;
+  Mirrors mirrors;
   ObjectTable<Stream> streams{HandleKind::stream};
   ObjectTable<Event> events{HandleKind::event};
   ObjectTable<Image> modules{HandleKind::module};

@@ -1,5 +1,6 @@
 #include "libclient/cuda/stub_runtime.hpp"
 
+#include "protocol/call_table.hpp"
 #include "vgpu/records.hpp"
 
 namespace vgpu::client {
@@ -22,6 +23,11 @@ std::uint64_t Call::per_thread_stream() {
   if (const CUresult result = connection().post(bytes_of(create)); result != CUDA_SUCCESS) bad_ = result;
   thread_->streams.push_back({context, handle});
   return handle;
+}
+
+void Call::waited(const RecordHeader& header) {
+  const CallInfo* info = find_call(header.call);
+  if (info != nullptr && info->synchronises) process_->mirrors.after_wait(*this);
 }
 
 std::uint64_t Call::mint(HandleKind kind) {

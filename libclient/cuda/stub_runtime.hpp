@@ -89,6 +89,8 @@ class Call {
   CUresult post(Record& record, std::span<const std::byte> tail = {}) {
     static_assert(std::is_trivially_copyable_v<Record>);
     if (bad_ != CUDA_SUCCESS) return bad_;
+    if (process_->mirrors.any()) [[unlikely]]
+      process_->mirrors.before_work(*this);
     prepare(record.header);
     if (process_->captures.load(std::memory_order_relaxed) != 0) {
       return connection().ask(*thread_, bytes_of(record), tail).result;
@@ -102,7 +104,7 @@ class Call {
     static_assert(std::is_trivially_copyable_v<Record>);
     if (bad_ != CUDA_SUCCESS) return bad_;
     prepare(record.header);
-    return connection().ask(*thread_, bytes_of(record), tail).result;
+    return finish(record.header, connection().ask(*thread_, bytes_of(record), tail).result);
   }
   /// The same, with the answer's values in `out` where the call succeeded.
   template <class Record, class Answer>
@@ -130,6 +132,13 @@ class Call {
   static std::span<std::byte> bytes_of(Record& record) {
     return std::as_writable_bytes(std::span(&record, 1));
   }
+  // What follows a call that waited: mirrors come back with the end of the device's work.
+  CUresult finish(const RecordHeader& header, CUresult result) {
+    if (process_->mirrors.any() && result == CUDA_SUCCESS) [[unlikely]]
+      waited(header);
+    return result;
+  }
+  void waited(const RecordHeader& header);
   std::uint64_t per_thread_stream();
   CUresult capture_forbids() const;
 
