@@ -35,6 +35,41 @@ void each_name(const ptx::Operand& o, F f) {
   }
 }
 
+// Every instruction name of PTX ISA 9.0. An instruction of another name is an error of the text; one of these
+// that the engine does not execute is found when its kernel is decoded.
+bool is_ptx_name(std::string_view name) {
+  static const std::set<std::string_view> names = {
+      "abs",          "activemask",    "add",       "addc",       "alloca",
+      "and",          "applypriority", "atom",      "bar",        "barrier",
+      "bfe",          "bfi",           "bfind",     "bmsk",       "bra",
+      "brev",         "brkpt",         "brx",       "call",       "clusterlaunchcontrol",
+      "clz",          "cnot",          "copysign",  "cos",        "cp",
+      "createpolicy", "cvt",           "cvta",      "discard",    "div",
+      "dp2a",         "dp4a",          "elect",     "ex2",        "exit",
+      "fence",        "fma",           "fns",       "getctarank", "griddepcontrol",
+      "isspacep",     "istypep",       "ld",        "ldmatrix",   "ldu",
+      "lg2",          "lop3",          "mad",       "mad24",      "madc",
+      "mapa",         "match",         "max",       "mbarrier",   "membar",
+      "min",          "mma",           "mov",       "movmatrix",  "mul",
+      "mul24",        "multimem",      "nanosleep", "neg",        "not",
+      "or",           "pmevent",       "popc",      "prefetch",   "prefetchu",
+      "prmt",         "rcp",           "red",       "redux",      "rem",
+      "ret",          "rsqrt",         "sad",       "selp",       "set",
+      "setmaxnreg",   "setp",          "shf",       "shfl",       "shl",
+      "shr",          "sin",           "slct",      "sqrt",       "st",
+      "stackrestore", "stacksave",     "stmatrix",  "sub",        "subc",
+      "suld",         "suq",           "sured",     "sust",       "szext",
+      "tanh",         "tcgen05",       "tensormap", "testp",      "tex",
+      "tld4",         "trap",          "txq",       "vabsdiff",   "vabsdiff2",
+      "vabsdiff4",    "vadd",          "vadd2",     "vadd4",      "vavrg2",
+      "vavrg4",       "vmad",          "vmax",      "vmax2",      "vmax4",
+      "vmin",         "vmin2",         "vmin4",     "vote",       "vset",
+      "vset2",        "vset4",         "vshl",      "vshr",       "vsub",
+      "vsub2",        "vsub4",         "wgmma",     "wmma",       "xor",
+      "pragma",       "loc",           "file"};
+  return names.contains(name);
+}
+
 class ModuleImpl;
 
 }  // namespace
@@ -291,6 +326,11 @@ tl::expected<void, LoadError> ModuleImpl::build(std::unique_ptr<ptx::Module> ast
     return tl::unexpected(LoadError{LoadError::Kind::unsupported, 1, "only 64-bit addresses are supported"});
   for (std::uint32_t i = 0; i < ast_->functions.size(); ++i) {
     const auto& f = ast_->functions[i];
+    for (const auto& instruction : f.instructions) {
+      if (!is_ptx_name(instruction.parts[0]))
+        return tl::unexpected(LoadError{LoadError::Kind::invalid_ptx, instruction.line,
+                                        "unknown instruction '" + std::string(instruction.mnemonic) + "'"});
+    }
     auto [it, fresh] = functions_.try_emplace(f.name, i);
     if (!fresh && f.has_body) it->second = i;
   }

@@ -271,11 +271,21 @@ TEST(Exec, StrayAccessesEndTheGridAndNameTheLine) {
 }
 
 TEST(Exec, UnknownInstructionsAreRefusedWithTheirLine) {
-  Program p(header() + ".visible .entry k()\n{\n  frobnicate.b32 1;\n  ret;\n}\n");
+  TestMemory memory;
+  const auto module =
+      Module::load(header() + ".visible .entry k()\n{\n  frobnicate.b32 1;\n  ret;\n}\n", memory);
+  ASSERT_FALSE(module);
+  EXPECT_EQ(module.error().kind, LoadError::Kind::invalid_ptx);
+  EXPECT_EQ(module.error().line, 6U);
+}
+
+TEST(Exec, UnsupportedInstructionsAreNamedAtTheLaunch) {
+  Program p(header() +
+            ".visible .entry k()\n{\n  .reg .b32 %r;\n  vadd.u32.u32.u32 %r, %r, %r;\n  ret;\n}\n");
   const LaunchResult r = p.run("k", {1}, {1}, Params());
   EXPECT_EQ(r.fault, Fault::unsupported);
-  EXPECT_NE(r.reason.find("line 6"), std::string::npos) << r.reason;
-  EXPECT_NE(r.reason.find("frobnicate"), std::string::npos) << r.reason;
+  EXPECT_NE(r.reason.find("k, line 7"), std::string::npos) << r.reason;
+  EXPECT_NE(r.reason.find("vadd"), std::string::npos) << r.reason;
 }
 
 TEST(Exec, PrintsWithPrintfOnceALane) {

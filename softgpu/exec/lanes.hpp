@@ -25,7 +25,11 @@ using s64 = std::int64_t;
 __extension__ using u128 = unsigned __int128;
 __extension__ using s128 = __int128;
 
+#if defined(__clang__)
+#define SOFTGPU_LANES for (unsigned i = 0; i < lanes; ++i)
+#else
 #define SOFTGPU_LANES _Pragma("GCC ivdep") for (unsigned i = 0; i < lanes; ++i)
+#endif
 
 inline constexpr u32 lane_bit[32] = {1U << 0,  1U << 1,  1U << 2,  1U << 3,  1U << 4,  1U << 5,  1U << 6,
                                      1U << 7,  1U << 8,  1U << 9,  1U << 10, 1U << 11, 1U << 12, 1U << 13,
