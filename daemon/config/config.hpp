@@ -36,7 +36,6 @@ struct ClassConfig {
   std::uint32_t weight = 100;                 // share of device time, relative to other busy clients
   std::optional<std::uint64_t> memory_quota;  // bytes of device memory a client; none: the device's
   unsigned max_clients = 0;                   // of this class at a time; 0: no limit of its own
-  std::chrono::milliseconds watchdog{0};      // longest device time of one command; 0: none
   std::uint64_t arena_bytes = 32ULL << 20U;   // bulk arena of the client's channel
 };
 
@@ -66,9 +65,11 @@ struct LimitsConfig {
 };
 
 struct SchedulerConfig {
-  std::chrono::microseconds quantum{4000};  // how far one busy client may get ahead of another of weight 100
-  std::chrono::microseconds idle_after{
-      2000};  // a client without work for so long no longer holds the others back
+  // How far one busy client may get ahead of another, at weight 100.
+  std::chrono::microseconds quantum{4000};
+  // A client that pauses for less keeps its turn; measured: 2 ms made 3:1 weights 2.6:1 on a loaded machine,
+  // where client processes are often kept from the CPU for longer.
+  std::chrono::microseconds idle_after{20000};
 };
 
 struct LogConfig {

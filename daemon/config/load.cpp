@@ -134,7 +134,6 @@ void read_classes(const YAML::Node& node, Config& config, ErrorSink& errors) {
     map.size("memory_quota", quota, kMiB, 1ULL << 50U);
     if (quota != 0) value.memory_quota = quota;
     map.integer("max_clients", value.max_clients, 0, 4096);
-    map.duration("watchdog", value.watchdog, milliseconds{0});
     map.size("arena", value.arena_bytes, kMiB, 1024 * kMiB);
     map.finish();
     if (!config.classes.emplace(value.name, value).second) {

@@ -34,7 +34,7 @@ devices:
   - {name: a, kind: software, prestart: 2}
   - {name: b, kind: cuda, ordinal: 1, driver: /opt/libcuda.so.1}
 classes:
-  low: {weight: 10, memory_quota: 512MiB, max_clients: 4, watchdog: 2s}
+  low: {weight: 10, memory_quota: 512MiB, max_clients: 4}
   high: {weight: 300}
 default_class: low
 rules:
@@ -61,7 +61,7 @@ rules:
 TEST(ConfigLoad, UnknownKeyIsAnErrorWithItsPlace) {
   EXPECT_EQ(errors_of("classes:\n  default:\n    wieght: 3\n"),
             "f.yaml:3:5: unknown key 'wieght' in class 'default' (known: weight, memory_quota, max_clients, "
-            "watchdog, "
+            ""
             "arena)\n");
 }
 

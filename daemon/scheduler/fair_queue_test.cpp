@@ -11,7 +11,7 @@ namespace {
 constexpr std::uint64_t kUs = 1000;
 constexpr std::uint64_t kMs = 1000 * kUs;
 constexpr std::uint64_t kQuantum = 4 * kMs;
-constexpr std::uint64_t kIdleAfter = 2 * kMs;
+constexpr std::uint64_t kIdleAfter = 20 * kMs;
 
 // A client of the simulated device: runs kernels of one length, then pauses.
 struct Program {

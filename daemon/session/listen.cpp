@@ -30,7 +30,8 @@ bool is_stale(const sockaddr_un& address, int type) {
 }
 
 void set_access(const std::string& path, const std::string& group_name) {
-  const group* entry = group_name.empty() ? nullptr : getgrnam(group_name.c_str());
+  if (group_name.empty()) return;
+  const group* entry = getgrnam(group_name.c_str());
   if (entry == nullptr) {
     log::info("socket is for its owner only, group does not exist path={} group={}", path,
               log::quoted(group_name));

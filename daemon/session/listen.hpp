@@ -20,8 +20,8 @@ class ListeningPath {
   ~ListeningPath();
 
   // Binds and listens. `type`: SOCK_SEQPACKET or SOCK_STREAM. Makes the parent folder if it is missing. The
-  // file gets mode 0660 and the group `group`, or mode 0600 where that group does not exist or cannot be
-  // given. The error is a sentence.
+  // file gets mode 0660 and the group `group`, or mode 0600 where that group is empty, does not exist or
+  // cannot be given. The error is a sentence.
   [[nodiscard]] static tl::expected<ListeningPath, std::string> create(const std::string& path, int type,
                                                                        const std::string& group);
 
