@@ -198,12 +198,20 @@ def tensors(options):
     """Yields (name, dimensions, ggml type, bytes). Matrices in the asked-for format, norms in f32."""
     rng = random.Random(options.seed)
 
-    def matrix(name, columns, rows, deviation):
+    def encoded(name, rows):
         kind, _, encode = FORMATS[options.type]
         data = bytearray()
-        for _ in range(rows):
-            data += encode(array.array("d", (rng.gauss(0.0, deviation) for _ in range(columns))))
-        return name, (columns, rows), kind, bytes(data)
+        count = 0
+        for row in rows:
+            data += encode(row)
+            count += 1
+        return name, (len(row), count), kind, bytes(data)
+
+    def noise(columns, deviation):
+        return array.array("d", (rng.gauss(0.0, deviation) for _ in range(columns)))
+
+    def matrix(name, columns, rows, deviation):
+        return encoded(name, (noise(columns, deviation) for _ in range(rows)))
 
     def norm(name):
         return name, (options.embedding,), 0, f32([rng.uniform(0.5, 1.5) for _ in range(options.embedding)])
@@ -213,7 +221,8 @@ def tensors(options):
     # Deviations keep every layer's share of the residual stream near that of the embedding, so that all layers decide
     # about the next token.
     inner = embedding ** -0.5
-    yield matrix("token_embd.weight", embedding, VOCABULARY, 1.0)
+    tokens = [noise(embedding, 1.0) for _ in range(VOCABULARY)]
+    yield encoded("token_embd.weight", tokens)
     for layer in range(options.layers):
         prefix = f"blk.{layer}."
         yield norm(prefix + "attn_norm.weight")
@@ -226,7 +235,11 @@ def tensors(options):
         yield matrix(prefix + "ffn_up.weight", embedding, feed_forward, inner)
         yield matrix(prefix + "ffn_down.weight", feed_forward, embedding, feed_forward ** -0.5)
     yield norm("output_norm.weight")
-    yield matrix("output.weight", embedding, VOCABULARY, 4.0 * inner)
+    # Every token has a token that tends to precede it. Purely random weights would leave the best two tokens closer to each
+    # other than two correct implementations are.
+    predecessors = rng.sample(tokens, len(tokens))
+    yield encoded("output.weight", (array.array("d", (4.0 * inner * (a + rng.gauss(0.0, 1.0)) for a in token))
+                                    for token in predecessors))
 
 
 def padding(length):
