@@ -1,5 +1,7 @@
 #include "daemon/worker/session.hpp"
 
+#include <thread>
+
 #include "daemon/worker/dispatch.hpp"
 #include "protocol/arena.hpp"
 #include "protocol/call_table.hpp"
@@ -12,6 +14,10 @@ namespace {
 
 constexpr std::uint64_t sleep_ns = 100'000'000;
 constexpr unsigned poll_every = 64;  // records between looks at completions while the ring is never empty
+
+bool many_cpus() {
+  return std::thread::hardware_concurrency() > 8;
+}
 
 /// Errors after which the driver's context is of no more use. Source: cuda.h, the comments on CUresult.
 bool is_sticky(CUresult result) {
@@ -82,6 +88,9 @@ bool Session::peers_alive() {
 SessionEnd Session::run() {
   std::vector<std::byte> buffer(max_record_bytes);
   GatePage& page = accounting_.page();
+  // A GPU tells of an end by an interrupt only, some 20 us late; it does not need the CPU that a spin takes.
+  const bool spin_long = parts_.library != nullptr && !parts_.library->software() && many_cpus();
+  const std::uint64_t pending_spin = spin_long ? 10 * default_spin_ns() : default_spin_ns();
   std::uint64_t idle_since = 0;
   std::uint64_t looked_at_peers = now_ns();
   unsigned since_poll = 0;
@@ -98,10 +107,10 @@ SessionEnd Session::run() {
       page.queue_depth.store(ring_.backlog_units(), std::memory_order_relaxed);
       page.last_activity_ns.store(now_ns(), std::memory_order_relaxed);
     } else {
-      completions_.poll();
+      const bool pending = completions_.poll();
       const std::uint64_t now = now_ns();
       if (idle_since == 0) idle_since = now;
-      if (now - idle_since < default_spin_ns()) {
+      if (now - idle_since < (pending ? pending_spin : default_spin_ns())) {
         for (int i = 0; i < 32 && !ring_.ready(); ++i) cpu_relax();
         if (!ring_.ready()) spin_yield();
         continue;
