@@ -1,5 +1,7 @@
 #include "softgpu/exec/groups.hpp"
 
+#include <cpuid.h>
+
 #include <cstdlib>
 
 namespace softgpu::exec {
@@ -16,10 +18,18 @@ namespace {
 constexpr DecodeFunction tables[3][16] = {SOFTGPU_GROUP_TABLE(isa_base), SOFTGPU_GROUP_TABLE(isa_v3),
                                           SOFTGPU_GROUP_TABLE(isa_v4)};
 
+// Not every compiler's __builtin_cpu_supports knows these names.
+bool has_f16c_and_lzcnt() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  const bool f16c = __get_cpuid(1, &a, &b, &c, &d) != 0 && (c >> 29 & 1) != 0;
+  const bool lzcnt = __get_cpuid(0x80000001, &a, &b, &c, &d) != 0 && (c >> 5 & 1) != 0;
+  return f16c && lzcnt;
+}
+
 unsigned detect() {
   unsigned best = 0;
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2") &&
-      __builtin_cpu_supports("f16c") && __builtin_cpu_supports("lzcnt"))
+      has_f16c_and_lzcnt())
     best = 1;
   if (best == 1 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
