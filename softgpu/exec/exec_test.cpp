@@ -338,6 +338,110 @@ $JOIN:
   for (unsigned i = 0; i < 100; ++i) ASSERT_EQ(out[i], 35U);
 }
 
+TEST(Exec, JumpsThroughATableWithDivergentIndices) {
+  Program p(header() + R"(
+.visible .entry k(.param .u64 out)
+{
+  .reg .pred %p<2>; .reg .b32 %r<6>; .reg .b64 %rd<4>;
+  ld.param.u64 %rd1, [out]; mov.u32 %r1, %tid.x; and.b32 %r2, %r1, 3; mov.u32 %r3, 7;
+  targets: .branchtargets $A, $B, $C, $D;
+  brx.idx %r2, targets;
+$A: mov.u32 %r3, 10; bra $J;
+$B: mov.u32 %r3, 20; bra $J;
+$C: ret;
+$D: mul.lo.s32 %r3, %r1, 3;
+$J:
+  activemask.b32 %r4; add.s32 %r3, %r3, %r4;
+  mul.wide.u32 %rd2, %r1, 4; add.s64 %rd3, %rd1, %rd2; st.global.u32 [%rd3], %r3; ret;
+})");
+  Array<std::uint32_t> out(32);
+  for (unsigned i = 0; i < 32; ++i) out[i] = 99;
+  p.expect_ok("k", {1}, {32}, Params().add(out.address()));
+  for (unsigned i = 0; i < 32; ++i) {
+    const unsigned want[] = {10 + 0xbbbbbbbbU, 20 + 0xbbbbbbbbU, 99, 3 * i + 0xbbbbbbbbU};
+    EXPECT_EQ(out[i], want[i % 4]) << i;
+  }
+}
+
+TEST(Exec, LanesThatReturnEarlyFromAFunctionWaitForTheirCaller) {
+  Program p(header() + R"(
+.func (.param .b32 r) steps(.param .b32 n)
+{
+  .reg .pred %p<3>; .reg .b32 %r<9>;
+  ld.param.u32 %r1, [n]; mov.u32 %r2, 0;
+$L:
+  setp.eq.s32 %p1, %r2, %r1;
+  @%p1 bra $OUT;
+  add.s32 %r2, %r2, 1; setp.eq.s32 %p2, %r2, 5;
+  @!%p2 bra $L;
+  st.param.b32 [r+0], 1000;
+  ret;
+$OUT: st.param.b32 [r+0], %r2; ret;
+}
+.visible .entry k(.param .u64 out)
+{
+  .reg .b32 %r<5>; .reg .b64 %rd<4>; .reg .pred %p<2>;
+  ld.param.u64 %rd1, [out]; mov.u32 %r1, %tid.x;
+  { .param .b32 param0; st.param.b32 [param0+0], %r1; .param .b32 retval0;
+    call.uni (retval0), steps, (param0); ld.param.b32 %r2, [retval0+0]; }
+  setp.gt.u32 %p1, %r1, 20;
+  @%p1 exit;
+  shfl.sync.idx.b32 %r3, %r2, 2, 31, -1; add.s32 %r2, %r2, %r3;
+  mul.wide.u32 %rd2, %r1, 4; add.s64 %rd3, %rd1, %rd2; st.global.u32 [%rd3], %r2; ret;
+})");
+  Array<std::uint32_t> out(32);
+  p.expect_ok("k", {1}, {32}, Params().add(out.address()));
+  for (unsigned i = 0; i < 32; ++i) EXPECT_EQ(out[i], i > 20 ? 0 : (i < 5 ? i : 1000) + 2) << i;
+}
+
+TEST(Exec, HalvesOfAWarpMeetAtAWarpBarrier) {
+  Program p(header() + R"(
+.visible .entry k(.param .u64 out)
+{
+  .shared .align 4 .b8 buf[128];
+  .reg .b32 %r<9>; .reg .b64 %rd<4>; .reg .pred %p<2>;
+  ld.param.u64 %rd1, [out]; mov.u32 %r1, %tid.x; shl.b32 %r2, %r1, 2; mov.u32 %r3, buf; add.s32 %r4, %r3, %r2;
+  xor.b32 %r5, %r2, 64; add.s32 %r5, %r3, %r5;
+  setp.lt.u32 %p1, %r1, 16;
+  @%p1 bra $A;
+  st.shared.u32 [%r4], %r1;
+  bar.warp.sync -1;
+  ld.shared.u32 %r6, [%r5];
+  bra $J;
+$A:
+  add.s32 %r7, %r1, 100; st.shared.u32 [%r4], %r7;
+  bar.warp.sync -1;
+  ld.shared.u32 %r6, [%r5];
+$J:
+  mul.wide.u32 %rd2, %r1, 4; add.s64 %rd3, %rd1, %rd2; st.global.u32 [%rd3], %r6; ret;
+})");
+  Array<std::uint32_t> out(32);
+  p.expect_ok("k", {1}, {32}, Params().add(out.address()));
+  for (unsigned i = 0; i < 32; ++i) EXPECT_EQ(out[i], i < 16 ? i + 16 : i - 16 + 100) << i;
+}
+
+TEST(Exec, AllocatesOnTheDeviceHeapAndTheStack) {
+  Program p(header() + R"(
+.extern .func (.param .b64 r) malloc(.param .b64 n);
+.extern .func free(.param .b64 p);
+.visible .entry k(.param .u64 out)
+{
+  .reg .b32 %r<5>; .reg .b64 %rd<12>;
+  ld.param.u64 %rd1, [out]; mov.u32 %r1, %tid.x;
+  { .param .b64 param0; st.param.b64 [param0+0], 40; .param .b64 retval0;
+    call.uni (retval0), malloc, (param0); ld.param.b64 %rd4, [retval0+0]; }
+  st.u32 [%rd4+36], %r1;
+  mul.wide.u32 %rd5, %r1, 16; add.s64 %rd5, %rd5, 16; alloca.u64 %rd6, %rd5, 16; cvta.local.u64 %rd7, %rd6;
+  mul.wide.u32 %rd8, %r1, 16; add.s64 %rd9, %rd7, %rd8; st.u32 [%rd9], 5;
+  ld.u32 %r2, [%rd4+36]; ld.u32 %r3, [%rd9]; add.s32 %r2, %r2, %r3;
+  { .param .b64 param0; st.param.b64 [param0+0], %rd4; call.uni free, (param0); }
+  mul.wide.u32 %rd2, %r1, 4; add.s64 %rd3, %rd1, %rd2; st.global.u32 [%rd3], %r2; ret;
+})");
+  Array<std::uint32_t> out(64);
+  p.expect_ok("k", {1}, {64}, Params().add(out.address()));
+  for (unsigned i = 0; i < 64; ++i) EXPECT_EQ(out[i], i + 5);
+}
+
 TEST(Exec, CancelsAnEndlessKernel) {
   Program p(header() + ".visible .entry k()\n{\n$L: bra $L;\n}\n");
   const std::atomic<bool> cancel{true};
