@@ -47,35 +47,45 @@ class SideBySide(unittest.TestCase):
 class Fairness(unittest.TestCase):
     SECONDS = 6
 
-    def counts(self, service, programs):
+    def shares(self, service, programs):
+        """Runs busy clients for the same window; returns each one's device time in it and its finished kernels."""
         start = time.time() + 2.0
         processes = [service.popen(program, "--seconds", self.SECONDS, "--start-at", f"{start:.3f}", "--rounds", 2000,
                                    "--blocks", 16) for program in programs]
+
+        def device_time():
+            rows = {row["pid"]: row["device_ns"] for row in service.clients()}
+            return [rows[process.pid] for process in processes]
+
+        time.sleep(max(0.0, start + 0.5 - time.time()))
+        before = device_time()
+        time.sleep(max(0.0, start + self.SECONDS - 0.5 - time.time()))
+        used = [after - earlier for earlier, after in zip(before, device_time())]
         counts = []
         for process in processes:
             output, _ = process.communicate(timeout=60)
             self.assertEqual(process.returncode, 0, output)
             counts.append(kernels_done(output))
-        return counts
+        return used, counts
 
     def test_equal_weights_share_equally(self):
         with Service() as service:
-            first, second = self.counts(service, ["busy", "busy_shared"])
+            (first, second), counts = self.shares(service, ["busy", "busy_shared"])
         self.assertGreater(min(first, second), 0)
-        self.assertLess(abs(first - second) / max(first, second), 0.10, f"{first} against {second} kernels")
+        self.assertLess(abs(first - second) / max(first, second), 0.10, f"{first} against {second} ns, {counts} kernels")
 
     def test_weights_of_three_to_one_share_three_to_one(self):
         classes = {"default": {}, "heavy": {"weight": 300}, "light": {"weight": 100}}
         rules = [("*/busy_shared", "heavy"), ("*/busy", "light")]
         with Service(classes=classes, rules=rules) as service:
-            heavy, light = self.counts(service, ["busy_shared", "busy"])
+            (heavy, light), counts = self.shares(service, ["busy_shared", "busy"])
         self.assertGreater(light, 0)
-        self.assertAlmostEqual(heavy / light, 3.0, delta=0.45, msg=f"{heavy} against {light} kernels")
+        self.assertAlmostEqual(heavy / light, 3.0, delta=0.3, msg=f"{heavy} against {light} ns, {counts} kernels")
 
-    def test_one_client_alone_is_not_held_back(self):
+    def test_sharing_costs_little_of_the_device(self):
         with Service() as service:
-            alone, = self.counts(service, ["busy"])
-            first, second = self.counts(service, ["busy", "busy_shared"])
+            _, (alone,) = self.shares(service, ["busy"])
+            _, (first, second) = self.shares(service, ["busy", "busy_shared"])
         self.assertGreater(first + second, 0.75 * alone, f"{first} + {second} shared, {alone} alone")
 
 

@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,8 @@ import sys
 import tempfile
 import time
 
-BUILD = pathlib.Path(os.environ.get("VGPU_BUILD_DIR", "build/release")).resolve()
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BUILD = pathlib.Path(os.environ.get("VGPU_BUILD_DIR", ROOT / "build" / "release")).resolve()
 PROGRAMS = BUILD / "tests" / "programs"
 CLIENT_LIBRARY = BUILD / "lib"
 SOFTWARE_GPU = BUILD / "lib" / "softgpu"
@@ -195,18 +197,13 @@ class Service:
 
 
 def first_line(process, timeout=20):
-    """Waits for a started program's first line of output (its "ready")."""
-    os.set_blocking(process.stdout.fileno(), False)
-    text = ""
-
-    def complete():
-        nonlocal text
-        text += process.stdout.read() or ""
-        return "\n" in text or process.poll() is not None
-
-    wait_until(complete, timeout, "the program says that it is ready")
-    os.set_blocking(process.stdout.fileno(), True)
-    return text
+    """Waits for a started program's first line of output (its "ready"); the rest stays for communicate()."""
+    readable, _, _ = select.select([process.stdout], [], [], timeout)
+    line = process.stdout.readline() if readable else ""
+    if not line:
+        process.kill()
+        raise AssertionError(f"the program said nothing within {timeout} s and ended with {process.wait()}")
+    return line
 
 
 def kernels_done(output):
