@@ -50,7 +50,7 @@ class Fairness(unittest.TestCase):
     def shares(self, service, programs):
         """Runs busy clients for the same window; returns each one's device time in it and its finished kernels."""
         start = time.time() + 2.0
-        processes = [service.popen(program, "--seconds", self.SECONDS, "--start-at", f"{start:.3f}", "--rounds", 2000,
+        processes = [service.popen(program, "--seconds", self.SECONDS, "--start-at", f"{start:.3f}", "--rounds", 20000,
                                    "--blocks", 16) for program in programs]
 
         def device_time():
