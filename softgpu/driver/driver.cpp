@@ -17,6 +17,7 @@ namespace {
 
 std::atomic<bool> initialised{false};
 std::atomic<bool> forked{false};
+std::atomic<bool> ended{false};
 
 // NVIDIA's runtime still calls from exit handlers, when the main thread's thread-local objects are gone. So
 // the pointer is plain data that outlives them, and a stack that is asked for later is made anew. Without a
@@ -48,6 +49,7 @@ Printf& kept_printf() {
 // Nothing may run in a kernel while the process takes its libraries apart.
 void stop_at_exit() {
   if (forked.load()) return;
+  ended.store(true);
   Driver& driver = Driver::get();
   driver.primary.cancel.store(true);
   driver.scheduler.stop(1000);
@@ -66,7 +68,8 @@ Driver& Driver::get() {
 
 CUresult require_driver() {
   if (forked.load(std::memory_order_relaxed)) return CUDA_ERROR_NOT_INITIALIZED;
-  return initialised.load(std::memory_order_acquire) ? CUDA_SUCCESS : CUDA_ERROR_NOT_INITIALIZED;
+  if (!initialised.load(std::memory_order_acquire)) return CUDA_ERROR_NOT_INITIALIZED;
+  return ended.load(std::memory_order_relaxed) ? CUDA_ERROR_DEINITIALIZED : CUDA_SUCCESS;
 }
 
 Context* current_context() {

@@ -192,7 +192,9 @@ void Scheduler::wait(const OperationRef& operation, Help help) {
     if (next == nullptr) break;
     run(next, lock);
   }
+  const bool stopped = stopping_;
   lock.unlock();
+  if (stopped) return;
   // Another thread runs what is left; it may be done any moment.
   constexpr int spins = 64;
   for (int spin = 0; spin < spins && !operation->done(); ++spin) {

@@ -73,7 +73,8 @@ class Scheduler {
   void submit_locked(const OperationRef& operation, std::span<const OperationRef> after);
   void submit(const OperationRef& operation, std::span<const OperationRef> after);
 
-  /// Waits until `operation` is done; meanwhile runs ready device operations of its queue, or of any queue.
+  /// Waits until `operation` is done, or until stop(); meanwhile runs ready device operations of its queue,
+  /// or of any queue.
   enum class Help : std::uint8_t { same_queue, any_queue };
   void wait(const OperationRef& operation, Help help = Help::same_queue);
 
