@@ -1,5 +1,6 @@
 """What the benchmark scripts share: running the measuring program and reading its numbers."""
 
+import os
 import pathlib
 import statistics
 import subprocess
@@ -17,10 +18,10 @@ def integration_harness():
 
 
 def commit():
-    """The short name of the checked-out commit, or "unknown" outside a repository."""
+    """The short name of the checked-out commit; outside a repository VGPU_COMMIT, or "unknown"."""
     result = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True, check=False,
                             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    return result.stdout.strip() or "unknown"
+    return result.stdout.strip() or os.environ.get("VGPU_COMMIT", "unknown")
 
 
 def numbers(text):

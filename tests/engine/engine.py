@@ -13,6 +13,8 @@ sys.path.insert(0, str(HERE.parent / "integration"))
 
 import harness  # noqa: E402  (the path must be set first)
 
+# Without it the engine starts a debugger on itself when it fails.
+QUIET = {"GGML_NO_BACKTRACE": "1"}
 CUBLAS = harness.BUILD / "lib" / "cublas"
 
 
@@ -39,7 +41,7 @@ def model(kind, seed=1, **sizes):
 
 def environment(libraries, **more):
     """The caller's environment with these folders first on the library path."""
-    return {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries)), **more}
+    return {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries)), **QUIET, **more}
 
 
 @contextlib.contextmanager
@@ -55,7 +57,7 @@ def device(kind, **options):
 def service_environment(service, **more):
     """The environment of a client of this harness.Service."""
     libraries = [harness.CLIENT_LIBRARY] + ([CUBLAS] if harness.DEVICE_KIND == "software" else [])
-    return {**service.environment(**more), "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries))}
+    return {**service.environment(**QUIET, **more), "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries))}
 
 
 class Output:

@@ -17,9 +17,10 @@ import harness  # noqa: E402
 
 DEVICE = os.environ.get("VGPU_ENGINE_DEVICE", "vgpud")  # or softgpu: without vgpud between
 
-# Both sides round differently (the CUDA backend multiplies quantised activations in blocks of its own), so logits agree to
-# this normalised mean square error; llama.cpp's own tests allow 5e-4 for a single product.
-LOGITS_ERROR = 2e-3
+# How far logits may be apart, as normalised mean square error. Both sides round activations to 8 bits before they multiply
+# them with quantised weights, each in its own way; over a whole model this adds up to more than the 5e-4 that llama.cpp's tests
+# allow for one product. Measured: 3e-6, 5e-4, 3e-3, 3e-3.
+LOGITS_ERROR = {"f16": 1e-5, "q8_0": 2e-3, "q4_0": 1e-2, "q4_K": 1e-2}
 
 
 class Tokens(unittest.TestCase):
@@ -40,7 +41,7 @@ class Tokens(unittest.TestCase):
         env = self.env if graphs else {**self.env, "GGML_CUDA_DISABLE_GRAPHS": "1"}
         found = engine.generate(path, env=env, **options)
         self.assertNotEqual(found.values["device"], "CPU")
-        self.assertLess(engine.distance(expected.logits, found.logits), LOGITS_ERROR)
+        self.assertLess(engine.distance(expected.logits, found.logits), LOGITS_ERROR[kind])
         self.assertEqual(found.tokens, expected.tokens)
 
     def test_every_format_prompt_and_attention(self):
@@ -112,14 +113,14 @@ class Operations(unittest.TestCase):
 
     def test_a_selection_of_every_operation_and_type(self):
         home = engine.home()
-        cases = backend_ops.select_few(backend_ops.all_cases(home))
         with engine.device(DEVICE) as env:
+            cases = backend_ops.select_few(backend_ops.all_cases(home, env))
             results = backend_ops.run(home, env, cases, timeout=600)
         bad = [f"{results.verdicts[case]} {backend_ops.name(case)}: {results.reasons.get(case, '')}"
                for case in results.of("FAIL", "CRASH")]
         self.assertEqual(bad, [], results.table())
-        # The CPU backend must not have stood in for the device.
-        self.assertGreater(len(results.of("OK")), 0.6 * len(cases), results.table())
+        self.assertGreater(len(cases), 900)
+        self.assertEqual(len(results.of("OK")), len(cases), results.table())
 
 
 class Verify(unittest.TestCase):

@@ -190,6 +190,14 @@ class Service:
         return subprocess.run([str(BUILD / "bin" / "vgpud-cli"), *map(str, arguments)], env=self.environment(),
                               text=True, check=check, timeout=timeout, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
+    def wait_for_workers(self, timeout=30):
+        """Waits until the pool of ready workers is full: what they take of the device is then taken."""
+        def full():
+            devices = json.loads(self.cli("devices", "--json").stdout)
+            return all(device["workers_ready"] >= self.prestart and device["workers_starting"] == 0
+                       for device in devices)
+        wait_until(full, timeout, "the ready workers have started")
+
     def clients(self):
         """The rows of `vgpud-cli stats --json` for clients that are connected now."""
         rows = json.loads(self.cli("stats", "--json").stdout)["clients"]
