@@ -29,7 +29,8 @@ struct Context {
   std::atomic<CUsharedconfig> shared_config{CU_SHARED_MEM_CONFIG_DEFAULT_BANK_SIZE};
   int retained = 0;  ///< primary: retain count, under Contexts' mutex
 
-  CUcontext cu() const { return reinterpret_cast<CUcontext>(handle); }
+  /// The handle as programs hold it; nobody follows it as a pointer.
+  CUcontext cu() const { return reinterpret_cast<CUcontext>(handle); }  // NOLINT(performance-no-int-to-ptr)
   void reset();
 };
 

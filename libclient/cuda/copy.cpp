@@ -4,6 +4,7 @@
 #include <array>
 #include <cstring>
 
+#include "cudaabi/unsupported.hpp"
 #include "libclient/cuda/arena_block.hpp"
 #include "protocol/address_space.hpp"
 #include "vgpu/records.hpp"
@@ -12,14 +13,14 @@ namespace vgpu::client {
 namespace {
 
 // Chunks of one copy that are under way at once.
-constexpr std::size_t kWindow = 4;
+constexpr std::size_t kWindow = 8;
 
 std::uint64_t chunk_size(const Connection& connection, std::uint64_t bytes) {
   // Several chunks even of a middling copy, so that both sides work at once; not so small that the records
   // cost more.
   constexpr std::uint64_t kSmallest = 256 << 10;
   const std::uint64_t wanted = std::max(kSmallest, bytes / 8 / 4096 * 4096);
-  return std::min({wanted, connection.largest_block(), std::uint64_t{4} << 20});
+  return std::min({wanted, connection.largest_block(), std::uint64_t{1} << 20});
 }
 
 // Memory mapped piece by piece goes on behind the end of one piece.
@@ -51,6 +52,16 @@ std::uint64_t shared_address(const Process& process, std::uint64_t pointer, std:
   return range && range->kind == MemoryKind::registered ? range->device + (pointer - range->base) : 0;
 }
 
+CUresult refuse_capture(Call& call, std::uint64_t stream) {
+  if (call.process().captures.load(std::memory_order_relaxed) == 0) return CUDA_SUCCESS;
+  record::cuStreamIsCapturing record;
+  record.stream = stream;
+  reply::cuStreamIsCapturing reply;
+  if (const CUresult result = call.ask(record, reply); result != CUDA_SUCCESS) return result;
+  if (reply.status == CU_STREAM_CAPTURE_STATUS_NONE) return CUDA_SUCCESS;
+  return static_cast<CUresult>(cudaabi::note_unsupported("copies of pageable memory in a capture"));
+}
+
 CUresult synchronize(Call& call, std::uint64_t stream) {
   record::cuStreamSynchronize record;
   record.hStream = stream;
@@ -77,6 +88,7 @@ CUresult copy_to_device(Call& call, CUdeviceptr target, const void* source, std:
   if (const auto shared = shared_address(call.process(), bits(source), bytes)) {
     return copy_within(call, target, shared, bytes, stream, mode);
   }
+  if (const CUresult result = refuse_capture(call, stream); result != CUDA_SUCCESS) return result;
   // An unknown target may be wrong: then the answer is waited for, so that the error comes at the call.
   const auto range = call.process().memory.find(target);
   const bool known = range && bytes <= range->size - (target - range->base);
@@ -120,6 +132,7 @@ CUresult copy_from_device(Call& call, void* target, CUdeviceptr source, std::siz
       range && bytes > range->size - (source - range->base) && !may_continue(range->kind)) {
     return CUDA_ERROR_INVALID_VALUE;
   }
+  if (const CUresult result = refuse_capture(call, stream); result != CUDA_SUCCESS) return result;
   auto* to = static_cast<std::byte*>(target);
   const std::uint64_t chunk = chunk_size(call.connection(), bytes);
   std::array<ArenaLease, kWindow> window;

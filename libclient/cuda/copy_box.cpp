@@ -190,6 +190,7 @@ CUresult copy_box(Call& call, const CUDA_MEMCPY3D& given, std::uint64_t stream, 
     if (const CUresult result = call.ask(record); result != CUDA_SUCCESS) return result;
     return synchronize(call, stream);
   }
+  if (const CUresult result = refuse_capture(call, stream); result != CUDA_SUCCESS) return result;
   const bool upload = from == Place::pageable;
   const HostSide& host = upload ? source : target;
   const CUresult result = for_parts(copy, call.connection().largest_block(), [&](const Box& box) {

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "cudaabi/error_names.hpp"
+#include "cudaabi/unsupported.hpp"
 #include "libclient/cuda/stub_runtime.hpp"
 
 namespace vgpu::client {
@@ -250,6 +251,30 @@ VGPU_EXPORT CUresult cuModuleGetLoadingMode(CUmoduleLoadingMode* mode) {
   if (found.report == nullptr) return found.error;
   *mode = static_cast<CUmoduleLoadingMode>(found.report->module_loading_mode);
   return CUDA_SUCCESS;
+}
+
+// Needs no context, unlike what is asked of the worker.
+VGPU_EXPORT CUresult cuMemGetAllocationGranularity(size_t* granularity, const CUmemAllocationProp* prop,
+                                                   CUmemAllocationGranularity_flags option) {
+  if (granularity == nullptr || prop == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  const bool device_local =
+      prop->type == CU_MEM_ALLOCATION_TYPE_PINNED && prop->location.type == CU_MEM_LOCATION_TYPE_DEVICE;
+  const Device found = find_device(device_local ? prop->location.id : 0);
+  if (found.report == nullptr) return found.error;
+  if (!device_local)
+    return static_cast<CUresult>(
+        cudaabi::note_unsupported("cuMemGetAllocationGranularity: not on the device"));
+  switch (option) {
+    case CU_MEM_ALLOC_GRANULARITY_MINIMUM:
+      *granularity = found.report->allocation_granularity_min;
+      break;
+    case CU_MEM_ALLOC_GRANULARITY_RECOMMENDED:
+      *granularity = found.report->allocation_granularity_recommended;
+      break;
+    default:
+      return CUDA_ERROR_INVALID_VALUE;
+  }
+  return *granularity != 0 ? CUDA_SUCCESS : CUDA_ERROR_NOT_SUPPORTED;
 }
 
 // A profiler attaches to the driver in the worker, not to this process: there is nothing here to start or to

@@ -9,7 +9,7 @@ namespace {
 
 template <class T>
 void put(void* out, const T& value) {
-  std::memcpy(out, &value, sizeof value);
+  std::memcpy(out, &value, sizeof(T));
 }
 
 CUmemorytype type_of(MemoryKind kind) {

@@ -13,7 +13,7 @@ namespace {
 
 // Copies the pages into `fresh` and moves that over them, in one step for every other thread.
 bool replace(std::uint64_t begin, std::uint64_t size, void* fresh) {
-  auto* const target = reinterpret_cast<void*>(begin);
+  auto* const target = reinterpret_cast<void*>(begin);  // NOLINT(performance-no-int-to-ptr): pages by address
   std::memcpy(fresh, target, size);
   if (mremap(fresh, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, target) == MAP_FAILED) {
     munmap(fresh, size);

@@ -27,7 +27,7 @@ std::uint64_t bits(T* pointer) {
 }
 template <class T>
 T from_bits(std::uint64_t value) {
-  return reinterpret_cast<T>(value);
+  return reinterpret_cast<T>(value);  // NOLINT(performance-no-int-to-ptr): CUDA's handles are numbers
 }
 
 /// A call of the calling thread. Made on the stack, used once, by that thread alone.

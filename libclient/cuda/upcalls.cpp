@@ -3,18 +3,19 @@
 #include <pthread.h>
 #include <signal.h>
 
+#include "libclient/cuda/stub_runtime.hpp"
 #include "protocol/upcall.hpp"
 
 namespace vgpu::client {
 namespace {
 
 void run(const Upcall& upcall) {
-  auto* const user = reinterpret_cast<void*>(upcall.user);
+  auto* const user = from_bits<void*>(upcall.user);
   if (upcall.kind == 0) {
-    reinterpret_cast<CUhostFn>(upcall.function)(user);
+    from_bits<CUhostFn>(upcall.function)(user);
   } else {
-    reinterpret_cast<CUstreamCallback>(upcall.function)(reinterpret_cast<CUstream>(upcall.stream),
-                                                        static_cast<CUresult>(upcall.status), user);
+    const auto function = from_bits<CUstreamCallback>(upcall.function);
+    function(from_bits<CUstream>(upcall.stream), static_cast<CUresult>(upcall.status), user);
   }
 }
 
