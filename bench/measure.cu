@@ -173,6 +173,7 @@ double kernel_time(const std::function<void(int)>& launch, int rounds) {
 
 void measure_kernels() {
   constexpr int kThreads = 128 * 64;
+  constexpr int kChurnRounds = 2000;
   unsigned* data = nullptr;
   CUDA_OK(cudaMalloc(&data, kThreads * sizeof(unsigned)));
   CUDA_OK(cudaMemset(data, 0, kThreads * sizeof(unsigned)));
@@ -180,7 +181,7 @@ void measure_kernels() {
   launch(10);
   CUDA_OK(cudaDeviceSynchronize());
   // The same work natively and through vgpud, whatever the machine: fixed rounds, several milliseconds here.
-  report("kernel_churn_us", kernel_time(launch, 200));
+  report("kernel_churn_us", kernel_time(launch, kChurnRounds));
 
   constexpr int kSide = 192;
   std::vector<float> a(kSide * kSide, 0.5F);
@@ -199,7 +200,7 @@ void measure_kernels() {
 
   std::vector<unsigned> host(kThreads, 0);
   auto start = Clock::now();
-  plain_churn(host.data(), kThreads, 200);
+  plain_churn(host.data(), kThreads, kChurnRounds);
   report("plain_churn_us", since(start));
   volatile unsigned keep = host[17];
   start = Clock::now();
@@ -220,7 +221,7 @@ void measure_kernels() {
     report("lane_instructions_product_per_us", static_cast<double>(after - before) / product_time);
     DRV_OK(meter->lane_instructions(&before));
     start = Clock::now();
-    for (int i = 0; i < 20; ++i) launch(200);
+    for (int i = 0; i < 20; ++i) launch(kChurnRounds);
     CUDA_OK(cudaDeviceSynchronize());
     const double churn_time = since(start);
     DRV_OK(meter->lane_instructions(&after));
