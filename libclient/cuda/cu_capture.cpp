@@ -12,14 +12,17 @@ namespace vgpu::client {
 
 CUresult Call::capture_forbids() const {
   if (thread_->capture_mode == CU_STREAM_CAPTURE_MODE_RELAXED) return CUDA_SUCCESS;
+  CUresult result = CUDA_SUCCESS;
   const std::lock_guard lock(process_->captures_mutex);
-  for (const Process::Capture& capture : process_->open_captures) {
+  for (Process::Capture& capture : process_->open_captures) {
     const bool own = capture.thread == thread_ && capture.mode != CU_STREAM_CAPTURE_MODE_RELAXED;
     const bool global = capture.mode == CU_STREAM_CAPTURE_MODE_GLOBAL &&
                         thread_->capture_mode == CU_STREAM_CAPTURE_MODE_GLOBAL;
-    if (own || global) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    if (!own && !global) continue;
+    capture.invalidated = true;
+    result = CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
   }
-  return CUDA_SUCCESS;
+  return result;
 }
 
 namespace {
@@ -37,7 +40,7 @@ CUresult begin_capture(CUstream stream, CUstreamCaptureMode mode, bool per_threa
   record.mode = static_cast<std::int32_t>(mode);
   if (const CUresult result = call.ask(record); result != CUDA_SUCCESS) return result;
   const std::lock_guard lock(process.captures_mutex);
-  process.open_captures.push_back({record.stream, mode, &call.thread()});
+  process.open_captures.push_back({record.stream, mode, &call.thread(), false});
   process.captures = static_cast<std::uint32_t>(process.open_captures.size());
   return CUDA_SUCCESS;
 }
@@ -50,6 +53,7 @@ CUresult end_capture(CUstream stream, CUgraph* out, bool per_thread) {
   record::cuStreamEndCapture record;
   record.stream = call.stream(stream, per_thread);
   if (call.problem() != CUDA_SUCCESS) return call.problem();
+  bool invalidated = false;
   {
     const std::lock_guard lock(process.captures_mutex);
     const auto found =
@@ -59,6 +63,7 @@ CUresult end_capture(CUstream stream, CUgraph* out, bool per_thread) {
     if (found->mode != CU_STREAM_CAPTURE_MODE_RELAXED && found->thread != &call.thread()) {
       return CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD;
     }
+    invalidated = found->invalidated;
     process.open_captures.erase(found);
     process.captures = static_cast<std::uint32_t>(process.open_captures.size());
   }
@@ -68,6 +73,14 @@ CUresult end_capture(CUstream stream, CUgraph* out, bool per_thread) {
     call.forget(record.graph);
     *out = nullptr;
     return result;
+  }
+  if (invalidated) {
+    *out = nullptr;
+    call.forget(record.graph);
+    record::cuGraphDestroy destroy;
+    destroy.graph = record.graph;
+    static_cast<void>(call.post(destroy));
+    return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
   }
   *out = from_bits<CUgraph>(record.graph);
   return CUDA_SUCCESS;

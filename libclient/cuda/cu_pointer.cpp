@@ -9,7 +9,7 @@ namespace {
 
 template <class T>
 void put(void* out, const T& value) {
-  std::memcpy(out, &value, sizeof(T));
+  std::memcpy(out, &value, sizeof(T));  // NOLINT(bugprone-sizeof-expression): some values are pointers
 }
 
 CUmemorytype type_of(MemoryKind kind) {

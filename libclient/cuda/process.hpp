@@ -58,6 +58,7 @@ struct Process {
     std::uint64_t stream = 0;
     CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_GLOBAL;
     const ThreadState* thread = nullptr;
+    bool invalidated = false;  ///< a forbidden call was made meanwhile
   };
   std::mutex captures_mutex;
   std::vector<Capture> open_captures;  ///< under captures_mutex; `captures` is its size
