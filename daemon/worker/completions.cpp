@@ -87,6 +87,8 @@ bool Completions::poll() {
       const CUevent event = queue->entries.front().event;
       lock.unlock();
       const CUresult result = driver_.cuEventQuery(event);
+      // What kernels printed comes out at a synchronisation only; this one has nothing left to wait for.
+      if (result == CUDA_SUCCESS && driver_.cuEventSynchronize != nullptr) driver_.cuEventSynchronize(event);
       lock.lock();
       if (result == CUDA_ERROR_NOT_READY) break;
       Entry entry = std::move(queue->entries.front());

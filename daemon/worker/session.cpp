@@ -1,5 +1,10 @@
 #include "daemon/worker/session.hpp"
 
+#include <unistd.h>
+
+#include <algorithm>
+#include <cctype>
+#include <cstdio>
 #include <thread>
 
 #include "daemon/worker/dispatch.hpp"

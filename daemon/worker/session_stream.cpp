@@ -50,7 +50,10 @@ CUresult Session::handle(const record::cuStreamSynchronize& record, reply::cuStr
   // Also refuses a capturing stream, in which an event must not be recorded.
   if (const CUresult result = driver_.cuStreamQuery(stream); result != CUDA_ERROR_NOT_READY) {
     done_with(work, submitted);
-    return result;
+    // Returns at once, and lets the driver write out what kernels printed.
+    return result == CUDA_SUCCESS && driver_.cuStreamSynchronize != nullptr
+               ? driver_.cuStreamSynchronize(stream)
+               : result;
   }
   const PendingReply pending = defer();
   const CUresult result = after_stream(stream, [this, pending](CUresult what) { answer(pending, what); });
@@ -84,7 +87,10 @@ CUresult Session::handle(const record::cuEventSynchronize& record, reply::cuEven
   CUevent event = nullptr;
   if (!resolve(record.hEvent, event)) return CUDA_ERROR_INVALID_HANDLE;
   if (driver_.cuEventQuery == nullptr) return unsupported(record.header.call);
-  if (const CUresult result = driver_.cuEventQuery(event); result != CUDA_ERROR_NOT_READY) return result;
+  if (const CUresult result = driver_.cuEventQuery(event); result != CUDA_ERROR_NOT_READY) {
+    return result == CUDA_SUCCESS && driver_.cuEventSynchronize != nullptr ? driver_.cuEventSynchronize(event)
+                                                                           : result;
+  }
   const PendingReply pending = defer();
   completions_.after_event(event, [this, pending](CUresult what) { answer(pending, what); });
   return deferred;
