@@ -40,7 +40,11 @@ struct Instruction {
     return ast.parts.size() < 2 ? ptx::Type::none : ptx::type_from_name(ast.parts[ast.parts.size() - 2]);
   }
   std::size_t operands() const { return ast.operands.size(); }
-  const ptx::Operand& operand(std::size_t i) const { return ast.operands[i]; }
+  /// Operand i; where the text has fewer, a nameless one that in(), out() and address() refuse.
+  const ptx::Operand& operand(std::size_t i) const {
+    static const ptx::Operand missing{};
+    return i < ast.operands.size() ? ast.operands[i] : missing;
+  }
 };
 
 /// An op with what flow analysis must know of it.
