@@ -12,7 +12,7 @@ tools/setup.sh
 
 say "Building (build/release)"
 mkdir -p build
-if ! { cmake --preset release && cmake --build --preset release; } >build/demo.log 2>&1; then
+if ! { cmake --preset release && cmake --build --preset release --target demo; } >build/demo.log 2>&1; then
   tail -n 40 build/demo.log
   echo "The build failed; its whole log is build/demo.log." >&2
   exit 1
