@@ -70,6 +70,7 @@ SOFTGPU_API cuEventQuery(CUevent handle) {
     if (const CUresult error = refuse_captured(*event); error != CUDA_SUCCESS) return error;
     const OperationRef point = point_of(driver, *event);
     if (point != nullptr && !point->done()) return CUDA_ERROR_NOT_READY;
+    flush_printf();
     return event->context.error();
   });
 }
