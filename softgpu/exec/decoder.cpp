@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <charconv>
 #include <cstring>
 
@@ -45,6 +46,21 @@ Vreg Builder::area(std::uint32_t bytes) {
 }
 
 void Builder::declare() {
+  // Text that nobody checked asks for no more than a compiler would.
+  constexpr std::uint64_t most_registers = 1U << 20, most_bytes = 1U << 24;
+  std::uint64_t registers = 0, bytes_asked = 0;
+  auto ask = [&](std::uint64_t bytes) { bytes_asked += std::min(bytes, most_bytes + 1); };
+  for (const auto& p : function_.params) ask(p.size());
+  for (const auto& p : function_.results) ask(p.size());
+  for (const auto& scope : function_.scopes) {
+    for (const auto& r : scope.registers) registers += std::uint64_t{r.count} * r.vector;
+    for (const auto& v : scope.variables) ask(v.size());
+  }
+  if (registers > most_registers || bytes_asked > most_bytes) {
+    fail("the function declares too many registers or too much memory");
+    scopes_.resize(1);
+    return;
+  }
   scopes_.resize(function_.scopes.empty() ? 1 : function_.scopes.size());
   // Areas come first, so that their words are consecutive.
   auto declare_param = [this](const ptx::Variable& v, ScopeNames& names, bool kernel, std::uint64_t offset) {
@@ -403,6 +419,7 @@ bool Builder::decode(const ptx::Instruction& ast) {
 }
 
 bool Builder::decode_body() {
+  if (failed_) return false;
   std::vector<std::vector<std::int32_t>> at(function_.instructions.size() + 1);
   for (const auto& l : function_.labels)
     if (l.instruction < at.size()) at[l.instruction].push_back(labels_[{l.name, l.scope}]);
