@@ -5,6 +5,8 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "daemon/base/log.hpp"
+
 namespace vgpu::daemon {
 namespace {
 
@@ -71,6 +73,18 @@ TEST(EventLoop, TimersRunInOrderAndCanBeCancelled) {
   loop.run();
   EXPECT_EQ(order, "ab");
   EXPECT_EQ(ticks, 3);
+}
+
+TEST(LogLimiter, LetsSomeLinesThroughInEachPeriod) {
+  using std::chrono::seconds;
+  log::Limiter limiter(2, seconds(10));
+  const EventLoop::Clock::time_point start{seconds(100)};
+  EXPECT_TRUE(limiter.allows(start));
+  EXPECT_TRUE(limiter.allows(start));
+  for (int i = 0; i < 1000; ++i) EXPECT_FALSE(limiter.allows(start + seconds(9)));
+  EXPECT_EQ(limiter.held_back(), 1000U);
+  EXPECT_TRUE(limiter.allows(start + seconds(10)));
+  EXPECT_EQ(limiter.held_back(), 0U);
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include <chrono>
 #include <string>
 #include <string_view>
 
@@ -32,6 +33,36 @@ template <class... Args>
 void error(fmt::format_string<Args...> format, Args&&... args) {
   write(LogLevel::error, fmt::format(format, std::forward<Args>(args)...));
 }
+
+// Keeps lines that any client can cause from filling the log: lets `lines` through in each `period` and tells
+// how many it held back. One thread uses it.
+class Limiter {
+ public:
+  Limiter(unsigned lines, std::chrono::steady_clock::duration period) : lines_(lines), period_(period) {}
+
+  // True when a line may be written at `now`; says in the log, once a period is over, what was left out.
+  bool allows(std::chrono::steady_clock::time_point now = std::chrono::steady_clock::now()) {
+    if (now - since_ >= period_) {
+      if (held_back_ != 0) info("similar lines left out count={}", held_back_);
+      since_ = now;
+      written_ = held_back_ = 0;
+    }
+    if (written_ < lines_) {
+      ++written_;
+      return true;
+    }
+    ++held_back_;
+    return false;
+  }
+  [[nodiscard]] unsigned held_back() const { return held_back_; }
+
+ private:
+  unsigned lines_;
+  std::chrono::steady_clock::duration period_;
+  std::chrono::steady_clock::time_point since_{};
+  unsigned written_ = 0;
+  unsigned held_back_ = 0;
+};
 
 // `text` as one quoted word of printable ASCII, at most 200 characters: for anything that a client chose (its
 // executable's name, its cgroup).

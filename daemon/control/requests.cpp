@@ -121,15 +121,21 @@ bool descends_from(const ClientStats& stats, pid_t pid) {
          std::find(stats.ancestors.begin(), stats.ancestors.end(), pid) != stats.ancestors.end();
 }
 
+// Root and vgpud's own user see every client, anybody else only his own.
+bool may_see(const ClientStats& stats, const Requester& who) {
+  return who.uid == 0 || who.uid == geteuid() || stats.uid == who.uid;
+}
+
 json stats_json(const BrokerState& state, const json& request, const Requester& who) {
   const bool mine = request.value("mine", false);
   const bool calls = request.value("calls", false);
   json clients = json::array();
   for (const ClientStats& stats : state.sessions.stats(calls)) {
-    if (!mine || descends_from(stats, who.pid)) clients.push_back(to_json(stats));
+    if (may_see(stats, who) && (!mine || descends_from(stats, who.pid))) clients.push_back(to_json(stats));
   }
   json ended = json::array();
   for (ClientStats stats : state.sessions.ended().all()) {
+    if (!may_see(stats, who)) continue;
     if (!calls) stats.calls.clear();
     if (!mine || descends_from(stats, who.pid)) ended.push_back(to_json(stats));
   }

@@ -3,7 +3,7 @@
 //
 // A unix stream socket (default /run/vgpud/control.sock). Each request is one line of JSON, each answer
 // another:
-//   {"request":"stats"}    every client:
+//   {"request":"stats"}    every client of the asking user; for root and vgpud's user, of all users:
 //   {"ok":true,"clients":[...],"ended":[...],"devices":[...],"broker":{...}}
 //       "mine":true        only clients among the descendants of the asking process
 //       "calls":true       with the number of calls by name

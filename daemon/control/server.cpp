@@ -44,14 +44,19 @@ void ControlServer::accept_one() {
 void ControlServer::on_event(int fd, std::uint32_t events) {
   Connection& connection = connections_.at(fd);
   bool good = (events & EPOLLERR) == 0;
-  if (good && (events & (EPOLLIN | EPOLLHUP)) != 0) good = read_some(connection);
-  if (good) good = write_some(connection);
+  const bool waiting = connection.in.find('\n') != std::string::npos;
+  if (good && !waiting && connection.out.empty() && (events & (EPOLLIN | EPOLLHUP)) != 0) {
+    good = read_some(connection);
+  }
+  if (good) good = answer_one(connection) && write_some(connection);
   if (!good) {
     drop(fd);
     return;
   }
   // While an answer waits to be read no further request is taken: a peer that never reads costs one answer.
-  loop_.change(fd, connection.out.empty() ? EPOLLIN : EPOLLOUT);
+  // One request a turn, so that a peer that sends hundreds at once does not hold up clients.
+  const bool more = !connection.out.empty() || connection.in.find('\n') != std::string::npos;
+  loop_.change(fd, more ? EPOLLOUT : EPOLLIN);
 }
 
 bool ControlServer::read_some(Connection& connection) {
@@ -60,15 +65,16 @@ bool ControlServer::read_some(Connection& connection) {
   if (size < 0) return errno == EAGAIN || errno == EINTR;
   if (size == 0) return false;
   connection.in.append(buffer.data(), static_cast<std::size_t>(size));
-  std::size_t start = 0;
-  for (std::size_t end = connection.in.find('\n'); end != std::string::npos;
-       end = connection.in.find('\n', start)) {
-    connection.out += handler_(connection.in.substr(start, end - start), connection.who) + "\n";
-    start = end + 1;
-    if (connection.out.size() > control::kMaxAnswer) return false;
-  }
-  connection.in.erase(0, start);
   return connection.in.size() <= control::kMaxRequest;
+}
+
+bool ControlServer::answer_one(Connection& connection) {
+  if (!connection.out.empty()) return true;
+  const std::size_t end = connection.in.find('\n');
+  if (end == std::string::npos) return true;
+  connection.out = handler_(connection.in.substr(0, end), connection.who) + "\n";
+  connection.in.erase(0, end + 1);
+  return connection.out.size() <= control::kMaxAnswer;
 }
 
 bool ControlServer::write_some(Connection& connection) {

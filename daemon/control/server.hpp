@@ -45,6 +45,7 @@ class ControlServer {
   void on_event(int fd, std::uint32_t events);
   // False when the connection is to be dropped.
   bool read_some(Connection& connection);
+  bool answer_one(Connection& connection);
   bool write_some(Connection& connection);
   void drop(int fd);
 

@@ -52,7 +52,7 @@ void Greeter::accept_some() {
 }
 
 void Greeter::pause_accepting() {
-  log::warning("out of descriptors or memory, new connections wait");
+  if (log_limit_.allows()) log::warning("out of descriptors or memory, new connections wait");
   loop_.change(listener_.get(), 0);
   loop_.cancel(resume_);
   resume_ = loop_.after(kPause, [this] { loop_.change(listener_.get(), EPOLLIN); });
@@ -102,7 +102,9 @@ void Greeter::on_message(int fd) {
       return;
     }
     ++counters_.mismatched;
-    log::warning("client refused uid={} reason={}", peer_uid(socket.get()), log::quoted(problem));
+    if (log_limit_.allows()) {
+      log::warning("client refused uid={} reason={}", peer_uid(socket.get()), log::quoted(problem));
+    }
     send_refusal(socket.get(), RefusalCode::protocol, problem);
     return;
   }

@@ -6,6 +6,7 @@
 #include <unordered_map>
 
 #include "daemon/base/event_loop.hpp"
+#include "daemon/base/log.hpp"
 #include "daemon/config/config.hpp"
 #include "protocol/handshake.hpp"
 #include "protocol/unique_fd.hpp"
@@ -59,6 +60,7 @@ class Greeter {
   LimitsConfig limits_;
   Callbacks callbacks_;
   Counters counters_;
+  log::Limiter log_limit_{20, std::chrono::seconds(10)};
   std::unordered_map<int, Guest> guests_;
   std::unordered_map<uid_t, unsigned> per_user_;
   EventLoop::TimerId resume_ = 0;

@@ -5,6 +5,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <random>
 
 #include "daemon/control/schema.hpp"
@@ -109,6 +111,29 @@ TEST(HostileControl, GarbageIsAnsweredAndEndlessLinesAreDropped) {
   EXPECT_EQ(broker.control_line(std::string(2 * control::kMaxRequest, 'x')), "");
   EXPECT_EQ(broker.control_line(std::string(60000, '[')).substr(0, 11), R"({"error":"a)");
   EXPECT_EQ(broker.stats()["ok"], true);
+}
+
+TEST(HostileControl, ManyRequestsAtOnceAreAnsweredOneByOne) {
+  const BrokerProcess broker;
+  ASSERT_TRUE(broker.wait_until_up());
+  constexpr std::size_t requests = 500;
+  std::string text;
+  for (std::size_t i = 0; i + 1 < requests; ++i) text += "{\"request\":\"version\"}\n";
+  text += "{\"request\":\"devices\"}\n";
+  const UniqueFd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  broker.control_path().copy(address.sun_path, sizeof address.sun_path - 1);
+  ASSERT_EQ(connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+  ASSERT_EQ(send(fd.get(), text.data(), text.size(), MSG_NOSIGNAL), static_cast<ssize_t>(text.size()));
+  std::string answers;
+  std::array<char, 65536> chunk{};
+  while (std::count(answers.begin(), answers.end(), '\n') < static_cast<std::ptrdiff_t>(requests)) {
+    const ssize_t size = recv(fd.get(), chunk.data(), chunk.size(), 0);
+    ASSERT_GT(size, 0);
+    answers.append(chunk.data(), static_cast<std::size_t>(size));
+  }
+  EXPECT_NE(answers.find("\"devices\""), std::string::npos);
 }
 
 TEST(HostileControl, ConnectionsAreBounded) {

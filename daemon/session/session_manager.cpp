@@ -56,8 +56,10 @@ SessionManager::~SessionManager() {
 
 void SessionManager::refuse(int socket, const Identity& who, RefusalCode code, const std::string& text) {
   ++counters_.refused;
-  log::info("client refused pid={} uid={} program={} reason={}", who.pid, who.uid, log::quoted(who.program),
-            log::quoted(text));
+  if (refusals_.allows()) {
+    log::info("client refused pid={} uid={} program={} reason={}", who.pid, who.uid, log::quoted(who.program),
+              log::quoted(text));
+  }
   send_refusal(socket, code, text);
 }
 

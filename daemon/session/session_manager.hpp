@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "daemon/base/event_loop.hpp"
+#include "daemon/base/log.hpp"
 #include "daemon/config/config.hpp"
 #include "daemon/devices/device.hpp"
 #include "daemon/metrics/client_stats.hpp"
@@ -78,6 +79,7 @@ class SessionManager {
   Sessions sessions_;
   EndedClients ended_;
   SessionCounters counters_;
+  log::Limiter refusals_{20, std::chrono::seconds(10)};
   std::map<const Device*, double> utilisation_;
   std::uint64_t next_id_ = 1;
   EventLoop::TimerId sampler_ = 0;
