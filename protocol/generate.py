@@ -286,7 +286,9 @@ def worker_dispatch(rows):
             elif f.mode == "new":
                 out.append(f"  {f.base} new_{f.name}{{}};\n")
                 args.append(f"&new_{f.name}")
-                after.append(f"    session.bind(HandleKind::{f.kind}, record.{f.name}, new_{f.name});\n")
+                parent = next((g for g in r.fields if g.mode == "" and g.kind in ("module", "library", "kernel")), None)
+                owner = f", session.owner_of(HandleKind::{parent.kind}, record.{parent.name})" if parent else ""
+                after.append(f"    session.bind(HandleKind::{f.kind}, record.{f.name}, new_{f.name}{owner});\n")
             elif f.in_reply:
                 out.append(f"  {f.base if f.base != 'u64' else 'std::uint64_t'} out_{f.name}{{}};\n")
                 args.append(f"&out_{f.name}")

@@ -53,4 +53,17 @@ class Accounting {
   std::atomic<std::uint64_t> busy_sum_{0};
 };
 
+/// Memory that was charged, given back at the end of its life: held by all that keep the memory alive.
+class Charge {
+ public:
+  Charge(Accounting& accounting, std::uint64_t bytes) : accounting_(accounting), bytes_(bytes) {}
+  ~Charge() { accounting_.refund(bytes_); }
+  Charge(const Charge&) = delete;
+  Charge& operator=(const Charge&) = delete;
+
+ private:
+  Accounting& accounting_;
+  std::uint64_t bytes_;
+};
+
 }  // namespace vgpu::worker

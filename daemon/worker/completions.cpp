@@ -68,6 +68,12 @@ void Completions::after_event(CUevent event, Done done) {
   add(reinterpret_cast<std::uint64_t>(event), Entry{event, nullptr, std::move(done)});
 }
 
+bool Completions::waits_for(CUevent event) {
+  const std::lock_guard lock(mutex_);
+  const auto found = queues_.find(reinterpret_cast<std::uint64_t>(event));
+  return found != queues_.end() && !found->second->entries.empty();
+}
+
 bool Completions::poll() {
   std::unique_lock lock(mutex_);
   if (with_dispatcher_ == 0) return false;

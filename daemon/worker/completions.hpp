@@ -35,6 +35,9 @@ class Completions {
   /// The same for an event of the client's.
   void after_event(CUevent event, Done done);
 
+  /// True while something waits for this event of the client's: it must not be destroyed yet.
+  bool waits_for(CUevent event);
+
   /// Forgets the events kept for `context`, which is about to be destroyed.
   void forget_context(CUcontext context);
 

@@ -25,6 +25,16 @@ tl::expected<std::unique_ptr<Console>, std::string> Console::take_over_stdout() 
   return std::unique_ptr<Console>(new Console(std::move(file)));
 }
 
+void Console::trim() {
+  constexpr std::int64_t most = std::int64_t{64} << 20;
+  constexpr std::int64_t kept = std::int64_t{1} << 20;
+  const std::lock_guard lock(mutex_);
+  struct stat status {};
+  if (fstat(file_.get(), &status) != 0 || status.st_size - sent_ <= most) return;
+  sent_ = status.st_size - kept;
+  fallocate(file_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, sent_ / 4096 * 4096);
+}
+
 bool Console::forward(int socket) {
   const std::lock_guard lock(mutex_);
   std::fflush(stdout);

@@ -21,6 +21,9 @@ class Console {
   /// Sends what was printed since the last time; true when there was something. What the socket does not take
   /// stays for the next time.
   bool forward(int socket);
+  /// Gives up the oldest text when kernels print much more than the client takes, as a GPU's own buffer does.
+  /// To be called now and then.
+  void trim();
 
  private:
   explicit Console(UniqueFd file) : file_(std::move(file)) {}

@@ -18,26 +18,36 @@ class HandleTable {
   bool can_bind(HandleKind kind, std::uint64_t handle) const {
     return Handle::is(handle, kind) && Handle::index(handle) < max_entries;
   }
-  /// Names `value` by `handle`; forgets what the index named before.
-  void bind(HandleKind kind, std::uint64_t handle, std::uint64_t value) {
+  /// Names `value` by `handle`; forgets what the index named before. `owner` is the handle (0: none) with
+  /// which the value ends, `context` the index of the context in which it was made.
+  void bind(HandleKind kind, std::uint64_t handle, std::uint64_t value, std::uint64_t owner = 0,
+            std::uint16_t context = 0) {
     if (!can_bind(kind, handle)) return;
     auto& entries = kinds_[static_cast<std::size_t>(kind)];
     const std::uint32_t index = Handle::index(handle);
     if (index >= entries.size()) entries.resize(std::size_t{index} + 1);
-    entries[index] = {value, Handle::generation(handle), true};
+    entries[index] = {value, owner, static_cast<std::uint16_t>(Handle::generation(handle)), context, true};
   }
   /// The value, or nullptr when the handle names nothing.
   const std::uint64_t* find(HandleKind kind, std::uint64_t handle) const {
-    if (!Handle::is(handle, kind)) return nullptr;
-    const auto& entries = kinds_[static_cast<std::size_t>(kind)];
-    const std::uint32_t index = Handle::index(handle);
-    if (index >= entries.size()) return nullptr;
-    const Entry& entry = entries[index];
-    return entry.used && entry.generation == Handle::generation(handle) ? &entry.value : nullptr;
+    const Entry* const entry = entry_of(kind, handle);
+    return entry != nullptr ? &entry->value : nullptr;
+  }
+  /// The handle with which `handle` ends, 0 when there is none.
+  std::uint64_t owner(HandleKind kind, std::uint64_t handle) const {
+    const Entry* const entry = entry_of(kind, handle);
+    return entry != nullptr ? entry->owner : 0;
   }
   void forget(HandleKind kind, std::uint64_t handle) {
     if (find(kind, handle) != nullptr)
       kinds_[static_cast<std::size_t>(kind)][Handle::index(handle)].used = false;
+  }
+  /// Forgets the handles of a kind for which chosen(value, owner, context) is true: what they name is gone.
+  template <class F>
+  void forget_if(HandleKind kind, F&& chosen) {
+    for (Entry& entry : kinds_[static_cast<std::size_t>(kind)]) {
+      if (entry.used && chosen(entry.value, entry.owner, entry.context)) entry.used = false;
+    }
   }
   /// Forgets all handles of a kind and calls f(value) for each.
   template <class F>
@@ -59,9 +69,19 @@ class HandleTable {
  private:
   struct Entry {
     std::uint64_t value = 0;
-    std::uint32_t generation = 0;
+    std::uint64_t owner = 0;
+    std::uint16_t generation = 0;  // 12 bits
+    std::uint16_t context = 0;
     bool used = false;
   };
+  const Entry* entry_of(HandleKind kind, std::uint64_t handle) const {
+    if (!Handle::is(handle, kind)) return nullptr;
+    const auto& entries = kinds_[static_cast<std::size_t>(kind)];
+    const std::uint32_t index = Handle::index(handle);
+    if (index >= entries.size()) return nullptr;
+    const Entry& entry = entries[index];
+    return entry.used && entry.generation == Handle::generation(handle) ? &entry : nullptr;
+  }
   std::vector<Entry> kinds_[static_cast<std::size_t>(HandleKind::count)];
 };
 

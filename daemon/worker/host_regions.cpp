@@ -3,7 +3,9 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -28,6 +30,8 @@ tl::expected<void, std::string> HostRegions::reserve() {
     return tl::unexpected(std::string("reserving the host memory window: ") + std::strerror(errno));
   }
   reserved_ = true;
+  most_bytes_ = static_cast<std::uint64_t>(std::max(sysconf(_SC_PHYS_PAGES), 1L)) *
+                static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
   return {};
 }
 
@@ -43,6 +47,8 @@ CUresult HostRegions::map(int fd, std::uint64_t address, std::uint64_t bytes, CU
     return CUDA_ERROR_INVALID_VALUE;
   }
   const std::lock_guard lock(mutex_);
+  // Registration pins the pages: more than the machine has can only end in its running out of memory.
+  if (bytes > most_bytes_ || total_bytes_ > most_bytes_ - bytes) return CUDA_ERROR_OUT_OF_MEMORY;
   const auto next = regions_.lower_bound(address);
   if (next != regions_.end() && next->first - address < bytes) return CUDA_ERROR_INVALID_VALUE;
   if (next != regions_.begin()) {
@@ -67,6 +73,7 @@ CUresult HostRegions::map(int fd, std::uint64_t address, std::uint64_t bytes, CU
     return result;
   }
   regions_.emplace(address, bytes);
+  total_bytes_ += bytes;
   return CUDA_SUCCESS;
 }
 
@@ -76,6 +83,7 @@ CUresult HostRegions::unmap(std::uint64_t address) {
   if (found == regions_.end()) return CUDA_ERROR_INVALID_VALUE;
   if (driver_.cuMemHostUnregister != nullptr) driver_.cuMemHostUnregister(at(address));
   mmap(at(address), found->second, PROT_NONE, reserve_flags | MAP_FIXED, -1, 0);
+  total_bytes_ -= found->second;
   regions_.erase(found);
   return CUDA_SUCCESS;
 }

@@ -36,6 +36,8 @@ class HostRegions {
   bool reserved_ = false;
   mutable std::mutex mutex_;
   std::map<std::uint64_t, std::uint64_t> regions_;  // address -> bytes
+  std::uint64_t total_bytes_ = 0;
+  std::uint64_t most_bytes_ = 0;  // of all regions together
 };
 
 }  // namespace vgpu::worker

@@ -132,6 +132,7 @@ SessionEnd Session::run() {
     if (const std::uint64_t now = now_ns(); now - looked_at_peers > sleep_ns / 2) {
       looked_at_peers = now;
       accounting_.measure();
+      if (parts_.console != nullptr) parts_.console->trim();
       if (stop_.load()) return SessionEnd::stopped;
       if (parts_.broker_socket >= 0 && peer_hung_up(parts_.broker_socket)) return SessionEnd::broker_gone;
       // What a client sent before it went has been run when the ring is empty.
@@ -346,7 +347,7 @@ void Session::fence_dirty_streams() {
   for (const StreamKey& key : streams) note_result(after_stream(key, nullptr));
 }
 
-void Session::when_all_done(std::function<void(CUresult)> done) {
+void Session::when_all_done(std::function<void(CUresult)> done, CUcontext context) {
   struct Waiting {
     std::atomic<std::size_t> left{1};
     std::atomic<int> result{0};
@@ -363,7 +364,7 @@ void Session::when_all_done(std::function<void(CUresult)> done) {
   if (captures_ == 0) {
     const std::lock_guard lock(work_mutex_);
     for (const auto& [key, work] : work_) {
-      if (work->dirty) streams.push_back(key);
+      if (work->dirty && (context == nullptr || key.first == context)) streams.push_back(key);
     }
   }
   for (const StreamKey& key : streams) {
@@ -420,12 +421,16 @@ bool Session::device_range(std::uint64_t address, std::uint64_t bytes) const {
   // Module variables and VMM mappings: the driver knows. Host memory of this process must not pass as the
   // client's.
   if (driver_.cuPointerGetAttribute == nullptr) return false;
-  for (const std::uint64_t at : {address, address + (bytes != 0 ? bytes - 1 : 0)}) {
+  const auto on_device = [this](std::uint64_t at) {
     unsigned type = 0;
-    if (driver_.cuPointerGetAttribute(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, at) != CUDA_SUCCESS ||
-        type != CU_MEMORYTYPE_DEVICE) {
-      return false;
-    }
+    return driver_.cuPointerGetAttribute(&type, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, at) == CUDA_SUCCESS &&
+           type == CU_MEMORYTYPE_DEVICE;
+  };
+  if (bytes >> 44 != 0 || !on_device(address + (bytes != 0 ? bytes - 1 : 0))) return false;
+  // Mappings may follow each other; what lies between two ends that are apart need not be the device's.
+  constexpr std::uint64_t step = std::uint64_t{2} << 20;  // drivers hand out addresses in such pieces
+  for (std::uint64_t offset = 0; offset == 0 || offset < bytes; offset += step) {
+    if (!on_device(address + offset)) return false;
   }
   return true;
 }

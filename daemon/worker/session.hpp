@@ -95,13 +95,18 @@ class Session {
 
   bool can_bind(HandleKind kind, std::uint64_t handle) const { return handles_.can_bind(kind, handle); }
   template <class T>
-  void bind(HandleKind kind, std::uint64_t handle, T value) {
+  void bind(HandleKind kind, std::uint64_t handle, T value, std::uint64_t owner = 0) {
     if constexpr (std::is_pointer_v<T>) {
-      handles_.bind(kind, handle, reinterpret_cast<std::uint64_t>(value));
+      handles_.bind(kind, handle, reinterpret_cast<std::uint64_t>(value), owner, context_index_);
     } else {
-      handles_.bind(kind, handle, static_cast<std::uint64_t>(value));
+      handles_.bind(kind, handle, static_cast<std::uint64_t>(value), owner, context_index_);
     }
     if (kind == HandleKind::graph_node) note_node(handle);
+  }
+  /// The module or library with which an object that comes out of `handle` ends.
+  std::uint64_t owner_of(HandleKind kind, std::uint64_t handle) const {
+    const std::uint64_t owner = handles_.owner(kind, handle);
+    return owner != 0 ? owner : handle;
   }
   bool resolve(std::uint64_t handle, CUstream& out) const;
   bool resolve(std::uint64_t handle,
@@ -169,6 +174,7 @@ class Session {
   VGPU_HANDLER(cuMemCreate);
   VGPU_HANDLER(cuMemRelease);
   VGPU_HANDLER(cuMemMap);
+  VGPU_HANDLER(cuMemUnmap);
   VGPU_HANDLER(cuMemSetAccess);
   VGPU_HANDLER(cuPointerGetAttribute);
   VGPU_HANDLER(cuMemAdvise_v2);
@@ -263,8 +269,9 @@ class Session {
   }
   /// Destroys what the client made in the primary context, libraries excepted.
   void empty_primary_context();
-  /// Runs `done` when all work submitted so far has finished: at once when there is none.
-  void when_all_done(std::function<void(CUresult)> done);
+  /// Runs `done` when all work submitted so far (in one context, or in all) has finished: at once when there
+  /// is none.
+  void when_all_done(std::function<void(CUresult)> done, CUcontext context = nullptr);
   bool capturing(CUstream stream) const;
   /// Admission and accounting around a command that takes device time.
   void admit(CUstream stream);
@@ -321,8 +328,10 @@ class Session {
   std::size_t dirty_streams_ = 0;
 
   mutable std::mutex memory_mutex_;
-  std::map<std::uint64_t, std::uint64_t> allocations_;    // address -> bytes
-  std::unordered_map<std::uint64_t, std::uint64_t> vmm_;  // client handle -> bytes
+  std::map<std::uint64_t, std::uint64_t> allocations_;  // address -> bytes
+  // By client handle, and by the address where it is mapped. Dispatcher only.
+  std::unordered_map<std::uint64_t, std::shared_ptr<Charge>> vmm_;
+  std::map<std::uint64_t, std::shared_ptr<Charge>> mapped_;
   std::atomic<std::size_t> pending_frees_{0};
 
   std::mutex host_calls_mutex_;

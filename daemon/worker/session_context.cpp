@@ -34,6 +34,12 @@ void Session::empty_primary_context() {
   drop(HandleKind::event, driver_.cuEventDestroy_v2);
   drop(HandleKind::stream, driver_.cuStreamDestroy_v2);
   drop(HandleKind::module, driver_.cuModuleUnload);
+  // Their modules and graphs are gone; functions of libraries stay.
+  handles_.forget_if(HandleKind::function, [](std::uint64_t, std::uint64_t owner, std::uint16_t) {
+    return !Handle::is(owner, HandleKind::library);
+  });
+  handles_.forget_if(HandleKind::graph_node,
+                     [](std::uint64_t, std::uint64_t, std::uint16_t) { return true; });
   captures_ = 0;
   nodes_.clear();
   stream_contexts_.clear();
@@ -79,23 +85,34 @@ CUresult Session::handle(const record::cuCtxDestroy_v2& record, reply::cuCtxDest
   if (context_index_ == record.index) {
     if (const CUresult result = switch_context(0); result != CUDA_SUCCESS) return result;
   }
-  completions_.forget_context(context);
-  {
-    const std::lock_guard lock(work_mutex_);
-    for (auto it = work_.begin(); it != work_.end();) {
-      if (it->first.first != context) {
-        ++it;
-        continue;
-      }
-      if (it->second->dirty) {
-        it->second->dirty = false;
-        if (--dirty_streams_ == 0) accounting_.work_ended();
-      }
-      it = work_.erase(it);
-    }
+  for (const HandleKind kind :
+       {HandleKind::stream, HandleKind::event, HandleKind::module, HandleKind::function}) {
+    handles_.forget_if(
+        kind, [index = record.index](std::uint64_t, std::uint64_t, std::uint16_t of) { return of == index; });
   }
   std::erase_if(stream_contexts_, [context](const auto& entry) { return entry.second == context; });
-  return driver_.cuCtxDestroy_v2(context);
+  // Waiters must be through with its events before it goes.
+  const PendingReply pending = defer();
+  const auto destroy = [this, pending, context](CUresult) {
+    completions_.forget_context(context);
+    {
+      const std::lock_guard lock(work_mutex_);
+      for (auto it = work_.begin(); it != work_.end();) {
+        if (it->first.first != context) {
+          ++it;
+          continue;
+        }
+        if (it->second->dirty) {
+          it->second->dirty = false;
+          if (--dirty_streams_ == 0) accounting_.work_ended();
+        }
+        it = work_.erase(it);
+      }
+    }
+    answer(pending, driver_.cuCtxDestroy_v2(context));
+  };
+  when_all_done(destroy, context);
+  return deferred;
 }
 
 CUresult Session::handle(const record::cuCtxSynchronize& record, reply::cuCtxSynchronize&, Tail) {

@@ -127,10 +127,20 @@ CUresult Session::fix_up_copy(CUDA_MEMCPY3D& copy, const ArenaSpan& src_block, c
       address = reinterpret_cast<std::uint64_t>(block + 1);
       return CUDA_SUCCESS;
     }
-    if (type == CU_MEMORYTYPE_ARRAY) return CUDA_ERROR_NOT_SUPPORTED;
-    address = type == CU_MEMORYTYPE_HOST ? reinterpret_cast<std::uint64_t>(host) : device;
-    if (!reachable(address, needed)) return CUDA_ERROR_INVALID_VALUE;
-    return CUDA_SUCCESS;
+    switch (static_cast<int>(type)) {
+      case CU_MEMORYTYPE_HOST:
+        // The driver may touch it with the CPU, so device memory will not do.
+        address = reinterpret_cast<std::uint64_t>(host);
+        return parts_.regions.contains(address, needed) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+      case CU_MEMORYTYPE_DEVICE:
+      case CU_MEMORYTYPE_UNIFIED:
+        address = device;
+        return reachable(address, needed) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+      case CU_MEMORYTYPE_ARRAY:
+        return CUDA_ERROR_NOT_SUPPORTED;
+      default:
+        return CUDA_ERROR_INVALID_VALUE;
+    }
   };
   std::uint64_t address = 0;
   CUresult result = side(copy.srcMemoryType, copy.srcHost, copy.srcDevice, copy.srcXInBytes, copy.srcY,

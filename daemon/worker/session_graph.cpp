@@ -334,6 +334,13 @@ CUresult Session::handle(const record::cuGraphAddMemsetNode& record, reply::cuGr
   }
   CUresult result = read_dependencies(record.dependency_count, tail, after);
   if (result != CUDA_SUCCESS) return result;
+  const CUDA_MEMSET_NODE_PARAMS& set = record.memset;
+  __extension__ using Wide = unsigned __int128;
+  const Wide bytes = set.height > 1 ? static_cast<Wide>(set.height - 1) * set.pitch +
+                                          static_cast<Wide>(set.width) * set.elementSize
+                                    : static_cast<Wide>(set.width) * set.elementSize;
+  if (bytes >> 47 != 0 || !reachable(set.dst, static_cast<std::uint64_t>(bytes)))
+    return CUDA_ERROR_INVALID_VALUE;
   CUgraphNode node = nullptr;
   result = driver_.cuGraphAddMemsetNode(&node, graph, after.data(), after.size(), &record.memset,
                                         contexts_[context_index_]);

@@ -128,7 +128,11 @@ void CUDA_CB Session::run_stream_callback(CUstream, CUresult status, void* call)
 }
 
 void Session::host_call(CUstream stream, const Upcall& upcall, HostCall*& out) {
-  const bool keep = capturing(stream);
+  // Asked of the driver each time: a call that is deleted although a graph holds it would be run again.
+  CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_ACTIVE;
+  const bool keep = driver_.cuStreamIsCapturing == nullptr ||
+                    driver_.cuStreamIsCapturing(stream, &status) != CUDA_SUCCESS ||
+                    status != CU_STREAM_CAPTURE_STATUS_NONE;
   auto made = std::make_unique<HostCall>(HostCall{this, upcall, keep});
   out = made.get();
   if (keep) {

@@ -109,6 +109,13 @@ CUresult Session::handle(const record::cuMemAllocPitch_v2& record, reply::cuMemA
         return driver_.cuMemAllocPitch_v2(&at, &pitch, record.width, record.height, record.element_bytes);
       },
       static_cast<std::uint64_t>(bound), pointer);
+  if (result == CUDA_SUCCESS) {
+    // Only what is really there may be copied to.
+    const std::uint64_t bytes =
+        std::min<std::uint64_t>(pitch * record.height, static_cast<std::uint64_t>(bound));
+    note_allocation(pointer, bytes);
+    accounting_.refund(static_cast<std::uint64_t>(bound) - bytes);
+  }
   reply.dptr = pointer;
   reply.pitch = pitch;
   return result;
@@ -218,6 +225,11 @@ CUresult Session::handle(const record::cuMemPoolSetAttribute& record, reply::cuM
   if (driver_.cuMemPoolSetAttribute == nullptr) return unsupported(record.header.call);
   CUmemoryPool pool = nullptr;
   if (!resolve(record.pool, pool)) return CUDA_ERROR_INVALID_HANDLE;
+  // What a pool keeps is charged to nobody: under a quota it keeps nothing.
+  if (record.attribute == CU_MEMPOOL_ATTR_RELEASE_THRESHOLD &&
+      accounting_.page().memory_quota.load(std::memory_order_relaxed) != 0) {
+    return CUDA_SUCCESS;
+  }
   // All attributes are int or cuuint64_t; little-endian, so one buffer serves both.
   cuuint64_t value = record.value;
   return driver_.cuMemPoolSetAttribute(pool, static_cast<CUmemPool_attribute>(record.attribute), &value);
@@ -255,7 +267,9 @@ CUresult Session::handle(const record::cuMemPoolGetAccess& record, reply::cuMemP
 
 CUresult Session::handle(const record::cuMemCreate& record, reply::cuMemCreate&, Tail) {
   if (driver_.cuMemCreate == nullptr) return unsupported(record.header.call);
-  if (!can_bind(HandleKind::mem_allocation, record.handle)) return CUDA_ERROR_INVALID_HANDLE;
+  if (!can_bind(HandleKind::mem_allocation, record.handle) || vmm_.contains(record.handle)) {
+    return CUDA_ERROR_INVALID_HANDLE;
+  }
   if (record.prop.requestedHandleTypes != CU_MEM_HANDLE_TYPE_NONE) return unsupported(record.header.call);
   if (!accounting_.charge(record.bytes)) return CUDA_ERROR_OUT_OF_MEMORY;
   CUmemAllocationProp prop = record.prop;
@@ -267,7 +281,7 @@ CUresult Session::handle(const record::cuMemCreate& record, reply::cuMemCreate&,
     return result;
   }
   bind(HandleKind::mem_allocation, record.handle, made);
-  vmm_[record.handle] = record.bytes;
+  vmm_[record.handle] = std::make_shared<Charge>(accounting_, record.bytes);
   accounting_.page().allocations.fetch_add(1, std::memory_order_relaxed);
   return CUDA_SUCCESS;
 }
@@ -279,10 +293,7 @@ CUresult Session::handle(const record::cuMemRelease& record, reply::cuMemRelease
   const CUresult result = driver_.cuMemRelease(allocation);
   if (result != CUDA_SUCCESS) return result;
   handles_.forget(HandleKind::mem_allocation, record.handle);
-  if (const auto found = vmm_.find(record.handle); found != vmm_.end()) {
-    accounting_.refund(found->second);
-    vmm_.erase(found);
-  }
+  vmm_.erase(record.handle);
   return CUDA_SUCCESS;
 }
 
@@ -290,7 +301,21 @@ CUresult Session::handle(const record::cuMemMap& record, reply::cuMemMap&, Tail)
   if (driver_.cuMemMap == nullptr) return unsupported(record.header.call);
   CUmemGenericAllocationHandle allocation = 0;
   if (!resolve(record.handle, allocation)) return CUDA_ERROR_INVALID_VALUE;
-  return driver_.cuMemMap(record.ptr, record.bytes, record.offset, allocation, record.flags);
+  const CUresult result = driver_.cuMemMap(record.ptr, record.bytes, record.offset, allocation, record.flags);
+  // A mapping keeps the memory when its handle has been released.
+  if (const auto found = vmm_.find(record.handle); result == CUDA_SUCCESS && found != vmm_.end()) {
+    mapped_[record.ptr] = found->second;
+  }
+  return result;
+}
+
+CUresult Session::handle(const record::cuMemUnmap& record, reply::cuMemUnmap&, Tail) {
+  if (driver_.cuMemUnmap == nullptr) return unsupported(record.header.call);
+  const CUresult result = driver_.cuMemUnmap(record.ptr, record.size);
+  if (result != CUDA_SUCCESS) return result;
+  auto it = mapped_.lower_bound(record.ptr);
+  while (it != mapped_.end() && it->first - record.ptr < record.size) it = mapped_.erase(it);
+  return CUDA_SUCCESS;
 }
 
 CUresult Session::handle(const record::cuMemSetAccess& record, reply::cuMemSetAccess&, Tail) {

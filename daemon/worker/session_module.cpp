@@ -1,4 +1,5 @@
 // Modules, libraries and what is found in them by name.
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -9,6 +10,7 @@ namespace vgpu::worker {
 namespace {
 
 constexpr std::uint64_t max_image_bytes = std::uint64_t{2} << 30;
+constexpr std::size_t image_padding = 64;  // zeros behind an image: the end of a PTX text
 constexpr std::uint32_t fatbin_magic = 0xBA55ED50;
 constexpr std::uint32_t elf_magic = 0x464C457F;
 
@@ -24,7 +26,7 @@ bool bound_image(std::vector<std::byte>& image) {
   if (image.size() < 16) return false;
   const auto magic = read_at<std::uint32_t>(image, 0);
   const std::uint64_t size = image.size();
-  image.insert(image.end(), 64, std::byte{0});
+  image.insert(image.end(), image_padding, std::byte{0});
   if (magic == fatbin_magic) {
     const std::uint64_t header = read_at<std::uint16_t>(image, 6);
     const auto body = read_at<std::uint64_t>(image, 8);
@@ -51,10 +53,12 @@ CUresult Session::fetch_image(std::uint32_t source, std::uint64_t token, const A
   } else if (source == 1) {
     const UniqueFd fd = take_host_fd(token, span.bytes);
     struct stat status {};
-    if (!fd || span.bytes > max_image_bytes || fstat(fd.get(), &status) != 0 ||
-        static_cast<std::uint64_t>(status.st_size) < span.bytes) {
+    // Memory only: reading another kind of file may take for ever.
+    if (!fd || fcntl(fd.get(), F_GET_SEALS) < 0 || span.bytes > max_image_bytes ||
+        fstat(fd.get(), &status) != 0 || static_cast<std::uint64_t>(status.st_size) < span.bytes) {
       return CUDA_ERROR_INVALID_VALUE;
     }
+    image.reserve(span.bytes + image_padding);
     image.resize(span.bytes);
     for (std::size_t have = 0; have < image.size();) {
       const ssize_t got = pread(fd.get(), image.data() + have, image.size() - have, static_cast<off_t>(have));
@@ -88,6 +92,8 @@ CUresult Session::handle(const record::cuModuleUnload& record, reply::cuModuleUn
   CUmodule module = nullptr;
   if (!resolve(record.hmod, module)) return CUDA_ERROR_INVALID_HANDLE;
   handles_.forget(HandleKind::module, record.hmod);
+  handles_.forget_if(HandleKind::function, [owner = record.hmod](std::uint64_t, std::uint64_t of,
+                                                                 std::uint16_t) { return of == owner; });
   // Its kernels may still run.
   const PendingReply pending = defer();
   when_all_done([this, pending, module](CUresult) { answer(pending, driver_.cuModuleUnload(module)); });
@@ -148,7 +154,9 @@ CUresult Session::handle(const record::cuModuleGetFunction& record, reply::cuMod
   CUfunction function = nullptr;
   CUresult result = driver_.cuModuleGetFunction(&function, module, name.c_str());
   if (result == CUDA_SUCCESS) result = describe_function(function, nullptr, record.info);
-  if (result == CUDA_SUCCESS) bind(HandleKind::function, record.hfunc, function);
+  if (result == CUDA_SUCCESS) {
+    bind(HandleKind::function, record.hfunc, function, owner_of(HandleKind::module, record.hmod));
+  }
   return result;
 }
 
@@ -189,6 +197,11 @@ CUresult Session::handle(const record::cuLibraryUnload& record, reply::cuLibrary
   CUlibrary library = nullptr;
   if (!resolve(record.library, library)) return CUDA_ERROR_INVALID_HANDLE;
   handles_.forget(HandleKind::library, record.library);
+  for (const HandleKind kind : {HandleKind::kernel, HandleKind::module, HandleKind::function}) {
+    handles_.forget_if(kind, [owner = record.library](std::uint64_t, std::uint64_t of, std::uint16_t) {
+      return of == owner;
+    });
+  }
   const PendingReply pending = defer();
   when_all_done([this, pending, library](CUresult) { answer(pending, driver_.cuLibraryUnload(library)); });
   return deferred;
@@ -205,7 +218,7 @@ CUresult Session::handle(const record::cuLibraryGetKernel& record, reply::cuLibr
   CUkernel kernel = nullptr;
   CUresult result = driver_.cuLibraryGetKernel(&kernel, library, name.c_str());
   if (result == CUDA_SUCCESS) result = describe_function(nullptr, kernel, record.info);
-  if (result == CUDA_SUCCESS) bind(HandleKind::kernel, record.kernel, kernel);
+  if (result == CUDA_SUCCESS) bind(HandleKind::kernel, record.kernel, kernel, record.library);
   return result;
 }
 

@@ -8,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include "daemon/worker/handle_table.hpp"
 #include "daemon/worker/worker_harness.hpp"
 #include "protocol/address_space.hpp"
 #include "protocol/handle.hpp"
@@ -130,6 +131,81 @@ TEST_F(WorkerTest, QuotaIsOutOfMemoryAndMemGetInfoMatches) {
   free.dptr = first;
   worker->post(free);
   EXPECT_EQ(worker->ask(record), CUDA_SUCCESS);
+}
+
+TEST_F(WorkerTest, MappedMemoryStaysChargedWhenItsHandleIsReleased) {
+  constexpr std::uint64_t bytes = 2 << 20;
+  record::cuMemAddressReserve reserve;
+  reserve.size = bytes;
+  reply::cuMemAddressReserve place;
+  ASSERT_EQ(worker->ask(reserve, place), CUDA_SUCCESS);
+  record::cuMemCreate create;
+  create.handle = Handle::make(HandleKind::mem_allocation, 1, 1);
+  create.bytes = bytes;
+  create.prop.type = CU_MEM_ALLOCATION_TYPE_PINNED;
+  create.prop.location.type = CU_MEM_LOCATION_TYPE_DEVICE;
+  ASSERT_EQ(worker->ask(create), CUDA_SUCCESS);
+  EXPECT_EQ(worker->ask(create), CUDA_ERROR_INVALID_HANDLE) << "the handle is in use";
+  record::cuMemMap map;
+  map.ptr = place.ptr;
+  map.bytes = bytes;
+  map.handle = create.handle;
+  ASSERT_EQ(worker->ask(map), CUDA_SUCCESS);
+  record::cuMemRelease release;
+  release.handle = create.handle;
+  ASSERT_EQ(worker->ask(release), CUDA_SUCCESS);
+  EXPECT_EQ(worker->gate().memory_used.load(), bytes);
+  record::cuMemUnmap unmap;
+  unmap.ptr = place.ptr;
+  unmap.size = bytes;
+  ASSERT_EQ(worker->ask(unmap), CUDA_SUCCESS);
+  EXPECT_EQ(worker->gate().memory_used.load(), 0u);
+}
+
+TEST_F(WorkerTest, GraphNodesDoNotReachTheWorkersMemory) {
+  record::cuGraphCreate create;
+  create.graph = Handle::make(HandleKind::graph, 1, 1);
+  worker->post(create);
+  record::cuGraphAddMemsetNode set;
+  set.graph = create.graph;
+  set.node = Handle::make(HandleKind::graph_node, 1, 1);
+  set.memset.dst = reinterpret_cast<std::uint64_t>(&set);
+  set.memset.elementSize = 1;
+  set.memset.width = 8;
+  set.memset.height = 1;
+  EXPECT_EQ(worker->ask(set), CUDA_ERROR_INVALID_VALUE);
+  set.memset.dst = allocate(4096);
+  EXPECT_EQ(worker->ask(set), CUDA_SUCCESS);
+  set.memset.height = SIZE_MAX;
+  set.memset.pitch = SIZE_MAX;
+  EXPECT_EQ(worker->ask(set), CUDA_ERROR_INVALID_VALUE) << "the size must not wrap around";
+  record::cuGraphAddMemcpyNode copy;
+  copy.graph = create.graph;
+  copy.node = Handle::make(HandleKind::graph_node, 2, 1);
+  copy.copy.srcMemoryType = CU_MEMORYTYPE_DEVICE;
+  copy.copy.srcDevice = set.memset.dst;
+  copy.copy.dstMemoryType = CU_MEMORYTYPE_HOST;
+  copy.copy.dstHost = reinterpret_cast<void*>(set.memset.dst);
+  copy.copy.WidthInBytes = 8;
+  copy.copy.Height = copy.copy.Depth = 1;
+  EXPECT_EQ(worker->ask(copy), CUDA_ERROR_INVALID_VALUE) << "device memory is no host memory";
+  std::memset(&copy.copy.dstMemoryType, 77, sizeof copy.copy.dstMemoryType);
+  EXPECT_EQ(worker->ask(copy), CUDA_ERROR_INVALID_VALUE);
+}
+
+TEST(HandleTable, HandlesEndWithTheirOwner) {
+  HandleTable table;
+  const std::uint64_t module = Handle::make(HandleKind::module, 0, 1);
+  const std::uint64_t mine = Handle::make(HandleKind::function, 0, 1);
+  const std::uint64_t other = Handle::make(HandleKind::function, 1, 1);
+  table.bind(HandleKind::module, module, 1);
+  table.bind(HandleKind::function, mine, 2, module);
+  table.bind(HandleKind::function, other, 3);
+  EXPECT_EQ(table.owner(HandleKind::function, mine), module);
+  table.forget_if(HandleKind::function,
+                  [&](std::uint64_t, std::uint64_t owner, std::uint16_t) { return owner == module; });
+  EXPECT_EQ(table.find(HandleKind::function, mine), nullptr);
+  EXPECT_NE(table.find(HandleKind::function, other), nullptr);
 }
 
 TEST_F(WorkerTest, UnknownHandlesAndCallsAreRefused) {
