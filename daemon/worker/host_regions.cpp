@@ -17,6 +17,11 @@ void* at(std::uint64_t address) {
   return reinterpret_cast<void*>(address);
 }
 constexpr int reserve_flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+
+// Reserved again. When the kernel refuses, the range stays mapped, which is the client's memory still.
+void release(std::uint64_t address, std::uint64_t bytes) {
+  static_cast<void>(mmap(at(address), bytes, PROT_NONE, reserve_flags | MAP_FIXED, -1, 0));
+}
 }  // namespace
 
 HostRegions::~HostRegions() {
@@ -69,7 +74,7 @@ CUresult HostRegions::map(int fd, std::uint64_t address, std::uint64_t bytes, CU
     if (result != CUDA_SUCCESS) driver_.cuMemHostUnregister(at(address));
   }
   if (result != CUDA_SUCCESS) {
-    mmap(at(address), bytes, PROT_NONE, reserve_flags | MAP_FIXED, -1, 0);
+    release(address, bytes);
     return result;
   }
   regions_.emplace(address, bytes);
@@ -82,7 +87,7 @@ CUresult HostRegions::unmap(std::uint64_t address) {
   const auto found = regions_.find(address);
   if (found == regions_.end()) return CUDA_ERROR_INVALID_VALUE;
   if (driver_.cuMemHostUnregister != nullptr) driver_.cuMemHostUnregister(at(address));
-  mmap(at(address), found->second, PROT_NONE, reserve_flags | MAP_FIXED, -1, 0);
+  release(address, found->second);
   total_bytes_ -= found->second;
   regions_.erase(found);
   return CUDA_SUCCESS;
