@@ -37,12 +37,12 @@ using Four = std::vector<float>;
 
 Four expected(bool transpose_a, bool transpose_b) {
   Four result(4);
-  for (int column = 0; column < 2; ++column) {
-    for (int row = 0; row < 2; ++row) {
-      for (int k = 0; k < 2; ++k) {
+  for (std::size_t column = 0; column < 2; ++column) {
+    for (std::size_t row = 0; row < 2; ++row) {
+      for (std::size_t k = 0; k < 2; ++k) {
         const float x = a_values[transpose_a ? row * 2 + k : k * 2 + row];
         const float y = b_values[transpose_b ? k * 2 + column : column * 2 + k];
-        result[static_cast<std::size_t>(column * 2 + row)] += x * y;
+        result[column * 2 + row] += x * y;
       }
     }
   }

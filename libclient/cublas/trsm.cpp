@@ -51,6 +51,7 @@ cublasStatus_t trsm(cublasHandle_t handle, const Triangle& triangle, std::int64_
 
 }  // namespace
 
+// NOLINTBEGIN(bugprone-macro-parentheses): REAL is a type
 #define VGPU_TRSM(LETTER, REAL, TYPE, SUFFIX, INT)                                                         \
   CUBLAS_EXPORT cublasStatus_t cublas##LETTER##trsm_v2##SUFFIX(                                            \
       cublasHandle_t handle, cublasSideMode_t side, cublasFillMode_t fill, cublasOperation_t operation,    \
@@ -71,3 +72,4 @@ VGPU_TRSM(S, float, BlasElement::f32, , int)
 VGPU_TRSM(S, float, BlasElement::f32, _64, std::int64_t)
 VGPU_TRSM(D, double, BlasElement::f64, , int)
 VGPU_TRSM(D, double, BlasElement::f64, _64, std::int64_t)
+// NOLINTEND(bugprone-macro-parentheses)

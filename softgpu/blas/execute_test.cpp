@@ -339,6 +339,11 @@ TEST(BlasValidation, SensibleAndSupportedAreToldApart) {
   EXPECT_EQ(with([](auto& x) { x.scalar_type = BlasElement::f16; }), cudaabi::BlasCheck::unsupported);
 }
 
+// Where element (row, column) of a column-major matrix is.
+std::size_t position(int row, int column, int leading) {
+  return static_cast<std::size_t>(column) * static_cast<std::size_t>(leading) + static_cast<std::size_t>(row);
+}
+
 TEST_F(Gemm, TriangularSolvesUndoTheProduct) {
   for (int variant = 0; variant < 16; ++variant) {
     const bool right = (variant & 1) != 0, upper = (variant & 2) != 0, transpose = (variant & 4) != 0,
@@ -348,11 +353,11 @@ TEST_F(Gemm, TriangularSolvesUndoTheProduct) {
     const int order = right ? n : m;
     std::mt19937 rng(3);
     std::uniform_real_distribution<float> any(0.5F, 1.0F);
-    std::vector<float> a(static_cast<std::size_t>(order * order), 99.0F), x(m * n), b(m * n, 0.0F);
+    std::vector<float> a(position(0, order, order), 99.0F), x(position(0, n, m)), b(x.size(), 0.0F);
     std::vector<double> triangle(a.size(), 0.0);
     for (int column = 0; column < order; ++column) {
       for (int row = 0; row < order; ++row) {
-        const auto at = static_cast<std::size_t>(column * order + row);
+        const auto at = position(row, column, order);
         if (row == column) {
           if (!unit) a[at] = any(rng) + 2.0F;
           triangle[at] = unit ? 1.0 : static_cast<double>(a[at]);
@@ -365,16 +370,16 @@ TEST_F(Gemm, TriangularSolvesUndoTheProduct) {
     for (float& value : x) value = any(rng);
     const auto op = [&](int row, int column) {
       if (transpose) std::swap(row, column);
-      return triangle[static_cast<std::size_t>(column * order + row)];
+      return triangle[position(row, column, order)];
     };
     for (int column = 0; column < n; ++column) {
       for (int row = 0; row < m; ++row) {
         double sum = 0;
         for (int step = 0; step < order; ++step) {
-          sum += right ? static_cast<double>(x[static_cast<std::size_t>(step * m + row)]) * op(step, column)
-                       : op(row, step) * static_cast<double>(x[static_cast<std::size_t>(column * m + step)]);
+          sum += right ? static_cast<double>(x[position(row, step, m)]) * op(step, column)
+                       : op(row, step) * static_cast<double>(x[position(step, column, m)]);
         }
-        b[static_cast<std::size_t>(column * m + row)] = static_cast<float>(sum / 2);
+        b[position(row, column, m)] = static_cast<float>(sum / 2);
       }
     }
     const std::uint64_t table_a[1] = {reinterpret_cast<std::uint64_t>(a.data())};

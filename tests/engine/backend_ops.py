@@ -28,7 +28,7 @@ sys.path.insert(0, str(HERE))
 import engine  # noqa: E402  (the path must be set first)
 
 FEW = 1000
-PER_SIGNATURE = 2
+PER_SIGNATURE = 4
 BATCH = 250
 BACKEND = "CUDA0"
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
