@@ -1,3 +1,6 @@
+#include <unistd.h>
+
+#include <cerrno>
 #include <chrono>
 #include <cstdio>
 #include <memory>
@@ -24,6 +27,14 @@ constexpr int kCannotRun = 127;
 
 void print_error(const std::string& sentence) {
   std::fprintf(stderr, "vgpud-cli: %s\n", sentence.c_str());
+}
+
+// The CUDA runtime shows the program only "system not ready": the reason is told here.
+void warn_if_forbidden(const std::string& given) {
+  const std::string socket = given.empty() ? "/run/vgpud/vgpud.sock" : given;
+  if (access(socket.c_str(), W_OK) != 0 && errno == EACCES) {
+    print_error("no permission to use " + socket + " (Permission denied). Are you in the group vgpu?");
+  }
 }
 
 // The vgpud that serves the program: the running one or a private one.
@@ -100,6 +111,7 @@ int run_program(const RunOptions& options) {
   }
   const Environment environment = client_environment(*folder, broker->socket);
   if (!broker->own) {
+    warn_if_forbidden(broker->socket);
     print_error(become(options.command, environment));
     return kCannotRun;
   }
