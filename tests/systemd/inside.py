@@ -1,0 +1,263 @@
+#!/usr/bin/env python3
+"""What an administrator and users see of an installed vgpud under systemd. Runs as root inside the container that `run`
+boots, never on a machine that matters: it adds users, edits /etc and stops services.
+"""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import time
+import unittest
+
+PROGRAMS = pathlib.Path("/vgpud-programs")
+CONFIG = pathlib.Path("/etc/vgpud/vgpud.yaml")
+DROP_IN = pathlib.Path("/run/systemd/system/vgpud.service.d/test.conf")
+LIBRARY_PATH = pathlib.Path("/etc/ld.so.conf.d/00-vgpud.conf")
+MEMBER, OUTSIDER = "alice", "bob"
+
+
+def command(*words, user=None, check=True, timeout=60):
+    """Runs a command as root or as a user with that user's own groups; returns the CompletedProcess."""
+    if user is not None:
+        words = ("setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--inh-caps=-all", *words)
+    result = subprocess.run([str(word) for word in words], text=True, timeout=timeout, check=False, cwd="/",
+                            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    if check and result.returncode != 0:
+        raise AssertionError(f"{words} ended with {result.returncode}:\n{result.stdout}{result.stderr}")
+    return result
+
+
+def program(name, *arguments, user=MEMBER, **options):
+    return command("vgpud-cli", "run", "--", PROGRAMS / name, *arguments, user=user, **options)
+
+
+def systemctl(*words, **options):
+    return command("systemctl", *words, **options)
+
+
+def shown(name, unit="vgpud.service"):
+    return systemctl("show", "--value", "-p", name, unit).stdout.strip()
+
+
+def active(unit="vgpud.service"):
+    return systemctl("is-active", unit, check=False).stdout.strip() == "active"
+
+
+def main_pid():
+    return int(shown("MainPID"))
+
+
+def processes():
+    """The pids of all vgpud and vgpud-worker processes: {pid: name}."""
+    found = {}
+    for entry in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            name = pathlib.Path(os.readlink(entry / "exe")).name
+        except OSError:
+            continue
+        if name in ("vgpud", "vgpud-worker"):
+            found[int(entry.name)] = name
+    return found
+
+
+def status_of(pid):
+    """/proc/PID/status as {field: value}."""
+    lines = pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, value in (line.split(":", 1) for line in lines)}
+
+
+def journal(*words):
+    command("journalctl", "--sync")
+    return command("journalctl", "--no-pager", "--output=cat", "--unit=vgpud.service", *words).stdout
+
+
+def wait_until(condition, timeout, what):
+    end = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > end:
+            raise AssertionError(f"{what}: not within {timeout} s\n{journal('-n', '20')}")
+        time.sleep(0.02)
+
+
+def start_busy(seconds):
+    """A program of the member that computes for so long; returns once vgpud has admitted it."""
+    words = ["setpriv", f"--reuid={MEMBER}", f"--regid={MEMBER}", "--init-groups", "vgpud-cli", "run", "--",
+             str(PROGRAMS / "busy"), "--seconds", str(seconds)]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_until(clients, 20, "the busy client is admitted")
+    return process
+
+
+def clients():
+    return json.loads(command("vgpud-cli", "stats", "--json").stdout)["clients"]
+
+
+class Installed(unittest.TestCase):
+    """Each test finds the sockets listening, the service stopped and the configuration as installed."""
+
+    @classmethod
+    def setUpClass(cls):
+        command("systemd-sysusers")
+        command("systemd-tmpfiles", "--create", "/usr/lib/tmpfiles.d/vgpud.conf")
+        command("ldconfig")
+        for user in (MEMBER, OUTSIDER):
+            command("useradd", "--create-home", "--user-group", user)
+        command("usermod", "--append", "--groups", "vgpu", MEMBER)
+        cls.config = CONFIG.read_text()
+
+    def setUp(self):
+        systemctl("reset-failed")
+        systemctl("start", "vgpud.socket")
+
+    def tearDown(self):
+        systemctl("stop", "vgpud.service", "vgpud.socket")
+        CONFIG.write_text(self.config)
+        if DROP_IN.exists():
+            DROP_IN.unlink()
+            systemctl("daemon-reload")
+
+    def drop_in(self, text):
+        DROP_IN.parent.mkdir(parents=True, exist_ok=True)
+        DROP_IN.write_text(f"[Service]\n{text}\n")
+        systemctl("daemon-reload")
+
+    def test_enable_starts_socket_and_service(self):
+        systemctl("enable", "--now", "vgpud.socket", "vgpud.service")
+        self.assertTrue(active() and active("vgpud.socket"))
+        systemctl("disable", "vgpud.socket", "vgpud.service")
+
+    def test_start_returns_when_the_service_is_ready(self):
+        systemctl("start", "vgpud")
+        self.assertTrue(active())
+        self.assertEqual(shown("StatusText"), "serving 1 device(s)")
+        self.assertEqual(json.loads(command("vgpud-cli", "devices", "--json").stdout)[0]["kind"], "software")
+
+    def test_the_first_cuda_call_starts_the_service(self):
+        self.assertFalse(active())
+        program("vector_add")
+        self.assertTrue(active())
+        self.assertEqual(processes().get(main_pid()), "vgpud")
+
+    def test_the_first_request_of_the_command_line_starts_the_service(self):
+        self.assertFalse(active())
+        command("vgpud-cli", "stats")
+        self.assertTrue(active())
+
+    def test_only_members_of_the_group_get_the_device(self):
+        program("vector_add", user=MEMBER)
+        program("vector_add_shared", user=MEMBER)
+        refused = program("vector_add", user=OUTSIDER, check=False)
+        self.assertNotEqual(refused.returncode, 0)
+        self.assertIn("/run/vgpud/vgpud.sock", refused.stderr)
+        self.assertIn("Permission denied", refused.stderr)
+        self.assertIn("vgpu", refused.stderr)
+        cli = command("vgpud-cli", "stats", user=OUTSIDER, check=False)
+        self.assertEqual(cli.returncode, 3)
+        self.assertIn("Permission denied", cli.stderr)
+
+    def test_the_command_line_serves_root_and_members(self):
+        for user in (None, MEMBER):
+            with self.subTest(user=user or "root"):
+                command("vgpud-cli", "stats", user=user)
+                self.assertIn("gpu0", command("vgpud-cli", "devices", user=user).stdout)
+                verified = command("vgpud-cli", "verify", "--", PROGRAMS / "vector_add", user=user)
+                self.assertIn("\nVERIFIED", verified.stdout)
+                computed = command("vgpud-cli", "verify", "--", "/bin/true", user=user, check=False)
+                self.assertEqual(computed.returncode, 1)
+                self.assertIn("NOT VERIFIED", computed.stdout)
+
+    def test_a_line_in_ld_so_conf_is_enough_for_all_programs(self):
+        LIBRARY_PATH.write_text("/usr/lib/vgpud\n")
+        try:
+            command("ldconfig")
+            command(PROGRAMS / "vector_add", user=MEMBER)
+            self.assertEqual(json.loads(command("vgpud-cli", "devices", "--json").stdout)[0]["kind"], "software")
+            self.assertIn("client admitted", journal(f"_PID={main_pid()}"))
+        finally:
+            LIBRARY_PATH.unlink()
+            command("ldconfig")
+
+    def test_broker_and_workers_are_confined(self):
+        systemctl("start", "vgpud")
+        wait_until(lambda: len(processes()) >= 2, 20, "a worker is ready")
+        for pid, name in processes().items():
+            with self.subTest(process=name):
+                status = status_of(pid)
+                self.assertNotIn("0", status["Uid"].split())
+                self.assertEqual(status["NoNewPrivs"], "1")
+                self.assertEqual(status["Seccomp"], "2")
+                # CAP_SYS_PTRACE is bit 19: the broker alone has it.
+                self.assertEqual(int(status["CapEff"], 16), 1 << 19 if name == "vgpud" else 0)
+
+    def test_rules_see_the_executables_of_other_users(self):
+        text = f"rules: [{{match: {{executable: '{PROGRAMS}/busy'}}, class: batch}}]"
+        CONFIG.write_text(self.config.replace("rules: []", text))
+        client = start_busy(30)
+        try:
+            self.assertEqual(clients()[0]["class"], "batch")
+        finally:
+            client.terminate()
+            client.wait(20)
+
+    def test_reload_applies_the_configuration(self):
+        systemctl("start", "vgpud")
+        pid = main_pid()
+        CONFIG.write_text(self.config + "# edited\n")
+        systemctl("reload", "vgpud")
+        wait_until(lambda: "configuration reloaded" in journal(f"_PID={pid}"), 10, "the journal tells of the reload")
+        self.assertEqual(main_pid(), pid)
+
+    def test_reload_refuses_a_wrong_configuration_and_keeps_the_old_one(self):
+        systemctl("start", "vgpud")
+        pid = main_pid()
+        CONFIG.write_text("devices: [{name: gpu0, kind: toaster}]\n")
+        self.assertNotEqual(systemctl("reload", "vgpud", check=False).returncode, 0)
+        self.assertIn("'kind' must be one of", journal("-n", "20"))
+        self.assertEqual(main_pid(), pid)
+        program("vector_add")
+
+    def test_stop_leaves_no_process_and_clients_get_an_error(self):
+        client = start_busy(60)
+        started = time.monotonic()
+        systemctl("stop", "vgpud.service", "vgpud.socket")
+        self.assertLess(time.monotonic() - started, 5)
+        self.assertEqual(processes(), {})
+        self.assertNotEqual(client.wait(10), 0)
+        self.assertFalse(pathlib.Path("/run/vgpud/vgpud.sock").exists())
+        self.assertEqual(shown("Result"), "success")
+
+    def test_a_killed_vgpud_is_restarted_and_leaves_nothing_of_the_old_one(self):
+        client = start_busy(60)
+        before = processes()
+        os.kill(main_pid(), signal.SIGKILL)
+        self.assertNotEqual(client.wait(10), 0)
+        # At once where systemd sees an empty cgroup (version 2); else after TimeoutStopSec.
+        wait_until(lambda: active() and main_pid() not in before, 15, "vgpud is restarted")
+        self.assertEqual(set(processes()) & set(before), set())
+        self.assertEqual(shown("NRestarts"), "1")
+        program("vector_add")
+
+    def test_a_vgpud_that_hangs_is_restarted_by_the_watchdog(self):
+        self.drop_in("WatchdogSec=1s")
+        systemctl("start", "vgpud")
+        time.sleep(2)
+        self.assertEqual(shown("NRestarts"), "0")
+        before = main_pid()
+        os.kill(before, signal.SIGSTOP)
+        wait_until(lambda: active() and main_pid() not in (0, before), 20, "the watchdog restarts vgpud")
+        program("vector_add")
+
+    def test_the_journal_tells_what_happened(self):
+        systemctl("start", "vgpud")
+        pid = main_pid()
+        program("vector_add")
+        lines = journal(f"_PID={pid}")
+        for text in ("vgpud serves", "device chosen", "client admitted"):
+            self.assertEqual(lines.count(text), 1, f"{text!r} in:\n{lines}")
+        self.assertEqual(journal(f"_PID={pid}", "--priority=warning"), "")
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
