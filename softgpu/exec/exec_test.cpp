@@ -281,11 +281,11 @@ TEST(Exec, UnknownInstructionsAreRefusedWithTheirLine) {
 
 TEST(Exec, UnsupportedInstructionsAreNamedAtTheLaunch) {
   Program p(header() +
-            ".visible .entry k()\n{\n  .reg .b32 %r;\n  vadd.u32.u32.u32 %r, %r, %r;\n  ret;\n}\n");
+            ".visible .entry k()\n{\n  .reg .b32 %r;\n  tcgen05.fence.before %r, %r, %r;\n  ret;\n}\n");
   const LaunchResult r = p.run("k", {1}, {1}, Params());
   EXPECT_EQ(r.fault, Fault::unsupported);
   EXPECT_NE(r.reason.find("k, line 7"), std::string::npos) << r.reason;
-  EXPECT_NE(r.reason.find("vadd"), std::string::npos) << r.reason;
+  EXPECT_NE(r.reason.find("tcgen05"), std::string::npos) << r.reason;
 }
 
 TEST(Exec, PrintsWithPrintfOnceALane) {

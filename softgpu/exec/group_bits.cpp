@@ -89,6 +89,31 @@ const Op* lop3(Context& c, const Op* op) {
   return op + 1;
 }
 
+// lop3.or d|p: p = (d != 0) or q; imm 1: and.
+const Op* lop3_predicate(Context& c, const Op* op) {
+  const u32* d = reg<u32>(c, op->r[1]);
+  const u32 q = *reg<u32>(c, op->r[2]);
+  const u32 any = bits_of([&](unsigned i) { return d[i] != 0; });
+  set_predicate(c, op->r[0], op->imm != 0 ? any & q : any | q);
+  return op + 1;
+}
+
+bool decode_lop3(Builder& b, const Instruction& i) {
+  const bool with_or = i.has("or"), with_predicate = with_or || i.has("and");
+  const auto* lut = std::get_if<ptx::IntLiteral>(&i.operand(4).value);
+  if (lut == nullptr || i.operands() != (with_predicate ? 6U : 5U)) return b.fail("lop3 operands");
+  Vreg v[4] = {};
+  for (unsigned k = 1; k < 4; ++k) v[k] = b.in(i.operand(k), 4);
+  const auto* pair = std::get_if<ptx::PairOperand>(&i.operand(0).value);
+  if (with_predicate != (pair != nullptr)) return b.fail("lop3 destination");
+  const Vreg q = with_predicate ? b.in(i.operand(5), 0) : 0;
+  const Vreg d = b.out(pair != nullptr ? ptx::Operand{pair->first} : i.operand(0), 4);
+  const Vreg p = with_predicate ? b.out(ptx::Operand{pair->second}, 0) : 0;
+  b.emit(&lop3).def(0, d).use(1, v[1]).use(2, v[2]).use(3, v[3]).imm(lut->bits & 0xff);
+  if (with_predicate) b.emit(&lop3_predicate).def(0, p).use(1, d).use(2, q).imm(with_or ? 0 : 1);
+  return true;
+}
+
 u32 permute(u32 a, u32 b, u32 s) {
   const u64 v = u64{b} << 32 | a;
   u32 r = 0;
@@ -239,12 +264,7 @@ bool decode_bits(Builder& b, const Instruction& i) {
   }
   Handler fn = nullptr;
   u32 bytes = 0;
-  if (name == "lop3" && type == ptx::Type::b32 && !i.has("or") && !i.has("and") && i.operands() == 5) {
-    const auto* lut = std::get_if<ptx::IntLiteral>(&i.operand(4).value);
-    if (lut == nullptr) return b.fail("lop3 table is not a literal");
-    emit_simple(b, i, &lop3, 4).imm(lut->bits & 0xff);
-    return true;
-  }
+  if (name == "lop3" && type == ptx::Type::b32) return decode_lop3(b, i);
   if (name == "prmt") {
     fn = i.has("f4e")    ? &ternary<PrmtMode<0>, u32, u32, u32, u32>
          : i.has("b4e")  ? &ternary<PrmtMode<1>, u32, u32, u32, u32>

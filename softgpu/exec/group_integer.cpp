@@ -123,6 +123,12 @@ struct Mad24Hi {
     return Add::f(Mul24Hi::f(a, b), c);
   }
 };
+struct Mad24HiSat {
+  static s32 f(s32 a, s32 b, s32 c) {
+    const s64 sum = s64{Mul24Hi::f(a, b)} + c;
+    return sum > INT32_MAX ? INT32_MAX : sum < INT32_MIN ? INT32_MIN : static_cast<s32>(sum);
+  }
+};
 struct Min {
   template <class T>
   static T f(T a, T b) {
@@ -355,6 +361,8 @@ bool decode_integer(Builder& b, const Instruction& i) {
       if (name == "mad24") fn = i.has("hi") ? &ternary<Mad24Hi, T, T, T, T> : &ternary<Mad24Lo, T, T, T, T>;
     }
   });
+  if (name == "mad24" && i.has("sat"))
+    fn = i.has("hi") && type == ptx::Type::s32 ? &ternary<Mad24HiSat, s32, s32, s32, s32> : nullptr;
   if (!known || fn == nullptr) return false;
   if (wide != 0) {
     const Vreg x = b.in(i.operand(1), bytes), y = b.in(i.operand(2), bytes);

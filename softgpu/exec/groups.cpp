@@ -2,21 +2,29 @@
 
 #include <cpuid.h>
 
+#include <algorithm>
 #include <cstdlib>
+#include <iterator>
 
 namespace softgpu::exec {
 
 namespace {
 
-#define SOFTGPU_GROUP_TABLE(level)                                                               \
-  {                                                                                              \
-    level::decode_move, level::decode_memory, level::decode_integer, level::decode_bits,         \
-        level::decode_float, level::decode_compare, level::decode_convert, level::decode_half,   \
-        level::decode_warp, level::decode_atomic, level::decode_mma, level::decode_wmma, nullptr \
+#define SOFTGPU_GROUP_TABLE(level)                                                             \
+  {                                                                                            \
+    level::decode_move, level::decode_memory, level::decode_integer, level::decode_bits,       \
+        level::decode_float, level::decode_compare, level::decode_convert, level::decode_half, \
+        level::decode_warp, level::decode_atomic, level::decode_mma, level::decode_wmma,       \
+        level::decode_video, nullptr                                                           \
   }
 
-constexpr DecodeFunction tables[3][16] = {SOFTGPU_GROUP_TABLE(isa_base), SOFTGPU_GROUP_TABLE(isa_v3),
-                                          SOFTGPU_GROUP_TABLE(isa_v4)};
+constexpr DecodeFunction tables[][16] = {
+    SOFTGPU_GROUP_TABLE(isa_base),
+#ifdef SOFTGPU_ALL_ISA_LEVELS
+    SOFTGPU_GROUP_TABLE(isa_v3),
+    SOFTGPU_GROUP_TABLE(isa_v4),
+#endif
+};
 
 // Not every compiler's __builtin_cpu_supports knows these names.
 bool has_f16c_and_lzcnt() {
@@ -35,6 +43,7 @@ unsigned detect() {
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
       __builtin_cpu_supports("avx512cd"))
     best = 2;
+  best = std::min<unsigned>(best, std::size(tables) - 1);
   if (const char* wanted = std::getenv("SOFTGPU_ISA_LEVEL");
       wanted != nullptr && wanted[0] >= '0' && wanted[0] <= '2') {
     const auto level = static_cast<unsigned>(wanted[0] - '0');

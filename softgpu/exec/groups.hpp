@@ -26,6 +26,7 @@ unsigned isa_level();
   bool decode_warp(Builder& b, const Instruction& i);    \
   bool decode_mma(Builder& b, const Instruction& i);     \
   bool decode_wmma(Builder& b, const Instruction& i);    \
+  bool decode_video(Builder& b, const Instruction& i);   \
   }
 
 SOFTGPU_DECLARE_GROUPS(isa_base)
