@@ -1,9 +1,9 @@
 #include "protocol/arena.hpp"
 
 #include <boost/interprocess/managed_external_buffer.hpp>
+#include <deque>
 #include <mutex>
 #include <new>
-#include <vector>
 
 #include "protocol/reply_slots.hpp"
 
@@ -15,7 +15,15 @@ struct Arena::Impl {
   boost::interprocess::managed_external_buffer heap;
   std::byte* base;
   std::uint64_t bytes;
-  std::vector<ArenaBlock*> under_way;
+  std::deque<ArenaBlock*> under_way;
+
+  // What ended in order, so that warm memory is used again.
+  void collect_oldest() {
+    while (!under_way.empty() && block_done(*under_way.front())) {
+      heap.deallocate(under_way.front());
+      under_way.pop_front();
+    }
+  }
 
   std::size_t collect() {
     std::erase_if(under_way, [this](ArenaBlock* block) {
@@ -42,6 +50,7 @@ ArenaBlock* Arena::allocate(std::uint64_t bytes) {
   const auto take = [&] {
     return impl_->heap.allocate_aligned(sizeof(ArenaBlock) + bytes, 64, std::nothrow);
   };
+  impl_->collect_oldest();
   void* memory = take();
   if (memory == nullptr && !impl_->under_way.empty()) {
     impl_->collect();

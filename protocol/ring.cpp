@@ -48,7 +48,11 @@ RingConsumer::Status RingConsumer::take(std::span<std::byte> buffer, std::size_t
   std::memcpy(buffer.data(), &header, sizeof header);
   position_ += (size + ring_unit - 1) / ring_unit;
   control_->consumed_units.store(position_, std::memory_order_seq_cst);
-  if (control_->space_waiters.load(std::memory_order_seq_cst) != 0) {
+  // Producers that sleep are woken when there is room for many records, not for each; at the latest when
+  // there is nothing left to take.
+  if (control_->space_waiters.load(std::memory_order_seq_cst) != 0 &&
+      (position_ - told_of_space_ >= ring_units / 4 || !ready())) {
+    told_of_space_ = position_;
     control_->space_event.fetch_add(1, std::memory_order_seq_cst);
     futex_wake(control_->space_event, INT32_MAX);
   }

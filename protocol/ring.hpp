@@ -112,6 +112,7 @@ class RingConsumer {
   std::atomic<std::uint32_t>* publish_;
   const std::byte* data_;
   std::uint64_t position_ = 0;
+  std::uint64_t told_of_space_ = 0;  // position at which sleeping producers were last woken
 };
 
 }  // namespace vgpu

@@ -30,12 +30,12 @@ void Accounting::work_came() {
   }
 }
 
-void Accounting::work_ended() {
+void Accounting::work_ended(bool dispatcher_awake) {
   measure();
   if (const std::uint64_t since = busy_since_.exchange(0, std::memory_order_relaxed); since != 0) {
     busy_sum_.fetch_add(now_ns() - since, std::memory_order_relaxed);
   }
-  page_.backlogged.store(0, std::memory_order_release);
+  if (!dispatcher_awake) rest();
 }
 
 void Accounting::measure() {

@@ -22,8 +22,11 @@ class Accounting {
   bool contended() const { return page_.allowance_ns.load(std::memory_order_relaxed) != no_limit_ns; }
   /// Says that there is work; wakes the broker when there was none before.
   void work_came();
-  /// Says that all work has finished.
-  void work_ended();
+  /// Says that all work has finished. `dispatcher_awake`: the dispatcher is awake and calls rest() before it
+  /// sleeps, so the broker need not hear of every short pause.
+  void work_ended(bool dispatcher_awake = false);
+  /// The dispatcher has nothing to do and no work is under way.
+  void rest() { page_.backlogged.store(0, std::memory_order_release); }
   /// Waits until one more command may be submitted. `before_sleep` is called before each sleep, `stopped`
   /// after.
   void admit(const std::function<void()>& before_sleep, const std::function<bool()>& stopped);

@@ -20,6 +20,25 @@ namespace {
 constexpr std::uint64_t sleep_ns = 100'000'000;
 constexpr unsigned poll_every = 64;  // records between looks at completions while the ring is never empty
 
+/// How long the dispatcher looks at an empty ring before it sleeps. Where there are CPUs to spare and sleeps
+/// turn out short, the waking costs more than the looking would have: then longer, as in the halt polling of
+/// hypervisors.
+class IdleSpin {
+ public:
+  IdleSpin(std::uint64_t least_ns, bool adapt) : least_(least_ns), now_(least_ns), adapt_(adapt) {}
+  std::uint64_t ns() const { return now_; }
+  void slept(std::uint64_t ns) {
+    if (!adapt_ || least_ == 0) return;
+    now_ = ns < most_ ? std::min(now_ * 2, most_) : least_;
+  }
+
+ private:
+  static constexpr std::uint64_t most_ = 5'000'000;
+  const std::uint64_t least_;
+  std::uint64_t now_;
+  const bool adapt_;
+};
+
 bool many_cpus() {
   return std::thread::hardware_concurrency() > 8;
 }
@@ -55,6 +74,7 @@ Session::Session(const SessionParts& parts)
       completions_(parts.driver, parts.context),
       upcalls_(parts.channel) {
   contexts_.push_back(parts.context);
+  software_ = parts.library != nullptr && parts.library->software();
   if (driver_.cuThreadExchangeStreamCaptureMode != nullptr) {
     // The client enforces the capture modes of its threads; this one thread speaks for all of them.
     CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
@@ -94,9 +114,13 @@ SessionEnd Session::run() {
   std::vector<std::byte> buffer(max_record_bytes);
   GatePage& page = accounting_.page();
   // A GPU tells of an end by an interrupt only, some 20 us late; it does not need the CPU that a spin takes.
-  const bool spin_long = parts_.library != nullptr && !parts_.library->software() && many_cpus();
+  const bool spin_long = parts_.library != nullptr && !software_ && many_cpus();
   const std::uint64_t pending_spin = spin_long ? 10 * default_spin_ns() : default_spin_ns();
+  IdleSpin idle_spin(default_spin_ns(), many_cpus());
+  dispatcher_ = std::this_thread::get_id();
   std::uint64_t idle_since = 0;
+  bool fenced = false;
+  bool rested = false;
   std::uint64_t looked_at_peers = now_ns();
   unsigned since_poll = 0;
   for (;;) {
@@ -112,21 +136,39 @@ SessionEnd Session::run() {
       page.queue_depth.store(ring_.backlog_units(), std::memory_order_relaxed);
       page.last_activity_ns.store(now_ns(), std::memory_order_relaxed);
     } else {
-      const bool pending = completions_.poll();
+      const bool soon = poll_soon();
+      const bool pending = completions_.poll() || soon;
       const std::uint64_t now = now_ns();
-      if (idle_since == 0) idle_since = now;
-      if (now - idle_since < (pending ? pending_spin : default_spin_ns())) {
+      if (idle_since == 0) {
+        idle_since = now;
+        fenced = rested = false;
+      }
+      // What nobody waits for is to be noticed when it ends, however long this thread stays awake.
+      if (!fenced && now - idle_since >= default_spin_ns()) {
+        fence_dirty_streams();
+        fenced = true;
+      } else if (fenced && !pending && !rested) {
+        rest_if_done();
+        rested = true;
+      }
+      if (now - idle_since < (pending ? pending_spin : idle_spin.ns())) {
+        // Each question to a GPU's driver is pause enough.
+        if (soon && spin_long) continue;
         for (int i = 0; i < 32 && !ring_.ready(); ++i) cpu_relax();
         if (!ring_.ready()) spin_yield();
         continue;
       }
+      settle_soon();
       fence_dirty_streams();
       completions_.hand_off();
+      rest_if_done();
       page.queue_depth.store(0, std::memory_order_relaxed);
       page.last_activity_ns.store(idle_since, std::memory_order_relaxed);
       page.doorbells.store(channel_.control().doorbells.load(std::memory_order_relaxed),
                            std::memory_order_relaxed);
+      const std::uint64_t asleep_since = now_ns();
       ring_.sleep(sleep_ns);
+      idle_spin.slept(now_ns() - asleep_since);
       idle_since = 0;
     }
     if (const std::uint64_t now = now_ns(); now - looked_at_peers > sleep_ns / 2) {
@@ -151,6 +193,8 @@ void Session::run_record(std::span<const std::byte> bytes) {
   GatePage& page = accounting_.page();
   page.records.fetch_add(1, std::memory_order_relaxed);
   const CallInfo* const call = find_call(header.call);
+  // What this record adds to the stream is not part of what is waited for.
+  if (soon_) settle_soon();
   current_ = PendingReply{header.reply, 0, call != nullptr && call->synchronises};
   if (header.reply != 0) {
     current_.taken_ns = now_ns();
@@ -308,7 +352,12 @@ void Session::done_with(const std::shared_ptr<StreamWork>& work, std::uint64_t s
   const std::lock_guard lock(work_mutex_);
   if (!work->dirty || work->submitted != submitted) return;
   work->dirty = false;
-  if (--dirty_streams_ == 0) accounting_.work_ended();
+  if (--dirty_streams_ == 0) accounting_.work_ended(std::this_thread::get_id() == dispatcher_);
+}
+
+void Session::rest_if_done() {
+  const std::lock_guard lock(work_mutex_);
+  if (dirty_streams_ == 0) accounting_.rest();
 }
 
 CUresult Session::after_stream(const StreamKey& key, std::function<void(CUresult)> done) {
@@ -332,6 +381,66 @@ CUresult Session::after_stream(const StreamKey& key, std::function<void(CUresult
   // A stream in which nothing can be recorded any more (after a fault) has no work that could still end.
   if (recorded != CUDA_SUCCESS) done_with(work, submitted);
   return recorded;
+}
+
+CUresult Session::after_stream_soon(const StreamKey& key, std::function<void(CUresult)> done, bool print) {
+  // A stream of another context is asked in that context only; a query would end a capture.
+  if (soon_ || captures_ != 0 || key.first != contexts_[context_index_] || driver_.cuStreamQuery == nullptr) {
+    return after_stream(key, std::move(done));
+  }
+  const std::lock_guard lock(work_mutex_);
+  const std::shared_ptr<StreamWork> work = work_of(key);
+  work->fenced = work->submitted;
+  soon_ = SoonWait{work, work->submitted, std::move(done), print};
+  return CUDA_SUCCESS;
+}
+
+bool Session::poll_soon() {
+  if (!soon_) return false;
+  const CUstream stream = soon_->work->stream;
+  CUresult result = driver_.cuStreamQuery(stream);
+  if (result == CUDA_ERROR_NOT_READY) return true;
+  const SoonWait wait = std::move(*soon_);
+  soon_.reset();
+  // Returns at once, and lets the driver write out what kernels printed.
+  if (result == CUDA_SUCCESS && wait.print && driver_.cuStreamSynchronize != nullptr) {
+    result = driver_.cuStreamSynchronize(stream);
+  }
+  note_result(result);
+  done_with(wait.work, wait.submitted);
+  wait.done(result);
+  return false;
+}
+
+void Session::settle_soon() {
+  if (!soon_) return;
+  SoonWait wait = std::move(*soon_);
+  soon_.reset();
+  const StreamKey key{wait.work->context, wait.work->stream};
+  const auto done = std::make_shared<std::function<void(CUresult)>>(std::move(wait.done));
+  const CUresult result = after_stream(key, [done](CUresult what) { (*done)(what); });
+  if (result != CUDA_SUCCESS) (*done)(result);
+}
+
+bool Session::nothing_under_way() {
+  if (captures_ != 0) return false;
+  std::shared_ptr<StreamWork> left;
+  std::uint64_t submitted = 0;
+  {
+    const std::lock_guard lock(work_mutex_);
+    if (dirty_streams_ == 0) return true;
+    // One stream may have finished without anybody's having asked. A GPU's driver is not asked: that costs
+    // more than it saves.
+    if (!software_ || dirty_streams_ != 1 || driver_.cuStreamQuery == nullptr) return false;
+    for (const auto& [key, work] : work_) {
+      if (work->dirty) left = work;
+    }
+    if (!left || left->context != contexts_[context_index_]) return false;
+    submitted = left->submitted;
+  }
+  if (driver_.cuStreamQuery(left->stream) != CUDA_SUCCESS) return false;
+  done_with(left, submitted);
+  return true;
 }
 
 void Session::fence_dirty_streams() {
@@ -366,6 +475,12 @@ void Session::when_all_done(std::function<void(CUresult)> done, CUcontext contex
     for (const auto& [key, work] : work_) {
       if (work->dirty && (context == nullptr || key.first == context)) streams.push_back(key);
     }
+  }
+  if (streams.size() == 1) {
+    const CUresult result = after_stream_soon(
+        streams.front(), [waiting](CUresult what) { waiting->one(what); }, true);
+    if (result != CUDA_SUCCESS) waiting->one(result);
+    return;
   }
   for (const StreamKey& key : streams) {
     waiting->left.fetch_add(1);

@@ -13,8 +13,10 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
+#include <thread>
 #include <type_traits>
 #include <unordered_map>
 #include <vector>
@@ -264,6 +266,18 @@ class Session {
   void done_with(const std::shared_ptr<StreamWork>& work, std::uint64_t submitted);
   void fence_dirty_streams();
   CUresult after_stream(const StreamKey& key, std::function<void(CUresult)> done);
+  /// The same for a wait that probably ends before the client's next record: the stream is asked, and an
+  /// event is recorded only when another record or a sleep comes first. `print`: the driver is to write out
+  /// what kernels printed.
+  CUresult after_stream_soon(const StreamKey& key, std::function<void(CUresult)> done, bool print);
+  /// Asks the stream of after_stream_soon(); true while that wait goes on.
+  bool poll_soon();
+  /// Turns it into one by an event.
+  void settle_soon();
+  /// True when no work of the client's is unfinished: a copy by the driver's blocking call comes in order.
+  bool nothing_under_way();
+  /// Tells the broker, before the dispatcher sleeps, if there is no work any more.
+  void rest_if_done();
   CUresult after_stream(CUstream stream, std::function<void(CUresult)> done) {
     return after_stream(key_of(stream), std::move(done));
   }
@@ -326,6 +340,17 @@ class Session {
   std::mutex work_mutex_;  // the two below and all StreamWork
   std::map<StreamKey, std::shared_ptr<StreamWork>> work_;
   std::size_t dirty_streams_ = 0;
+
+  /// The wait of after_stream_soon().
+  struct SoonWait {
+    std::shared_ptr<StreamWork> work;
+    std::uint64_t submitted = 0;
+    std::function<void(CUresult)> done;
+    bool print = false;
+  };
+  std::optional<SoonWait> soon_;
+  bool software_ = false;  // the device is the software GPU, whose copies this machine's CPUs make
+  std::thread::id dispatcher_;
 
   mutable std::mutex memory_mutex_;
   std::map<std::uint64_t, std::uint64_t> allocations_;  // address -> bytes

@@ -6,7 +6,14 @@
 
 namespace vgpu::worker {
 namespace {
-/// Completes a block with the result of a refused copy unless the copy was submitted.
+/// What a GPU copies in a few microseconds, so that no other thread's call waits for long behind it.
+constexpr std::uint64_t blocking_copy_bytes = 64 << 10;
+
+void count_bytes(std::atomic<std::uint64_t>& counter, std::uint64_t bytes) {
+  counter.fetch_add(bytes, std::memory_order_relaxed);
+}
+
+/// Completes a block with the result of a copy that was refused or is over, unless it is under way.
 class BlockGuard {
  public:
   explicit BlockGuard(ArenaBlock* block) : block_(block) {}
@@ -19,6 +26,7 @@ class BlockGuard {
     result_ = result;
     return result;
   }
+  CUresult finish(CUresult result) { return refuse(result); }
   void release() { block_ = nullptr; }
 
  private:
@@ -50,9 +58,15 @@ CUresult Session::handle(const record::copy_to_device_block& record, reply::copy
   CUstream stream = nullptr;
   if (!resolve(record.stream, stream)) return guard.refuse(CUDA_ERROR_INVALID_HANDLE);
   if (!device_range(record.dst, record.block.bytes)) return guard.refuse(CUDA_ERROR_INVALID_VALUE);
+  if (software_ && driver_.cuMemcpyHtoD_v2 != nullptr && nothing_under_way()) {
+    // This thread copies, in order since nothing else is under way; no other need be woken.
+    const CUresult result = driver_.cuMemcpyHtoD_v2(record.dst, block + 1, record.block.bytes);
+    if (result == CUDA_SUCCESS) count_bytes(accounting_.page().bytes_to_device, record.block.bytes);
+    return guard.finish(result);
+  }
   CUresult result = driver_.cuMemcpyHtoDAsync_v2(record.dst, block + 1, record.block.bytes, stream);
   if (result != CUDA_SUCCESS) return guard.refuse(result);
-  accounting_.page().bytes_to_device.fetch_add(record.block.bytes, std::memory_order_relaxed);
+  count_bytes(accounting_.page().bytes_to_device, record.block.bytes);
   submitted_to(stream);
   result = after_stream(stream,
                         [block](CUresult done) { complete_block(*block, static_cast<std::int32_t>(done)); });
@@ -69,12 +83,19 @@ CUresult Session::handle(const record::copy_from_device_block& record, reply::co
   CUstream stream = nullptr;
   if (!resolve(record.stream, stream)) return guard.refuse(CUDA_ERROR_INVALID_HANDLE);
   if (!device_range(record.src, record.block.bytes)) return guard.refuse(CUDA_ERROR_INVALID_VALUE);
+  if ((software_ || record.block.bytes <= blocking_copy_bytes) && driver_.cuMemcpyDtoH_v2 != nullptr &&
+      nothing_under_way()) {
+    const CUresult result = driver_.cuMemcpyDtoH_v2(block + 1, record.src, record.block.bytes);
+    if (result == CUDA_SUCCESS) count_bytes(accounting_.page().bytes_from_device, record.block.bytes);
+    return guard.finish(result);
+  }
   CUresult result = driver_.cuMemcpyDtoHAsync_v2(block + 1, record.src, record.block.bytes, stream);
   if (result != CUDA_SUCCESS) return guard.refuse(result);
-  accounting_.page().bytes_from_device.fetch_add(record.block.bytes, std::memory_order_relaxed);
+  count_bytes(accounting_.page().bytes_from_device, record.block.bytes);
   submitted_to(stream);
-  result = after_stream(stream,
-                        [block](CUresult done) { complete_block(*block, static_cast<std::int32_t>(done)); });
+  result = after_stream_soon(
+      key_of(stream), [block](CUresult done) { complete_block(*block, static_cast<std::int32_t>(done)); },
+      false);
   if (result != CUDA_SUCCESS) return guard.refuse(result);
   guard.release();
   return CUDA_SUCCESS;

@@ -56,7 +56,8 @@ CUresult Session::handle(const record::cuStreamSynchronize& record, reply::cuStr
                : result;
   }
   const PendingReply pending = defer();
-  const CUresult result = after_stream(stream, [this, pending](CUresult what) { answer(pending, what); });
+  const CUresult result = after_stream_soon(
+      key_of(stream), [this, pending](CUresult what) { answer(pending, what); }, true);
   if (result != CUDA_SUCCESS) answer(pending, result);
   return deferred;
 }

@@ -14,8 +14,13 @@ class ArenaLease {
  public:
   ArenaLease() = default;
   ArenaLease(Connection& connection, std::uint64_t bytes)
-      : arena_(&connection.arena()), block_(connection.allocate(bytes)) {
-    if (block_ != nullptr) begin_block(*block_);
+      : arena_(&connection.arena()), block_(connection.allocate(bytes)) {}
+  /// One without waiting: empty when there is no room now.
+  static ArenaLease if_room(Connection& connection, std::uint64_t bytes) {
+    ArenaLease lease;
+    lease.arena_ = &connection.arena();
+    lease.block_ = lease.arena_->allocate(bytes);
+    return lease;
   }
   ArenaLease(ArenaLease&& other) noexcept
       : arena_(other.arena_), block_(std::exchange(other.block_, nullptr)) {}
@@ -28,7 +33,12 @@ class ArenaLease {
   ArenaLease& operator=(const ArenaLease&) = delete;
   /// Frees it once the worker no longer uses it.
   ~ArenaLease() {
-    if (block_ != nullptr) arena_->free_when_done(block_);
+    if (block_ == nullptr) return;
+    if (block_done(*block_)) {
+      arena_->free(block_);
+    } else {
+      arena_->free_when_done(block_);
+    }
   }
 
   explicit operator bool() const { return block_ != nullptr; }

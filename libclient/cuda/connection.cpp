@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <thread>
 #include <utility>
 
 #include "protocol/futex.hpp"
@@ -13,6 +14,9 @@ namespace {
 
 // How long a waiter sleeps before it looks whether its peer still lives.
 constexpr std::uint64_t kLookAround = 20'000'000;
+// With more CPUs than this a waiter spins longer: the worker may have to wake up first, and a waiter that
+// slept meanwhile would have to be woken as well. CUDA's own waits spin too (CU_CTX_SCHED_AUTO).
+constexpr unsigned kFewCpus = 8;
 constexpr std::uint32_t kMaxTicket = 0xFFFFFF;
 
 Connection::Failure failure(CUresult result, std::string text) {
@@ -44,7 +48,7 @@ Connection::Connection(UniqueFd socket, UniqueFd direct, const Welcome& welcome,
       channel_(std::move(channel)),
       ring_(*channel_),
       arena_(std::make_unique<Arena>(channel_->arena())),
-      spin_ns_(default_spin_ns()) {
+      spin_ns_(std::thread::hardware_concurrency() > kFewCpus ? 10 * default_spin_ns() : default_spin_ns()) {
   // Four blocks of a copy under way at once keep both sides busy.
   largest_block_ = arena_->largest() / 6 / 4096 * 4096;
 }

@@ -1,27 +1,19 @@
 #include "libclient/cuda/copy.hpp"
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 
 #include "cudaabi/unsupported.hpp"
 #include "libclient/cuda/arena_block.hpp"
+#include "libclient/cuda/bulk_copy.hpp"
 #include "protocol/address_space.hpp"
 #include "vgpu/records.hpp"
 
 namespace vgpu::client {
 namespace {
 
-// Chunks of one copy that are under way at once.
-constexpr std::size_t kWindow = 8;
-
-std::uint64_t chunk_size(const Connection& connection, std::uint64_t bytes) {
-  // Several chunks even of a middling copy, so that both sides work at once; not so small that the records
-  // cost more.
-  constexpr std::uint64_t kSmallest = 256 << 10;
-  const std::uint64_t wanted = std::max(kSmallest, bytes / 8 / 4096 * 4096);
-  return std::min({wanted, connection.largest_block(), std::uint64_t{1} << 20});
-}
+// Of a copy whose every chunk is waited for: into memory of which nothing is known, or during a capture.
+constexpr std::uint64_t kAskedChunk = 1 << 20;
 
 // Memory mapped piece by piece goes on behind the end of one piece.
 bool may_continue(MemoryKind kind) {
@@ -31,6 +23,25 @@ bool may_continue(MemoryKind kind) {
 CUresult gone(Call& call) {
   const CUresult error = call.connection().error();
   return error != CUDA_SUCCESS ? error : CUDA_ERROR_DEVICE_UNAVAILABLE;
+}
+
+CUresult download_asking(Call& call, std::byte* to, CUdeviceptr source, std::uint64_t bytes,
+                         std::uint64_t stream) {
+  const std::uint64_t chunk = std::min(kAskedChunk, call.connection().largest_block());
+  for (std::uint64_t at = 0; at < bytes; at += chunk) {
+    const std::uint64_t size = std::min<std::uint64_t>(chunk, bytes - at);
+    ArenaLease block(call.connection(), size);
+    if (!block) return gone(call);
+    record::copy_from_device_block record;
+    record.src = source + at;
+    record.stream = stream;
+    record.block = block.span(size);
+    CUresult result = call.ask(record);
+    if (result == CUDA_SUCCESS) result = call.connection().wait(block.header());
+    if (result != CUDA_SUCCESS) return result;
+    std::memcpy(to + at, block.data(), size);
+  }
+  return CUDA_SUCCESS;
 }
 
 // True if the device can use `address`; registered memory becomes the address at which the device sees it.
@@ -83,7 +94,7 @@ CUresult copy_within(Call& call, CUdeviceptr target, CUdeviceptr source, std::si
 
 CUresult copy_to_device(Call& call, CUdeviceptr target, const void* source, std::size_t bytes,
                         std::uint64_t stream, CopyMode mode) {
-  if (bytes == 0) return call.problem();
+  if (bytes == 0 || call.problem() != CUDA_SUCCESS) return call.problem();
   if (source == nullptr) return CUDA_ERROR_INVALID_VALUE;
   if (const auto shared = shared_address(call.process(), bits(source), bytes)) {
     return copy_within(call, target, shared, bytes, stream, mode);
@@ -101,7 +112,11 @@ CUresult copy_to_device(Call& call, CUdeviceptr target, const void* source, std:
     const std::span<const std::byte> tail(from, bytes);
     return known ? call.post(record, tail) : call.ask(record, tail);
   }
-  const std::uint64_t chunk = chunk_size(call.connection(), bytes);
+  if (known && call.process().captures.load(std::memory_order_relaxed) == 0) {
+    if (call.process().mirrors.any()) call.process().mirrors.before_work(call);
+    return upload_chunks(call, target, from, bytes, stream);
+  }
+  const std::uint64_t chunk = std::min(kAskedChunk, call.connection().largest_block());
   for (std::uint64_t at = 0; at < bytes; at += chunk) {
     const std::uint64_t size = std::min<std::uint64_t>(chunk, bytes - at);
     ArenaLease block(call.connection(), size);
@@ -111,19 +126,14 @@ CUresult copy_to_device(Call& call, CUdeviceptr target, const void* source, std:
     record.dst = target + at;
     record.stream = stream;
     record.block = block.span(size);
-    const CUresult result = known ? call.post(record) : call.ask(record);
-    if (result != CUDA_SUCCESS) {
-      // A refused copy completes its block as well; one that was never sent does not.
-      if (call.problem() != CUDA_SUCCESS) block.discard();
-      return result;
-    }
+    if (const CUresult result = call.ask(record); result != CUDA_SUCCESS) return result;
   }
   return CUDA_SUCCESS;
 }
 
 CUresult copy_from_device(Call& call, void* target, CUdeviceptr source, std::size_t bytes,
                           std::uint64_t stream, CopyMode mode) {
-  if (bytes == 0) return call.problem();
+  if (bytes == 0 || call.problem() != CUDA_SUCCESS) return call.problem();
   if (target == nullptr) return CUDA_ERROR_INVALID_VALUE;
   if (const auto shared = shared_address(call.process(), bits(target), bytes)) {
     return copy_within(call, shared, source, bytes, stream, mode);
@@ -134,36 +144,15 @@ CUresult copy_from_device(Call& call, void* target, CUdeviceptr source, std::siz
   }
   if (const CUresult result = refuse_capture(call, stream); result != CUDA_SUCCESS) return result;
   auto* to = static_cast<std::byte*>(target);
-  const std::uint64_t chunk = chunk_size(call.connection(), bytes);
-  std::array<ArenaLease, kWindow> window;
-  std::uint64_t asked = 0;
-  std::uint64_t received = 0;
-  CUresult result = CUDA_SUCCESS;
-  for (std::size_t turn = 0; received < bytes && result == CUDA_SUCCESS; ++turn) {
-    // Keeps the window full, then takes the oldest chunk.
-    while (asked < bytes && asked - received < kWindow * chunk) {
-      const std::uint64_t size = std::min<std::uint64_t>(chunk, bytes - asked);
-      ArenaLease block(call.connection(), size);
-      if (!block) return gone(call);
-      record::copy_from_device_block record;
-      record.src = source + asked;
-      record.stream = stream;
-      record.block = block.span(size);
-      result = call.post(record);
-      if (result != CUDA_SUCCESS) {
-        if (call.problem() != CUDA_SUCCESS) block.discard();
-        return result;
-      }
-      window[asked / chunk % kWindow] = std::move(block);
-      asked += size;
+  if (call.process().captures.load(std::memory_order_relaxed) == 0) {
+    if (call.process().mirrors.any()) call.process().mirrors.before_work(call);
+    if (const CUresult result = download_chunks(call, to, source, bytes, stream); result != CUDA_SUCCESS) {
+      return result;
     }
-    ArenaLease block = std::move(window[turn % kWindow]);
-    const std::uint64_t size = std::min<std::uint64_t>(chunk, bytes - received);
-    result = call.connection().wait(block.header());
-    if (result == CUDA_SUCCESS) std::memcpy(to + received, block.data(), size);
-    received += size;
+  } else if (const CUresult result = download_asking(call, to, source, bytes, stream);
+             result != CUDA_SUCCESS) {
+    return result;
   }
-  if (result != CUDA_SUCCESS) return result;
   if (call.process().mirrors.any()) call.process().mirrors.after_wait(call);
   return call.connection().take_async_error();
 }
