@@ -46,7 +46,7 @@ say "Starting a private vgpud"
 build/release/bin/vgpud --config "$folder/vgpud.yaml" --socket "$VGPUD_SOCKET" --control "$VGPUD_CONTROL" &
 service=$!
 for _ in $(seq 200); do
-  if "$cli" stats >/dev/null 2>&1; then break; fi
+  if "$cli" devices --json 2>/dev/null | grep -qE '"workers_ready": [1-9]'; then break; fi
   if ! kill -0 "$service" 2>/dev/null; then
     echo "vgpud did not start." >&2
     exit 1
