@@ -45,7 +45,7 @@ run_ctest() {
   shift
   rm -f "$report"
   ctest --test-dir "build/$preset" --output-on-failure --output-junit "$PWD/$report" "$@" 2>&1 |
-    grep -vE '^( *Start|  *[0-9]+/[0-9]+ .* Passed)'
+    grep -vE '^ *(Start |[0-9]+/[0-9]+ .* Passed )'
   local good bad
   read -r good bad < <(python3 tools/count_tests.py "$report" "build/$preset-failed.txt")
   passed=$((passed + good))

@@ -92,9 +92,11 @@ constexpr ErrorText kErrors[] = {
      "forward compatibility was attempted on non supported HW"},
     {805, "CUDA_ERROR_MPS_CONNECTION_FAILED",
      "MPS client failed to connect to the MPS control daemon or the MPS server"},
-    {806, "CUDA_ERROR_MPS_RPC_FAILURE", "the remote procedural call between the MPS server and the client failed"},
+    {806, "CUDA_ERROR_MPS_RPC_FAILURE",
+     "the remote procedural call between the MPS server and the client failed"},
     {807, "CUDA_ERROR_MPS_SERVER_NOT_READY", "MPS server is not ready to accept new MPS client requests"},
-    {808, "CUDA_ERROR_MPS_MAX_CLIENTS_REACHED", "the hardware resources required to create MPS client have been exhausted"},
+    {808, "CUDA_ERROR_MPS_MAX_CLIENTS_REACHED",
+     "the hardware resources required to create MPS client have been exhausted"},
     {809, "CUDA_ERROR_MPS_MAX_CONNECTIONS_REACHED",
      "the hardware resources required to support device connections have been exhausted"},
     {810, "CUDA_ERROR_MPS_CLIENT_TERMINATED", "the MPS client has been terminated by the server"},
@@ -119,10 +121,12 @@ constexpr ErrorText kErrors[] = {
      "the graph update was not performed because it included changes which violated constraints specific to "
      "instantiated graph update"},
     {911, "CUDA_ERROR_EXTERNAL_DEVICE", "an async error has occurred in external entity outside of CUDA"},
-    {912, "CUDA_ERROR_INVALID_CLUSTER_SIZE", "a kernel launch error has occurred due to cluster misconfiguration"},
+    {912, "CUDA_ERROR_INVALID_CLUSTER_SIZE",
+     "a kernel launch error has occurred due to cluster misconfiguration"},
     {913, "CUDA_ERROR_FUNCTION_NOT_LOADED", "the function handle is not loaded when calling a stateful API"},
     {914, "CUDA_ERROR_INVALID_RESOURCE_TYPE", "one or more resources are of an invalid type"},
-    {915, "CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION", "one or more resources are insufficient or not applicable"},
+    {915, "CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION",
+     "one or more resources are insufficient or not applicable"},
     {916, "CUDA_ERROR_KEY_ROTATION", "an error occurred during the key rotation sequence"},
     {999, "CUDA_ERROR_UNKNOWN", "unknown error"},
 };
@@ -131,8 +135,8 @@ constexpr ErrorText kErrors[] = {
 
 const ErrorText* error_text(int code) {
   const auto* end = std::end(kErrors);
-  const auto* found = std::lower_bound(std::begin(kErrors), end, code,
-                                       [](const ErrorText& entry, int wanted) { return entry.code < wanted; });
+  const auto* found = std::lower_bound(
+      std::begin(kErrors), end, code, [](const ErrorText& entry, int wanted) { return entry.code < wanted; });
   return found != end && found->code == code ? found : nullptr;
 }
 

@@ -1,8 +1,9 @@
 // The software GPU's engine as its driver sees it: load PTX, look up kernels and variables, run a grid.
 //
-// The engine knows nothing of streams, contexts or the CUDA API; the driver (softgpu/driver) knows nothing of PTX.
-// Device pointers are host addresses of this process inside the device window (softgpu/memory/address_space.hpp);
-// a kernel's access outside valid device or registered host memory ends the grid with Fault::illegal_address.
+// The engine knows nothing of streams, contexts or the CUDA API; the driver (softgpu/driver) knows nothing of
+// PTX. Device pointers are host addresses of this process inside the device window
+// (softgpu/memory/address_space.hpp); a kernel's access outside valid device or registered host memory ends
+// the grid with Fault::illegal_address.
 #pragma once
 
 #include <atomic>
@@ -13,9 +14,8 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <vector>
-
 #include <tl/expected.hpp>
+#include <vector>
 
 namespace softgpu {
 
@@ -33,9 +33,9 @@ struct KernelAttributes {
   std::uint32_t max_threads_per_block = 1024;
   std::uint32_t static_shared_bytes = 0;
   std::uint32_t const_bytes = 0;
-  std::uint32_t local_bytes = 0;      ///< per thread
-  std::uint32_t registers = 0;        ///< 32-bit registers a thread, capped at 255
-  std::uint32_t ptx_version = 0;      ///< 10 * major + minor
+  std::uint32_t local_bytes = 0;  ///< per thread
+  std::uint32_t registers = 0;    ///< 32-bit registers a thread, capped at 255
+  std::uint32_t ptx_version = 0;  ///< 10 * major + minor
   std::uint32_t required_block[3] = {0, 0, 0};
 };
 
@@ -89,11 +89,11 @@ enum class Fault : std::uint8_t {
   illegal_address,
   misaligned_address,
   illegal_instruction,
-  trap,              ///< `trap;` or a failed assertion
-  assert_failed,     ///< __assertfail was called
-  stack_overflow,    ///< recursion deeper than the local-memory limit
-  launch_timeout,    ///< Launch::cancel was set
-  unsupported,       ///< the body holds an instruction the engine does not know (reason in the result)
+  trap,            ///< `trap;` or a failed assertion
+  assert_failed,   ///< __assertfail was called
+  stack_overflow,  ///< recursion deeper than the local-memory limit
+  launch_timeout,  ///< Launch::cancel was set
+  unsupported,     ///< the body holds an instruction the engine does not know (reason in the result)
   out_of_memory,
 };
 
@@ -108,14 +108,14 @@ struct Launch {
 
 struct LaunchResult {
   Fault fault = Fault::none;
-  std::uint64_t address = 0;          ///< of the faulting access, if it has one
-  std::string reason;                 ///< human-readable: kernel, line, what happened
+  std::uint64_t address = 0;  ///< of the faulting access, if it has one
+  std::string reason;         ///< human-readable: kernel, line, what happened
   std::uint64_t lane_instructions = 0;
-  std::uint64_t busy_ns = 0;          ///< CPU time spent by all threads that ran blocks
+  std::uint64_t busy_ns = 0;  ///< CPU time spent by all threads that ran blocks
 };
 
-/// Runs grids on a fixed set of threads. Thread-safe: several grids may run at once; run() blocks until its grid
-/// has ended and lends the calling thread to it.
+/// Runs grids on a fixed set of threads. Thread-safe: several grids may run at once; run() blocks until its
+/// grid has ended and lends the calling thread to it.
 class Executor {
  public:
   /// `threads` = 0: as many as this process may use (sched_getaffinity).
