@@ -96,7 +96,7 @@ CUresult allocation_work(Driver& driver, Params& params, Work& work) {
   allocation.described.poolProps = params.poolProps;
   allocation.described.bytesize = params.bytesize;
   allocation.described.dptr = allocation.address;
-  work = std::move(allocation);
+  work = allocation;
   return CUDA_SUCCESS;
 }
 

@@ -90,23 +90,12 @@ CUresult attribute_of(void* out, CUpointer_attribute attribute, std::uint64_t ad
       if (!is_host(found) && found.kind != MemoryKind::managed) return CUDA_ERROR_INVALID_VALUE;
       put(out, pointer(address));
       return CUDA_SUCCESS;
-    case CU_POINTER_ATTRIBUTE_SYNC_MEMOPS:
-      put<int>(out, 0);
-      return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_BUFFER_ID:
-      put<unsigned long long>(out, found.id);
-      return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_MEMORY_BLOCK_ID:
       put<unsigned long long>(out, found.id);
       return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_IS_MANAGED:
       put<unsigned>(out, found.kind == MemoryKind::managed);
-      return CUDA_SUCCESS;
-    case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL:
-      put<int>(out, 0);
-      return CUDA_SUCCESS;
-    case CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE:
-      put<int>(out, 0);
       return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_RANGE_START_ADDR:
     case CU_POINTER_ATTRIBUTE_MAPPING_BASE_ADDR:
@@ -123,9 +112,6 @@ CUresult attribute_of(void* out, CUpointer_attribute attribute, std::uint64_t ad
       put<unsigned long long>(
           out, found.kind == MemoryKind::mapped ? CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR : 0);
       return CUDA_SUCCESS;
-    case CU_POINTER_ATTRIBUTE_IS_GPU_DIRECT_RDMA_CAPABLE:
-      put<int>(out, 0);
-      return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_ACCESS_FLAGS:
       put<int>(out, found.accessible ? CU_POINTER_ATTRIBUTE_ACCESS_FLAG_READWRITE
                                      : CU_POINTER_ATTRIBUTE_ACCESS_FLAG_NONE);
@@ -133,6 +119,10 @@ CUresult attribute_of(void* out, CUpointer_attribute attribute, std::uint64_t ad
     case CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE:
       put(out, found.pool);
       return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_SYNC_MEMOPS:
+    case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL:
+    case CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE:
+    case CU_POINTER_ATTRIBUTE_IS_GPU_DIRECT_RDMA_CAPABLE:
     case CU_POINTER_ATTRIBUTE_IS_HW_DECOMPRESS_CAPABLE:
       put<int>(out, 0);
       return CUDA_SUCCESS;

@@ -33,7 +33,7 @@ CUresult capture_allocation(Stream& stream, MemoryPool& pool, std::size_t bytes,
   work.described.poolProps.allocType = CU_MEM_ALLOCATION_TYPE_PINNED;
   work.described.poolProps.location = {CU_MEM_LOCATION_TYPE_DEVICE, 0};
   GraphNode* node = nullptr;
-  if (const CUresult error = capture_work(stream, std::move(work), &node); error != CUDA_SUCCESS) {
+  if (const CUresult error = capture_work(stream, work, &node); error != CUDA_SUCCESS) {
     release_from_pool(address);
     return error;
   }

@@ -74,138 +74,83 @@ const std::array<unsigned char, 16>& device_uuid() {
   return uuid;
 }
 
+namespace {
+
+// Textures, surfaces, arrays, clusters, multicast and the rest: the device has none of it, so sizes and flags
+// are 0.
+std::array<int, CU_DEVICE_ATTRIBUTE_MAX> attribute_values() {
+  std::array<int, CU_DEVICE_ATTRIBUTE_MAX> values{};
+  values[CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK] = max_block_threads;
+  values[CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_X] = max_block_threads;
+  values[CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Y] = max_block_threads;
+  values[CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Z] = max_block_z;
+  values[CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_X] = max_grid_x;
+  values[CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Y] = max_grid_yz;
+  values[CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Z] = max_grid_yz;
+  values[CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK] = shared_default;
+  values[CU_DEVICE_ATTRIBUTE_TOTAL_CONSTANT_MEMORY] = 65536;
+  values[CU_DEVICE_ATTRIBUTE_WARP_SIZE] = warp_size;
+  values[CU_DEVICE_ATTRIBUTE_MAX_PITCH] = INT_MAX;
+  values[CU_DEVICE_ATTRIBUTE_MAX_REGISTERS_PER_BLOCK] = registers;
+  values[CU_DEVICE_ATTRIBUTE_CLOCK_RATE] = clock_rate();
+  values[CU_DEVICE_ATTRIBUTE_TEXTURE_ALIGNMENT] = texture_alignment;
+  values[CU_DEVICE_ATTRIBUTE_TEXTURE_PITCH_ALIGNMENT] = 32;
+  values[CU_DEVICE_ATTRIBUTE_SURFACE_ALIGNMENT] = 512;
+  values[CU_DEVICE_ATTRIBUTE_GPU_OVERLAP] = 1;
+  values[CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT] = static_cast<int>(Driver::get().executor.threads());
+  values[CU_DEVICE_ATTRIBUTE_CAN_MAP_HOST_MEMORY] = 1;
+  values[CU_DEVICE_ATTRIBUTE_COMPUTE_MODE] = CU_COMPUTEMODE_DEFAULT;
+  values[CU_DEVICE_ATTRIBUTE_CONCURRENT_KERNELS] = 1;
+  values[CU_DEVICE_ATTRIBUTE_PCI_BUS_ID] = pci_bus;
+  values[CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID] = pci_device;
+  values[CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID] = pci_domain;
+  values[CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE] = clock_rate();
+  values[CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH] = 64;
+  values[CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE] = cache_size();
+  values[CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR] = resident_threads;
+  values[CU_DEVICE_ATTRIBUTE_MAX_BLOCKS_PER_MULTIPROCESSOR] = resident_block_limit;
+  values[CU_DEVICE_ATTRIBUTE_ASYNC_ENGINE_COUNT] = 2;
+  values[CU_DEVICE_ATTRIBUTE_UNIFIED_ADDRESSING] = 1;
+  values[CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR] = compute_major;
+  values[CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR] = compute_minor;
+  values[CU_DEVICE_ATTRIBUTE_STREAM_PRIORITIES_SUPPORTED] = 0;
+  values[CU_DEVICE_ATTRIBUTE_GLOBAL_L1_CACHE_SUPPORTED] = 1;
+  values[CU_DEVICE_ATTRIBUTE_LOCAL_L1_CACHE_SUPPORTED] = 1;
+  values[CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR] = shared_per_multiprocessor;
+  values[CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN] = shared_opt_in;
+  values[CU_DEVICE_ATTRIBUTE_MAX_REGISTERS_PER_MULTIPROCESSOR] = registers;
+  values[CU_DEVICE_ATTRIBUTE_MANAGED_MEMORY] = 1;
+  values[CU_DEVICE_ATTRIBUTE_HOST_NATIVE_ATOMIC_SUPPORTED] = 1;
+  values[CU_DEVICE_ATTRIBUTE_SINGLE_TO_DOUBLE_PRECISION_PERF_RATIO] = 2;
+  // Managed memory is ordinary memory of this process, so the host may touch it while kernels run.
+  values[CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS] = 1;
+  values[CU_DEVICE_ATTRIBUTE_DIRECT_MANAGED_MEM_ACCESS_FROM_HOST] = 1;
+  values[CU_DEVICE_ATTRIBUTE_COMPUTE_PREEMPTION_SUPPORTED] = 1;
+  values[CU_DEVICE_ATTRIBUTE_CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM] = 1;
+  values[CU_DEVICE_ATTRIBUTE_HOST_REGISTER_SUPPORTED] = 1;
+  values[CU_DEVICE_ATTRIBUTE_READ_ONLY_HOST_REGISTER_SUPPORTED] = 1;
+  values[CU_DEVICE_ATTRIBUTE_CAN_USE_64_BIT_STREAM_MEM_OPS] = 1;
+  values[CU_DEVICE_ATTRIBUTE_CAN_USE_STREAM_WAIT_VALUE_NOR] = 1;
+  values[CU_DEVICE_ATTRIBUTE_CAN_USE_STREAM_MEM_OPS_V1] = 1;
+  values[CU_DEVICE_ATTRIBUTE_CAN_USE_64_BIT_STREAM_MEM_OPS_V1] = 1;
+  values[CU_DEVICE_ATTRIBUTE_CAN_USE_STREAM_WAIT_VALUE_NOR_V1] = 1;
+  values[CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH] = 1;
+  values[CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED] = 1;
+  values[CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED] = 1;
+  values[CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED] = 1;
+  values[CU_DEVICE_ATTRIBUTE_MEM_SYNC_DOMAIN_COUNT] = 1;
+  values[CU_DEVICE_ATTRIBUTE_NUMA_CONFIG] = CU_DEVICE_NUMA_CONFIG_NONE;
+  values[CU_DEVICE_ATTRIBUTE_NUMA_ID] = -1;
+  values[CU_DEVICE_ATTRIBUTE_HOST_NUMA_ID] = 0;
+  return values;
+}
+
+}  // namespace
+
 std::optional<int> device_attribute(CUdevice_attribute attribute) {
-  switch (attribute) {
-    case CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK:
-      return max_block_threads;
-    case CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_X:
-      return max_block_threads;
-    case CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Y:
-      return max_block_threads;
-    case CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Z:
-      return max_block_z;
-    case CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_X:
-      return max_grid_x;
-    case CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Y:
-      return max_grid_yz;
-    case CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Z:
-      return max_grid_yz;
-    case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK:
-      return shared_default;
-    case CU_DEVICE_ATTRIBUTE_TOTAL_CONSTANT_MEMORY:
-      return 65536;
-    case CU_DEVICE_ATTRIBUTE_WARP_SIZE:
-      return warp_size;
-    case CU_DEVICE_ATTRIBUTE_MAX_PITCH:
-      return INT_MAX;
-    case CU_DEVICE_ATTRIBUTE_MAX_REGISTERS_PER_BLOCK:
-      return registers;
-    case CU_DEVICE_ATTRIBUTE_CLOCK_RATE:
-      return clock_rate();
-    case CU_DEVICE_ATTRIBUTE_TEXTURE_ALIGNMENT:
-      return texture_alignment;
-    case CU_DEVICE_ATTRIBUTE_TEXTURE_PITCH_ALIGNMENT:
-      return 32;
-    case CU_DEVICE_ATTRIBUTE_SURFACE_ALIGNMENT:
-      return 512;
-    case CU_DEVICE_ATTRIBUTE_GPU_OVERLAP:
-      return 1;
-    case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT:
-      return static_cast<int>(Driver::get().executor.threads());
-    case CU_DEVICE_ATTRIBUTE_CAN_MAP_HOST_MEMORY:
-      return 1;
-    case CU_DEVICE_ATTRIBUTE_COMPUTE_MODE:
-      return CU_COMPUTEMODE_DEFAULT;
-    case CU_DEVICE_ATTRIBUTE_CONCURRENT_KERNELS:
-      return 1;
-    case CU_DEVICE_ATTRIBUTE_PCI_BUS_ID:
-      return pci_bus;
-    case CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID:
-      return pci_device;
-    case CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID:
-      return pci_domain;
-    case CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE:
-      return clock_rate();
-    case CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH:
-      return 64;
-    case CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE:
-      return cache_size();
-    case CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR:
-      return resident_threads;
-    case CU_DEVICE_ATTRIBUTE_MAX_BLOCKS_PER_MULTIPROCESSOR:
-      return resident_block_limit;
-    case CU_DEVICE_ATTRIBUTE_ASYNC_ENGINE_COUNT:
-      return 2;
-    case CU_DEVICE_ATTRIBUTE_UNIFIED_ADDRESSING:
-      return 1;
-    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR:
-      return compute_major;
-    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR:
-      return compute_minor;
-    case CU_DEVICE_ATTRIBUTE_STREAM_PRIORITIES_SUPPORTED:
-      return 0;
-    case CU_DEVICE_ATTRIBUTE_GLOBAL_L1_CACHE_SUPPORTED:
-      return 1;
-    case CU_DEVICE_ATTRIBUTE_LOCAL_L1_CACHE_SUPPORTED:
-      return 1;
-    case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR:
-      return shared_per_multiprocessor;
-    case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN:
-      return shared_opt_in;
-    case CU_DEVICE_ATTRIBUTE_MAX_REGISTERS_PER_MULTIPROCESSOR:
-      return registers;
-    case CU_DEVICE_ATTRIBUTE_MANAGED_MEMORY:
-      return 1;
-    case CU_DEVICE_ATTRIBUTE_HOST_NATIVE_ATOMIC_SUPPORTED:
-      return 1;
-    case CU_DEVICE_ATTRIBUTE_SINGLE_TO_DOUBLE_PRECISION_PERF_RATIO:
-      return 2;
-    // Managed memory is ordinary memory of this process, so the host may touch it while kernels run.
-    case CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS:
-      return 1;
-    case CU_DEVICE_ATTRIBUTE_DIRECT_MANAGED_MEM_ACCESS_FROM_HOST:
-      return 1;
-    case CU_DEVICE_ATTRIBUTE_COMPUTE_PREEMPTION_SUPPORTED:
-      return 1;
-    case CU_DEVICE_ATTRIBUTE_CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM:
-      return 1;
-    case CU_DEVICE_ATTRIBUTE_HOST_REGISTER_SUPPORTED:
-      return 1;
-    case CU_DEVICE_ATTRIBUTE_READ_ONLY_HOST_REGISTER_SUPPORTED:
-      return 1;
-    case CU_DEVICE_ATTRIBUTE_CAN_USE_64_BIT_STREAM_MEM_OPS:
-      return 1;
-    case CU_DEVICE_ATTRIBUTE_CAN_USE_STREAM_WAIT_VALUE_NOR:
-      return 1;
-    case CU_DEVICE_ATTRIBUTE_CAN_USE_STREAM_MEM_OPS_V1:
-      return 1;
-    case CU_DEVICE_ATTRIBUTE_CAN_USE_64_BIT_STREAM_MEM_OPS_V1:
-      return 1;
-    case CU_DEVICE_ATTRIBUTE_CAN_USE_STREAM_WAIT_VALUE_NOR_V1:
-      return 1;
-    case CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH:
-      return 1;
-    case CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED:
-      return 1;
-    case CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED:
-      return 1;
-    case CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED:
-      return 1;
-    case CU_DEVICE_ATTRIBUTE_MEM_SYNC_DOMAIN_COUNT:
-      return 1;
-    case CU_DEVICE_ATTRIBUTE_NUMA_CONFIG:
-      return CU_DEVICE_NUMA_CONFIG_NONE;
-    case CU_DEVICE_ATTRIBUTE_NUMA_ID:
-      return -1;
-    case CU_DEVICE_ATTRIBUTE_HOST_NUMA_ID:
-      return 0;
-    default:
-      break;
-  }
-  // Textures, surfaces, arrays, clusters, multicast and the rest: the device has none of it, so sizes and
-  // flags are 0.
-  if (attribute > 0 && attribute < CU_DEVICE_ATTRIBUTE_MAX) return 0;
-  return std::nullopt;
+  static const auto values = attribute_values();
+  if (attribute <= 0 || attribute >= CU_DEVICE_ATTRIBUTE_MAX) return std::nullopt;
+  return values[static_cast<std::size_t>(attribute)];
 }
 
 }  // namespace softgpu

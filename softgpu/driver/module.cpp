@@ -70,7 +70,8 @@ CUresult pack_params(const LaunchRequest& request, std::vector<std::byte>& packe
     std::memcpy(packed.data(), buffer, packed.size());
     return CUDA_SUCCESS;
   }
-  if (!layout.empty() && request.params == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  if (layout.empty()) return CUDA_SUCCESS;
+  if (request.params == nullptr) return CUDA_ERROR_INVALID_VALUE;
   for (std::size_t i = 0; i < layout.size(); ++i) {
     if (request.params[i] == nullptr) return CUDA_ERROR_INVALID_VALUE;
     std::memcpy(packed.data() + layout[i].offset, request.params[i], layout[i].size);

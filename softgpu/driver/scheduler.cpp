@@ -72,7 +72,9 @@ void Scheduler::ready_locked(OperationRef operation) {
     case Lane::device:
       device_ready_.push_back(std::move(operation));
       if (will_wait()) return;
-      if (device_idle_ != 0) {
+      // An idle thread that was woken but has not come up yet still counts as idle: there must be one for
+      // each.
+      if (device_idle_ >= device_ready_.size()) {
         device_wake_.notify_one();
       } else if (device_threads_ < device_limit_ && !stopping_) {
         ++device_threads_;
@@ -139,7 +141,7 @@ void Scheduler::serve(Ready& ready, std::condition_variable& wake, unsigned& idl
   while (!stopping_) {
     if (ready.empty()) {
       ++idle;
-      wake.wait(lock);
+      wake.wait(lock, [&] { return stopping_ || !ready.empty(); });
       --idle;
       continue;
     }
@@ -154,7 +156,7 @@ void Scheduler::serve_polls() {
   auto pause = shortest_poll;
   while (!stopping_) {
     if (polls_.empty()) {
-      poll_wake_.wait(lock);
+      poll_wake_.wait(lock, [&] { return stopping_ || !polls_.empty(); });
       pause = shortest_poll;
       continue;
     }

@@ -97,5 +97,27 @@ TEST(Scheduler, BlockedHostFunctionsDoNotHoldUpOthers) {
   EXPECT_EQ(waiting, together);
 }
 
+TEST(Scheduler, OperationsThatWaitForEachOtherAllGetAThread) {
+  for (int round = 0; round < 200; ++round) {
+    Scheduler scheduler;
+    std::atomic<int> arrived{0};
+    constexpr int together = 4;
+    std::vector<OperationRef> operations;
+    // One thread that idles, so that waking it and starting others race.
+    operations.push_back(make(Lane::device, [] {}));
+    scheduler.submit(operations.back(), {});
+    while (!operations.back()->done()) std::this_thread::yield();
+    for (int i = 0; i < together; ++i) {
+      operations.push_back(make(Lane::device, [&] {
+        ++arrived;
+        while (arrived.load() < together) std::this_thread::yield();
+      }));
+      scheduler.submit(operations.back(), {});
+    }
+    while (arrived.load() < together) std::this_thread::yield();
+    for (const auto& operation : operations) scheduler.wait(operation);
+  }
+}
+
 }  // namespace
 }  // namespace softgpu

@@ -183,6 +183,7 @@ TEST_F(StreamTest, SixteenThreadsLaunchAtOnce) {
   constexpr std::uint32_t launches = 100;
   const CUdeviceptr counters = words(threads);
   std::vector<std::thread> running;
+  running.reserve(threads);
   for (int t = 0; t < threads; ++t) {
     running.emplace_back([&, t] {
       ASSERT_EQ(cuCtxSetCurrent(context_), CUDA_SUCCESS);

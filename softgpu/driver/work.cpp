@@ -17,6 +17,8 @@ template <class... F>
 struct Overloaded : F... {
   using F::operator()...;
 };
+template <class... F>
+Overloaded(F...) -> Overloaded<F...>;
 
 std::byte* at(std::uint64_t address) {
   return reinterpret_cast<std::byte*>(
@@ -32,7 +34,6 @@ CUresult error_of(Fault fault) {
     case Fault::misaligned_address:
       return CUDA_ERROR_MISALIGNED_ADDRESS;
     case Fault::illegal_instruction:
-      return CUDA_ERROR_ILLEGAL_INSTRUCTION;
     case Fault::unsupported:
       return CUDA_ERROR_ILLEGAL_INSTRUCTION;
     case Fault::trap:

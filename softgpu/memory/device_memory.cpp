@@ -30,7 +30,7 @@ void* at(std::uint64_t address) {
 
 // Replaces whatever is mapped there by inaccessible, uncommitted addresses.
 void punch_hole(std::uint64_t address, std::uint64_t bytes) {
-  mmap(at(address), bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  (void)mmap(at(address), bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
 }
 
 // True when every page of the range is mapped in this process.
