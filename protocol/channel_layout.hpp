@@ -43,6 +43,10 @@ struct ChannelControl {
   alignas(64) std::atomic<std::uint32_t> upcall_event;  ///< futex word: bumped when an upcall was posted
   std::atomic<std::uint32_t> upcall_sleeps;             ///< 1 while the client's upcall thread sleeps
   alignas(64) std::atomic<std::uint64_t> doorbells;     ///< how often a producer woke the consumer
+  // Hints, where there are few CPUs: 1 + the CPU on which the consumer ran last, and on which a producer
+  // waits now (0: none). Who shares its CPU with the one it waits for must not spin.
+  alignas(64) std::atomic<std::uint32_t> consumer_cpu;
+  std::atomic<std::uint32_t> waiter_cpu;
 };
 
 /// States of a word that one side waits for. Low two bits of a reply slot's or arena block's state word.

@@ -27,9 +27,17 @@ std::uint64_t now_ns() {
   return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<std::uint64_t>(now.tv_nsec);
 }
 
-void spin_yield() {
+bool few_cpus() {
   static const bool few = std::thread::hardware_concurrency() <= 4;
-  if (few) sched_yield();
+  return few;
+}
+
+std::uint32_t this_cpu() {
+  return static_cast<std::uint32_t>(sched_getcpu() + 1);
+}
+
+void spin_yield() {
+  if (few_cpus()) sched_yield();
 }
 
 std::uint64_t default_spin_ns() {

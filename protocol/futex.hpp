@@ -24,6 +24,11 @@ std::uint64_t default_spin_ns();
 /// this one. The peer that is spun for may well be it.
 void spin_yield();
 
+/// True where CPUs are so few that a thread and the peer it spins for may well have to share one.
+bool few_cpus();
+/// 1 + the CPU on which the caller runs. Source: getcpu(2).
+std::uint32_t this_cpu();
+
 /// Tells the CPU that this is a spin loop.
 inline void cpu_relax() {
 #if defined(__x86_64__)

@@ -13,17 +13,41 @@ constexpr std::uint32_t word(std::uint32_t ticket, Phase phase) {
   return ticket << 2 | static_cast<std::uint32_t>(phase);
 }
 
+/// Says on which CPU the caller waits, for the time of its wait.
+class WaiterCpu {
+ public:
+  explicit WaiterCpu(ChannelControl* control)
+      : control_(control != nullptr && few_cpus() ? control : nullptr) {
+    if (control_ != nullptr) control_->waiter_cpu.store(this_cpu(), std::memory_order_relaxed);
+  }
+  ~WaiterCpu() {
+    if (control_ != nullptr) control_->waiter_cpu.store(0, std::memory_order_relaxed);
+  }
+  WaiterCpu(const WaiterCpu&) = delete;
+  WaiterCpu& operator=(const WaiterCpu&) = delete;
+  /// The worker ran on this CPU last: it can only run when the caller sleeps.
+  bool shared() const {
+    return control_ != nullptr && control_->consumer_cpu.load(std::memory_order_relaxed) == this_cpu();
+  }
+
+ private:
+  ChannelControl* control_;
+};
+
 bool await_done(std::atomic<std::uint32_t>& state, std::uint32_t ticket, std::uint64_t spin_ns,
-                std::uint64_t sleep_ns) {
+                std::uint64_t sleep_ns, ChannelControl* control) {
   const std::uint32_t done = word(ticket, Phase::done);
+  if (state.load(std::memory_order_acquire) == done) return true;
+  const WaiterCpu here(control);
   // The clock is read once in a while only: a reading costs as much as a dozen looks at the word.
-  if (spin_ns != 0) {
+  if (spin_ns != 0 && !here.shared()) {
     std::uint64_t until = 0;
     for (;;) {
       for (int i = 0; i < 32; ++i) {
         if (state.load(std::memory_order_acquire) == done) return true;
         cpu_relax();
       }
+      if (here.shared()) break;
       spin_yield();
       const std::uint64_t now = now_ns();
       if (until == 0) until = now + spin_ns;
@@ -65,8 +89,9 @@ std::uint32_t begin_reply(ReplySlot& slot, std::uint32_t index, std::uint32_t ti
   return ReplyRef::make(index, ticket);
 }
 
-bool await_reply(ReplySlot& slot, std::uint32_t ticket, std::uint64_t spin_ns, std::uint64_t sleep_ns) {
-  return await_done(slot.state, ticket, spin_ns, sleep_ns);
+bool await_reply(ReplySlot& slot, std::uint32_t ticket, std::uint64_t spin_ns, std::uint64_t sleep_ns,
+                 ChannelControl* control) {
+  return await_done(slot.state, ticket, spin_ns, sleep_ns, control);
 }
 
 void complete_reply(const Channel& channel, std::uint32_t reference, std::int32_t result,
@@ -91,8 +116,8 @@ void begin_block(ArenaBlock& block) {
   block.state.store(word(0, Phase::pending), std::memory_order_relaxed);
 }
 
-bool await_block(ArenaBlock& block, std::uint64_t spin_ns, std::uint64_t sleep_ns) {
-  return await_done(block.state, 0, spin_ns, sleep_ns);
+bool await_block(ArenaBlock& block, std::uint64_t spin_ns, std::uint64_t sleep_ns, ChannelControl* control) {
+  return await_done(block.state, 0, spin_ns, sleep_ns, control);
 }
 
 bool block_done(const ArenaBlock& block) {

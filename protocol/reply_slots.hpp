@@ -28,8 +28,9 @@ std::uint32_t begin_reply(ReplySlot& slot, std::uint32_t index, std::uint32_t ti
 
 /// Waits until the slot's ticket is done: spins `spin_ns`, then sleeps at most `sleep_ns`. True when it is
 /// done; then result, payload_size and payload are valid. On false look whether the peer still lives, then
-/// call again.
-bool await_reply(ReplySlot& slot, std::uint32_t ticket, std::uint64_t spin_ns, std::uint64_t sleep_ns);
+/// call again. `control`: the channel's, for the hints about CPUs; nullptr: none.
+bool await_reply(ReplySlot& slot, std::uint32_t ticket, std::uint64_t spin_ns, std::uint64_t sleep_ns,
+                 ChannelControl* control = nullptr);
 
 /// The worker's side: completes `reference` with `result` and `payload` (at most reply_payload_bytes; more is
 /// cut off, which is an error of the worker). `flags`: ReplyFlags. Does nothing when reference is 0 or the
@@ -39,7 +40,8 @@ void complete_reply(const Channel& channel, std::uint32_t reference, std::int32_
 
 /// The same handshake on an arena block: the client prepares, the worker completes, the client waits.
 void begin_block(ArenaBlock& block);
-bool await_block(ArenaBlock& block, std::uint64_t spin_ns, std::uint64_t sleep_ns);
+bool await_block(ArenaBlock& block, std::uint64_t spin_ns, std::uint64_t sleep_ns,
+                 ChannelControl* control = nullptr);
 bool block_done(const ArenaBlock& block);
 void complete_block(ArenaBlock& block, std::int32_t result);
 

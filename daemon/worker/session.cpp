@@ -151,7 +151,7 @@ SessionEnd Session::run() {
         rest_if_done();
         rested = true;
       }
-      if (now - idle_since < (pending ? pending_spin : idle_spin.ns())) {
+      if (now - idle_since < (pending ? pending_spin : idle_spin.ns()) && (pending || !waiter_here())) {
         // Each question to a GPU's driver is pause enough.
         if (soon && spin_long) continue;
         for (int i = 0; i < 32 && !ring_.ready(); ++i) cpu_relax();
@@ -184,6 +184,16 @@ SessionEnd Session::run() {
       }
     }
   }
+}
+
+bool Session::waiter_here() {
+  if (!few_cpus()) return false;
+  ChannelControl& control = channel_.control();
+  const std::uint32_t here = this_cpu();
+  if (control.consumer_cpu.load(std::memory_order_relaxed) != here) {
+    control.consumer_cpu.store(here, std::memory_order_relaxed);
+  }
+  return control.waiter_cpu.load(std::memory_order_relaxed) == here;
 }
 
 void Session::run_record(std::span<const std::byte> bytes) {

@@ -252,6 +252,8 @@ class Session {
   // session.cpp
   void dispatch(std::span<const std::byte> bytes, ReplyBuffer& out, CUresult& result);
   bool peers_alive();
+  /// Where there are few CPUs: says which one this is; true when a thread of the client waits on the same.
+  bool waiter_here();
   CUresult switch_context(std::uint16_t index);
   void note_result(CUresult result);
   void report_async(CUresult result);

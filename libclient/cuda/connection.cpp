@@ -133,7 +133,7 @@ std::uint32_t Connection::begin(ThreadState& thread) {
 Reply Connection::wait(ThreadState& thread) {
   ReplySlot& slot = channel_->slots()[thread.reply_slot - 1];
   std::uint64_t spin = spin_ns_;
-  while (!await_reply(slot, thread.ticket, spin, kLookAround)) {
+  while (!await_reply(slot, thread.ticket, spin, kLookAround, &channel_->control())) {
     spin = 0;
     // A reply may have come just before the end.
     if (!alive() && !await_reply(slot, thread.ticket, 0, 0)) return {final_error(), {}};
@@ -157,7 +157,7 @@ void Connection::print_console() {
 
 CUresult Connection::wait(ArenaBlock& block) {
   std::uint64_t spin = spin_ns_;
-  while (!await_block(block, spin, kLookAround)) {
+  while (!await_block(block, spin, kLookAround, &channel_->control())) {
     spin = 0;
     if (!alive() && !block_done(block)) return final_error();
   }
