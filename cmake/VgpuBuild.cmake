@@ -26,6 +26,10 @@ function(vgpu_target name)
   target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR})
   if(VGPU_SANITIZE)
     target_compile_options(${name} PRIVATE -fsanitize=${VGPU_SANITIZE} -fno-sanitize-recover=undefined)
+    if(VGPU_SANITIZE MATCHES "undefined")
+      # Callers may pass any integer as one of CUDA's enums; without -fstrict-enums compilers define what that means.
+      target_compile_options(${name} PRIVATE -fno-sanitize=enum)
+    endif()
     target_link_options(${name} PRIVATE -fsanitize=${VGPU_SANITIZE})
   endif()
   if(VGPU_FUZZ)  # Coverage from the libraries too: without it a fuzzer only sees its own harness.
