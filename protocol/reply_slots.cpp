@@ -99,7 +99,9 @@ void complete_reply(const Channel& channel, std::uint32_t reference, std::int32_
   if (reference == 0) return;
   const std::uint32_t ticket = ReplyRef::ticket(reference);
   ReplySlot& slot = channel.slots()[ReplyRef::slot(reference)];
-  if (slot.state.load(std::memory_order_relaxed) >> 2 != ticket) return;
+  // The client prepared the slot after it had read the last reply, which another thread of this process may
+  // have written.
+  if (slot.state.load(std::memory_order_acquire) >> 2 != ticket) return;
   const std::size_t bytes = std::min(payload.size(), reply_payload_bytes);
   slot.result = result;
   slot.payload_size = static_cast<std::uint32_t>(bytes);
@@ -125,6 +127,9 @@ bool block_done(const ArenaBlock& block) {
 }
 
 void complete_block(ArenaBlock& block, std::int32_t result) {
+  // As for a reply: what another thread of this process wrote into the block came before the client's
+  // preparation.
+  if (block.state.load(std::memory_order_acquire) == word(0, Phase::done)) return;
   block.result = result;
   if (block.state.exchange(word(0, Phase::done), std::memory_order_acq_rel) == word(0, Phase::sleeping)) {
     futex_wake(block.state);
