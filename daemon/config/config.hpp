@@ -14,6 +14,9 @@
 namespace vgpu::daemon {
 
 enum class DeviceKind { automatic, software, cuda };
+// How the clients of a GPU share it: each in a context of its own that the driver runs in turns, or side by
+// side under NVIDIA's multi-process service, where they share faults too (daemon/devices/mps.hpp).
+enum class Sharing { isolated, mps };
 enum class LogTarget { automatic, journal, stderr_stream };
 enum class LogLevel { debug, info, warning, error };
 
@@ -24,8 +27,9 @@ enum class LogLevel { debug, info, warning, error };
 struct DeviceConfig {
   std::string name;
   DeviceKind kind = DeviceKind::automatic;
-  unsigned ordinal = 0;       // of the driver library's devices
-  std::string driver;         // path of libcuda.so.1; empty: found by daemon/devices
+  unsigned ordinal = 0;  // of the driver library's devices
+  std::string driver;    // path of libcuda.so.1; empty: found by daemon/devices
+  Sharing sharing = Sharing::isolated;
   unsigned prestart = 1;      // workers kept ready for the next clients
   unsigned max_workers = 64;  // workers at a time, ready ones included
 };

@@ -99,6 +99,8 @@ void read_devices(const YAML::Node& node, Config& config, ErrorSink& errors) {
         map, "kind", device.kind,
         {{{"auto", DeviceKind::automatic}, {"software", DeviceKind::software}, {"cuda", DeviceKind::cuda}}},
         errors);
+    read_word<Sharing, 2>(map, "sharing", device.sharing,
+                          {{{"isolated", Sharing::isolated}, {"mps", Sharing::mps}}}, errors);
     map.integer("ordinal", device.ordinal, 0, 255);
     map.path("driver", device.driver);
     map.integer("prestart", device.prestart, 0, 64);

@@ -74,6 +74,7 @@ json device_json(const BrokerState& state, const Device& device) {
       {"driver", device.driver() ? device.driver()->path : ""},
       {"chosen_because", device.driver() ? device.driver()->why : ""},
       {"ordinal", device.config().ordinal},
+      {"sharing", device.under_mps() ? "mps" : "isolated"},
       {"problem", device.problem()},
       {"busy", state.sessions.utilisation(device)}};
   if (const auto& report = device.report()) {

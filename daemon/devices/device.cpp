@@ -44,9 +44,30 @@ void Device::choose(DeviceKind kind) {
   make_pool();
 }
 
+// Empty where the workers run in contexts of their own.
+std::vector<std::string> Device::sharing_environment() {
+  mps_.reset();
+  if (config_.sharing != Sharing::mps || driver_->kind != DeviceKind::cuda) return {};
+  const std::string program = find_mps_control();
+  if (program.empty()) {
+    log::error("device shares by time slices: nvidia-cuda-mps-control is not installed device={}",
+               config_.name);
+    return {};
+  }
+  auto control = MpsControl::start(program, locations_.runtime_folder + "/mps-" + config_.name);
+  if (!control) {
+    log::error("device shares by time slices device={} reason={}", config_.name,
+               log::quoted(control.error()));
+    return {};
+  }
+  mps_ = std::move(*control);
+  log::info("device shares through NVIDIA MPS: its clients share faults too device={}", config_.name);
+  return mps_->environment();
+}
+
 void Device::make_pool() {
   WorkerPool::Options options;
-  options.command = {locations_.worker, driver_->path, config_.ordinal};
+  options.command = {locations_.worker, driver_->path, config_.ordinal, sharing_environment()};
   options.prestart = config_.prestart;
   options.max_workers = config_.max_workers;
   WorkerPool::Callbacks callbacks;

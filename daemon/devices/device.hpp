@@ -9,6 +9,7 @@
 
 #include "daemon/config/config.hpp"
 #include "daemon/devices/driver.hpp"
+#include "daemon/devices/mps.hpp"
 #include "daemon/scheduler/gate_keeper.hpp"
 #include "daemon/worker_pool/worker_pool.hpp"
 
@@ -39,12 +40,15 @@ class Device {
   [[nodiscard]] const std::optional<DeviceReport>& report() const { return report_; }
   // Why the device cannot serve now; empty: it can.
   [[nodiscard]] const std::string& problem() const { return problem_; }
+  // True when its workers run under NVIDIA's multi-process service.
+  [[nodiscard]] bool under_mps() const { return mps_ != nullptr; }
   // Null when there is no driver.
   [[nodiscard]] WorkerPool* pool() const { return pool_.get(); }
   [[nodiscard]] GateKeeper& gates() { return gates_; }
 
  private:
   void choose(DeviceKind kind);
+  std::vector<std::string> sharing_environment();
   void make_pool();
   void on_start_failed(const std::string& why);
 
@@ -56,6 +60,7 @@ class Device {
   std::optional<DeviceReport> report_;
   std::string problem_;
   GateKeeper gates_;
+  std::unique_ptr<MpsControl> mps_;  // before the pool: workers end first
   std::unique_ptr<WorkerPool> pool_;
 };
 

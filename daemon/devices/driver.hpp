@@ -13,6 +13,7 @@ namespace vgpu::daemon {
 struct Locations {
   std::string worker;           // vgpud-worker; empty: not found
   std::string software_driver;  // the software GPU's libcuda.so.1; empty: not found
+  std::string runtime_folder;   // where the broker may make folders of its own
   std::string client_library;   // our clients' libcuda.so.1, which must never be taken for a driver
 };
 

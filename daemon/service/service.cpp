@@ -7,7 +7,9 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
+#include <filesystem>
 
 #include "daemon/base/log.hpp"
 #include "daemon/service/systemd.hpp"
@@ -133,6 +135,10 @@ tl::expected<void, std::string> Service::start() {
 
   Locations locations = find_locations();
   if (!config_->worker.empty()) locations.worker = config_->worker;
+  // systemd.exec(5), RuntimeDirectory=; elsewhere beside the sockets.
+  const char* runtime = std::getenv("RUNTIME_DIRECTORY");
+  locations.runtime_folder =
+      runtime != nullptr ? runtime : std::filesystem::path(config_->control).parent_path().string();
   sessions_ = std::make_unique<SessionManager>(loop_, config_);
   for (const DeviceConfig& wanted : config_->devices) {
     const std::size_t index = devices_.size();

@@ -16,6 +16,7 @@ namespace {
 using std::chrono::nanoseconds;
 
 constexpr std::chrono::seconds kSamplePeriod{1};
+constexpr std::chrono::milliseconds kSharedFaultPeriod{50};
 
 // Tells a client whose worker has gone: every call that waits or will come fails from now on.
 void close_orphaned_channel(int channel_fd, const GatePage& page) {
@@ -49,8 +50,16 @@ SessionManager::SessionManager(EventLoop& loop, std::shared_ptr<const Config> co
   sampler_ = loop_.every(kSamplePeriod, [this] { sample(); });
 }
 
+void SessionManager::add_device(Device& device) {
+  devices_.push_back(&device);
+  if (device.under_mps() && fault_watch_ == 0) {
+    fault_watch_ = loop_.every(kSharedFaultPeriod, [this] { look_for_shared_faults(); });
+  }
+}
+
 SessionManager::~SessionManager() {
   loop_.cancel(sampler_);
+  loop_.cancel(fault_watch_);
   end_all("vgpud ends");
 }
 
@@ -327,6 +336,37 @@ void SessionManager::sample() {
     const auto total = static_cast<double>(used[session->device]);
     session->share = total > 0 ? session->share / total : 0;
   }
+}
+
+void SessionManager::look_for_shared_faults() {
+  for (Device* device : devices_) {
+    if (!device->under_mps()) continue;
+    for (const auto& [id, session] : sessions_) {
+      if (session->device != device || session->state != SessionState::running) continue;
+      const std::uint64_t error = session->gate->page().sticky_error.load(std::memory_order_relaxed);
+      if (error == 0) continue;
+      share_fault(*device, error);
+      break;
+    }
+  }
+}
+
+// Under NVIDIA MPS one client's fault ends every context of the device, and the server takes nobody new
+// before all of them have gone: so they go, ready workers included, and each client is told by the error that
+// its calls return.
+void SessionManager::share_fault(Device& device, std::uint64_t error) {
+  log::warning("a fault under NVIDIA MPS ends all contexts of the device device={} device_error={}",
+               device.config().name, error);
+  for (const auto& [id, session] : sessions_) {
+    if (session->device != &device || session->state != SessionState::running) continue;
+    std::uint64_t none = 0;
+    session->gate->page().sticky_error.compare_exchange_strong(none, error);
+    release_worker(*session);
+    session->state = SessionState::failed;
+    session->failure = "a fault on a device shared through NVIDIA MPS";
+    if (session->channel) close_orphaned_channel(session->channel.get(), session->gate->page());
+  }
+  device.pool()->renew();
 }
 
 double SessionManager::utilisation(const Device& device) const {

@@ -32,7 +32,7 @@ class SessionManager {
   SessionManager& operator=(const SessionManager&) = delete;
 
   // A device that clients may be placed on; the first is the default. Devices outlive the manager.
-  void add_device(Device& device) { devices_.push_back(&device); }
+  void add_device(Device& device);
 
   // A connection that has said hello. Decides about it now or when a worker is ready.
   void admit(UniqueFd socket);
@@ -71,6 +71,8 @@ class SessionManager {
   void watch(Session& session);
   void on_client_socket(std::uint64_t id);
   void sample();
+  void look_for_shared_faults();
+  void share_fault(Device& device, std::uint64_t error);
   [[nodiscard]] ClientStats describe(const Session& session, bool calls) const;
 
   EventLoop& loop_;
@@ -83,6 +85,7 @@ class SessionManager {
   std::map<const Device*, double> utilisation_;
   std::uint64_t next_id_ = 1;
   EventLoop::TimerId sampler_ = 0;
+  EventLoop::TimerId fault_watch_ = 0;
 };
 
 }  // namespace vgpu::daemon

@@ -12,6 +12,7 @@
 #include <csignal>
 #include <cstring>
 
+#include "daemon/worker_pool/environment.hpp"
 #include "protocol/message_socket.hpp"
 
 namespace vgpu::daemon {
@@ -25,7 +26,7 @@ constexpr int kExecFailed = 127;
 
 // Runs in the child between fork and exec: only async-signal-safe calls.
 [[noreturn]] void become_worker(pid_t parent, const std::array<int, 3>& fds, const char* program,
-                                char* const* arguments) {
+                                char* const* arguments, char* const* environment) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != parent) _exit(kExecFailed);  // the broker ended before the line above
   prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0,
@@ -43,7 +44,7 @@ constexpr int kExecFailed = 127;
   dup2(null, 0);
   dup2(2, 1);
   syscall(SYS_close_range, kFirstUnused, ~0U, 0);
-  execv(program, arguments);
+  execve(program, arguments, environment);
   _exit(kExecFailed);
 }
 
@@ -82,10 +83,11 @@ tl::expected<std::unique_ptr<Worker>, std::string> spawn_worker(const WorkerComm
   for (std::size_t i = 0; i < words.size(); ++i) arguments[i] = words[i].data();
 
   const std::array<int, 3> fds{sockets->second.get(), gate_fd.get(), worker->attention.get()};
+  const EnvironmentBlock environment(command.environment);
   const pid_t parent = getpid();
   const pid_t pid = fork();
   if (pid < 0) return tl::unexpected(std::string("fork: ") + std::strerror(errno));
-  if (pid == 0) become_worker(parent, fds, command.program.c_str(), arguments.data());
+  if (pid == 0) become_worker(parent, fds, command.program.c_str(), arguments.data(), environment.data());
 
   worker->pid = pid;
   worker->pidfd.reset(

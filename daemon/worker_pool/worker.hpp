@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "protocol/gate.hpp"
 #include "protocol/handshake.hpp"
@@ -47,6 +48,7 @@ struct WorkerCommand {
   std::string program;  // path of vgpud-worker
   std::string driver;   // path of the device's libcuda.so.1
   unsigned ordinal = 0;
+  std::vector<std::string> environment{};  // NAME=VALUE, over the broker's own
 };
 
 // Starts a worker process, which dies with the calling thread's process (PR_SET_PDEATHSIG). It inherits

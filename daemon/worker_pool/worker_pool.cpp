@@ -168,6 +168,13 @@ void WorkerPool::end(Worker* worker) {
   worker->state = WorkerState::dying;
 }
 
+void WorkerPool::renew() {
+  for (auto& [id, worker] : workers_) {
+    if (worker->state == WorkerState::ready || worker->state == WorkerState::starting) end(worker.get());
+  }
+  fill();
+}
+
 void WorkerPool::stop() {
   stopping_ = true;
   loop_.cancel(retry_);

@@ -36,6 +36,8 @@ class WorkerPool {
   void set_waiting(unsigned clients);
   // A ready worker, now attached, or null. It stays the pool's; the pointer is good until end() or on_end.
   Worker* take();
+  // Kills every ready or starting worker and fills again: what they hold of the device is of no more use.
+  void renew();
   // Kills a taken worker; its on_end is not called.
   void end(Worker* worker);
   // Kills all and starts no more; reap_all() then waits for them.
