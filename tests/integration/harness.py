@@ -89,7 +89,7 @@ def wait_until(condition, timeout, what):
 class Service:
     """A vgpud of one's own in a temporary folder; use it as a context manager."""
 
-    def __init__(self, classes=None, rules=None, prestart=2, extra=""):
+    def __init__(self, classes=None, rules=None, prestart=2, extra="", device=""):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="vgpud-test-"))
         self.socket = self.folder / "vgpud.sock"
         self.control = self.folder / "control.sock"
@@ -97,13 +97,15 @@ class Service:
         self.log = self.folder / "vgpud.log"
         self.prestart = prestart
         self.extra = extra
+        self.device = device
         self.process = None
         self.write_config(classes, rules)
 
     def write_config(self, classes=None, rules=None):
         """Writes the configuration; classes: {name: {key: value}}, rules: [(executable pattern, class)]."""
         lines = ["log: {level: info, target: stderr}",
-                 f"devices: [{{name: test, kind: {DEVICE_KIND}, prestart: {self.prestart}}}]",
+                 f"devices: [{{name: test, kind: {DEVICE_KIND}, prestart: {self.prestart}"
+                 + (f", {self.device}" if self.device else "") + "}]",
                  "classes:"]
         for name, values in (classes or {"default": {}}).items():
             body = ", ".join(f"{key}: {value}" for key, value in values.items())
