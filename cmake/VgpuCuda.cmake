@@ -12,9 +12,13 @@ endif()
 function(vgpu_cuda_object source output)
   get_filename_component(name ${source} NAME_WE)
   set(object ${CMAKE_CURRENT_BINARY_DIR}/${name}.o)
+  set(cache)
+  if(VGPU_CCACHE)
+    set(cache ${VGPU_CCACHE})
+  endif()
   add_custom_command(
     OUTPUT ${object}
-    COMMAND ${CUDAToolkit_NVCC_EXECUTABLE} -O2 -g -std=c++17 -ccbin g++ ${VGPU_GENCODE} -Xcompiler=-fPIC,-Wall,-Wextra
+    COMMAND ${cache} ${CUDAToolkit_NVCC_EXECUTABLE} -O2 -g -std=c++17 -ccbin g++ ${VGPU_GENCODE} -Xcompiler=-fPIC,-Wall,-Wextra
             -Werror all-warnings -MD -MF ${object}.d ${ARGN} -c ${CMAKE_CURRENT_SOURCE_DIR}/${source} -o ${object}
     DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${source}
     DEPFILE ${object}.d
