@@ -223,3 +223,52 @@ SOFTGPU_API cuMemcpy3DPeerAsync_ptsz(const CUDA_MEMCPY3D_PEER* p, CUstream s) {
 SOFTGPU_MEMSET(cuMemsetD8, cuMemsetD8Async, cuMemsetD2D8, cuMemsetD2D8Async, unsigned char, 1)
 SOFTGPU_MEMSET(cuMemsetD16, cuMemsetD16Async, cuMemsetD2D16, cuMemsetD2D16Async, unsigned short, 2)
 SOFTGPU_MEMSET(cuMemsetD32, cuMemsetD32Async, cuMemsetD2D32, cuMemsetD2D32Async, unsigned int, 4)
+
+// Batches, one copy after the other: more order than a batch promises.
+namespace {
+CUresult copy_batch(const CUdeviceptr* to, const CUdeviceptr* from, const std::size_t* bytes,
+                    std::size_t count, const CUmemcpyAttributes* attributes, const std::size_t* first_of,
+                    std::size_t attribute_count, std::size_t* failed, CUstream stream) {
+  if (failed != nullptr) *failed = SIZE_MAX;
+  if (to == nullptr || from == nullptr || bytes == nullptr || count == 0 || attributes == nullptr ||
+      first_of == nullptr || attribute_count == 0 || attribute_count > count || first_of[0] != 0) {
+    return CUDA_ERROR_INVALID_VALUE;
+  }
+  bool during_call = false;
+  for (std::size_t i = 0; i < attribute_count; ++i) {
+    if ((i != 0 && first_of[i] <= first_of[i - 1]) || first_of[i] >= count) return CUDA_ERROR_INVALID_VALUE;
+    const auto order = attributes[i].srcAccessOrder;
+    if (order < CU_MEMCPY_SRC_ACCESS_ORDER_STREAM || order > CU_MEMCPY_SRC_ACCESS_ORDER_ANY)
+      return CUDA_ERROR_INVALID_VALUE;
+    during_call = during_call || order == CU_MEMCPY_SRC_ACCESS_ORDER_DURING_API_CALL;
+  }
+  for (std::size_t i = 0; i < count; ++i) {
+    const CUresult result = copy_flat(stream, false, to[i], Claim::any, from[i], Claim::any, bytes[i]);
+    if (result == CUDA_SUCCESS) continue;
+    if (failed != nullptr) *failed = i;
+    return result;
+  }
+  return during_call ? cuStreamSynchronize(stream) : CUDA_SUCCESS;
+}
+}  // namespace
+
+SOFTGPU_API cuMemcpyBatchAsync(CUdeviceptr* to, CUdeviceptr* from, std::size_t* bytes, std::size_t count,
+                               CUmemcpyAttributes* attributes, std::size_t* first_of,
+                               std::size_t attribute_count, std::size_t* failed, CUstream s) {
+  return copy_batch(to, from, bytes, count, attributes, first_of, attribute_count, failed, s);
+}
+SOFTGPU_API cuMemcpyBatchAsync_ptsz(CUdeviceptr* to, CUdeviceptr* from, std::size_t* bytes, std::size_t count,
+                                    CUmemcpyAttributes* attributes, std::size_t* first_of,
+                                    std::size_t attribute_count, std::size_t* failed, CUstream s) {
+  return copy_batch(to, from, bytes, count, attributes, first_of, attribute_count, failed, per_thread(s));
+}
+SOFTGPU_API cuMemcpyBatchAsync_v2(CUdeviceptr* to, CUdeviceptr* from, std::size_t* bytes, std::size_t count,
+                                  CUmemcpyAttributes* attributes, std::size_t* first_of,
+                                  std::size_t attribute_count, CUstream s) {
+  return copy_batch(to, from, bytes, count, attributes, first_of, attribute_count, nullptr, s);
+}
+SOFTGPU_API cuMemcpyBatchAsync_v2_ptsz(CUdeviceptr* to, CUdeviceptr* from, std::size_t* bytes,
+                                       std::size_t count, CUmemcpyAttributes* attributes,
+                                       std::size_t* first_of, std::size_t attribute_count, CUstream s) {
+  return copy_batch(to, from, bytes, count, attributes, first_of, attribute_count, nullptr, per_thread(s));
+}

@@ -4,6 +4,7 @@
 #include <unordered_map>
 
 #include "cudaabi/context_storage.hpp"
+#include "softgpu/driver/array.hpp"
 #include "softgpu/driver/driver.hpp"
 #include "softgpu/driver/graph.hpp"
 #include "softgpu/driver/memory_pool.hpp"
@@ -190,6 +191,7 @@ void Context::reset() {
     legacy_->tail = nullptr;
     generation_.fetch_add(1);
   }
+  drop_arrays(*this);
   driver.memory.release_owner(this);
   for (std::size_t limit = 0; limit < limits.size(); ++limit) {
     limits[limit].store(default_limit(static_cast<CUlimit>(limit)));

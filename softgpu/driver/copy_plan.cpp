@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "softgpu/driver/array.hpp"
 #include "softgpu/driver/driver.hpp"
 #include "softgpu/driver/graph.hpp"
 #include "softgpu/memory/address_space.hpp"
@@ -95,59 +96,86 @@ CUDA_MEMCPY3D widened(const CUDA_MEMCPY2D& params) {
 
 namespace {
 
+// One end of a 3D copy: where its first row begins and how rows and slices follow each other.
 struct Side {
-  std::uint64_t address;
-  Claim claim;
+  std::uint64_t address = 0;
+  Claim claim = Claim::any;
+  std::size_t pitch = 0, slice = 0;
 };
 
-CUresult side_of(CUmemorytype type, const void* host, CUdeviceptr device, Side& side) {
-  switch (type) {
+struct SideParams {
+  CUmemorytype type;
+  const void* host;
+  CUdeviceptr device;
+  CUarray array;
+  std::size_t x, y, z, pitch, height;
+};
+
+CUresult side_of(const SideParams& p, const CUDA_MEMCPY3D& copy, Side& side) {
+  switch (p.type) {
     case CU_MEMORYTYPE_HOST:
-      side = {reinterpret_cast<std::uintptr_t>(host), Claim::host};
-      return CUDA_SUCCESS;
+      side.address = reinterpret_cast<std::uintptr_t>(p.host);
+      side.claim = Claim::host;
+      break;
     case CU_MEMORYTYPE_DEVICE:
-      side = {device, Claim::device};
-      return CUDA_SUCCESS;
+      side.address = p.device;
+      side.claim = Claim::device;
+      break;
     case CU_MEMORYTYPE_UNIFIED:
-      side = {device, Claim::any};
-      return CUDA_SUCCESS;
-    case CU_MEMORYTYPE_ARRAY:
-      return CUDA_ERROR_NOT_SUPPORTED;
+      side.address = p.device;
+      break;
+    case CU_MEMORYTYPE_ARRAY: {
+      const auto array = Driver::get().arrays.find(p.array);
+      if (array == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+      const Image& image = array->image;
+      const auto inside = [](std::size_t at, std::size_t count, std::uint64_t size) {
+        return at <= size && size - at >= count;
+      };
+      if (!inside(p.x, copy.WidthInBytes, image.row_pitch) || !inside(p.y, copy.Height, image.height) ||
+          !inside(p.z, copy.Depth, image.depth) || p.x % image.texel_bytes() != 0 ||
+          copy.WidthInBytes % image.texel_bytes() != 0) {
+        return CUDA_ERROR_INVALID_VALUE;
+      }
+      side = {image.base, Claim::device, image.row_pitch, image.slice_pitch};
+      break;
+    }
+    default:
+      return CUDA_ERROR_INVALID_VALUE;
   }
-  return CUDA_ERROR_INVALID_VALUE;
+  if (p.type != CU_MEMORYTYPE_ARRAY) {
+    // A pitch of 0 means rows without gaps, a height of 0 the copy's own.
+    side.pitch = p.pitch != 0 ? p.pitch : copy.WidthInBytes;
+    side.slice = side.pitch * (p.height != 0 ? p.height : copy.Height);
+    if (copy.Height > 1 && side.pitch < p.x + copy.WidthInBytes) return CUDA_ERROR_INVALID_VALUE;
+  }
+  side.address += p.z * side.slice + p.y * side.pitch + p.x;
+  return CUDA_SUCCESS;
 }
 
 }  // namespace
 
 CUresult plan_of(const CUDA_MEMCPY3D& params, CopyPlan& plan) {
   if (params.srcLOD != 0 || params.dstLOD != 0) return CUDA_ERROR_INVALID_VALUE;
-  Side source{};
-  Side destination{};
-  if (const CUresult error = side_of(params.srcMemoryType, params.srcHost, params.srcDevice, source);
-      error != CUDA_SUCCESS) {
-    return error;
-  }
-  if (const CUresult error = side_of(params.dstMemoryType, params.dstHost, params.dstDevice, destination);
-      error != CUDA_SUCCESS) {
-    return error;
-  }
+  Side source;
+  Side destination;
+  const SideParams from{params.srcMemoryType, params.srcHost,     params.srcDevice,
+                        params.srcArray,      params.srcXInBytes, params.srcY,
+                        params.srcZ,          params.srcPitch,    params.srcHeight};
+  const SideParams to{params.dstMemoryType, params.dstHost,     params.dstDevice,
+                      params.dstArray,      params.dstXInBytes, params.dstY,
+                      params.dstZ,          params.dstPitch,    params.dstHeight};
+  if (const CUresult error = side_of(from, params, source); error != CUDA_SUCCESS) return error;
+  if (const CUresult error = side_of(to, params, destination); error != CUDA_SUCCESS) return error;
   CopyWork& box = plan.box;
   box.width = params.WidthInBytes;
   box.height = params.Height;
   box.depth = params.Depth;
-  // A pitch of 0 means rows without gaps, a height of 0 the copy's own.
-  box.source_pitch = params.srcPitch != 0 ? params.srcPitch : box.width;
-  box.destination_pitch = params.dstPitch != 0 ? params.dstPitch : box.width;
-  if (box.height > 1 && (box.source_pitch < params.srcXInBytes + box.width ||
-                         box.destination_pitch < params.dstXInBytes + box.width)) {
-    return CUDA_ERROR_INVALID_VALUE;
-  }
-  box.source_slice = box.source_pitch * (params.srcHeight != 0 ? params.srcHeight : box.height);
-  box.destination_slice = box.destination_pitch * (params.dstHeight != 0 ? params.dstHeight : box.height);
-  box.source =
-      source.address + params.srcZ * box.source_slice + params.srcY * box.source_pitch + params.srcXInBytes;
-  box.destination = destination.address + params.dstZ * box.destination_slice +
-                    params.dstY * box.destination_pitch + params.dstXInBytes;
+  box.source = source.address;
+  box.source_pitch = source.pitch;
+  box.source_slice = source.slice;
+  box.destination = destination.address;
+  box.destination_pitch = destination.pitch;
+  box.destination_slice = destination.slice;
   plan.source = source.claim;
   plan.destination = destination.claim;
   box.described = std::make_shared<const CUDA_MEMCPY3D>(params);

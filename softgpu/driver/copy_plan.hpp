@@ -28,7 +28,7 @@ struct CopyPlan {
   Claim destination = Claim::any, source = Claim::any;
 };
 
-/// 3D parameters as a plan; CUDA_ERROR_NOT_SUPPORTED for arrays.
+/// 3D parameters as a plan. Work that copies an array must end before the array does.
 CUresult plan_of(const CUDA_MEMCPY3D& params, CopyPlan& plan);
 CUDA_MEMCPY3D widened(const CUDA_MEMCPY2D& params);
 /// A copy of one run of bytes.

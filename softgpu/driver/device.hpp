@@ -31,7 +31,17 @@ inline constexpr unsigned shared_opt_in = 64 << 10;
 inline constexpr unsigned shared_per_multiprocessor = 64 << 10;
 inline constexpr unsigned shared_granularity = 256;
 inline constexpr unsigned texture_alignment = 512;
+inline constexpr unsigned texture_pitch_alignment = 32;
 inline constexpr unsigned pitch_alignment = 512;  ///< of cuMemAllocPitch
+
+/// Largest arrays and textures, in texels: those of compute capability 7.5.
+struct TextureLimits {
+  unsigned width_1d, width_2d, height_2d, volume;
+  unsigned layered_width;  ///< and height
+  unsigned layers;
+  unsigned linear;  ///< of a texture over linear memory
+};
+inline constexpr TextureLimits texture_limits{131072, 131072, 65536, 16384, 32768, 2048, 1U << 28};
 
 /// The same on every run on this machine.
 const std::array<unsigned char, 16>& device_uuid();

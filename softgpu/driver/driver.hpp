@@ -15,10 +15,12 @@
 
 namespace softgpu {
 
+struct Array;
 struct Graph;
 struct GraphExec;
 struct LoadedModule;
 struct MemoryPool;
+struct MipmappedArray;
 struct UserObject;
 
 /// Made at the first use and never destroyed: its threads may outlive static destructors.
@@ -43,6 +45,8 @@ struct Driver {
   HandleTable<MemoryPool> pools;
   HandleTable<PhysicalMemory> physical;  ///< CUmemGenericAllocationHandle
   HandleTable<UserObject> user_objects;
+  HandleTable<Array> arrays;  ///< levels of mipmapped ones, too
+  HandleTable<MipmappedArray> mipmapped_arrays;
 
   std::mutex graph_mutex;  ///< guards graphs, captures and graph nodes; taken before the scheduler's mutex
 

@@ -207,9 +207,9 @@ TEST_F(DriverTest, DestroyingAContextEndsItsRunningKernels) {
 }
 
 TEST_F(DriverTest, UnsupportedCallsSaySo) {
-  CUarray array = nullptr;
-  CUDA_ARRAY_DESCRIPTOR description{};
-  EXPECT_EQ(cuArrayCreate_v2(&array, &description), CUDA_ERROR_NOT_SUPPORTED);
+  CUexternalMemory memory = nullptr;
+  CUDA_EXTERNAL_MEMORY_HANDLE_DESC description{};
+  EXPECT_EQ(cuImportExternalMemory(&memory, &description), CUDA_ERROR_NOT_SUPPORTED);
 }
 
 TEST(ForkedChild, HasNoDriver) {

@@ -198,9 +198,6 @@ bool decode_control(Builder& b, const Instruction& i) {
     b.emit(op_stackrestore).use(0, v).aux(static_cast<std::uint16_t>(bytes));
     return true;
   }
-  if (name == "tex" || name == "tld4" || name == "txq" || name == "suld" || name == "sust" ||
-      name == "sured" || name == "suq")
-    return b.fail("textures and surfaces are not supported");
   return false;
 }
 

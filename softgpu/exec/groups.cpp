@@ -6,6 +6,8 @@
 #include <cstdlib>
 #include <iterator>
 
+#include "softgpu/exec/texture_ops.hpp"
+
 namespace softgpu::exec {
 
 namespace {
@@ -15,7 +17,7 @@ namespace {
     level::decode_move, level::decode_memory, level::decode_integer, level::decode_bits,       \
         level::decode_float, level::decode_compare, level::decode_convert, level::decode_half, \
         level::decode_warp, level::decode_atomic, level::decode_mma, level::decode_wmma,       \
-        level::decode_video, nullptr                                                           \
+        level::decode_video, decode_texture, nullptr                                           \
   }
 
 constexpr DecodeFunction tables[][16] = {

@@ -28,6 +28,7 @@ enum class MemoryKind : std::uint8_t {
   host,        ///< cuMemHostAlloc: not counted as device memory
   registered,  ///< cuMemHostRegister: not ours, outside the window
   mapped,      ///< cuMemMap
+  array,       ///< cuArrayCreate: reached by copies, textures and surfaces
 };
 
 enum class MemoryError : std::uint8_t { out_of_memory, invalid, not_found, exists };
