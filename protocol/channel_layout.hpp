@@ -35,11 +35,12 @@ struct ChannelControl {
   alignas(64) std::atomic<std::uint64_t> reserved_units;   ///< producers: units handed out so far
   alignas(64) std::atomic<std::uint64_t> consumed_units;   ///< consumer: units that may be used again
   alignas(64) std::atomic<std::uint32_t> consumer_sleeps;  ///< 1 while the consumer sleeps (futex word)
-  alignas(64) std::atomic<std::uint32_t> space_waiters;    ///< producers that sleep for space
-  std::atomic<std::uint32_t> space_event;         ///< futex word: bumped when space came for sleepers
-  alignas(64) std::atomic<std::uint32_t> closed;  ///< 1: no call will be answered any more
-  std::atomic<std::uint32_t> sticky_error;        ///< CUresult that every call returns from now on, or 0
-  std::atomic<std::uint32_t> async_error;         ///< CUresult of the first unreported asynchronous failure
+  std::atomic<std::uint32_t> consumer_fences;  ///< 1: the consumer fences for the producers before it sleeps
+  alignas(64) std::atomic<std::uint32_t> space_waiters;  ///< producers that sleep for space
+  std::atomic<std::uint32_t> space_event;                ///< futex word: bumped when space came for sleepers
+  alignas(64) std::atomic<std::uint32_t> closed;         ///< 1: no call will be answered any more
+  std::atomic<std::uint32_t> sticky_error;  ///< CUresult that every call returns from now on, or 0
+  std::atomic<std::uint32_t> async_error;   ///< CUresult of the first unreported asynchronous failure
   alignas(64) std::atomic<std::uint32_t> upcall_event;  ///< futex word: bumped when an upcall was posted
   std::atomic<std::uint32_t> upcall_sleeps;             ///< 1 while the client's upcall thread sleeps
   alignas(64) std::atomic<std::uint64_t> doorbells;     ///< how often a producer woke the consumer

@@ -1,6 +1,7 @@
 // Sleeping on a word of shared memory, and spinning before that. Knows nothing of what the word means.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 
@@ -23,6 +24,32 @@ std::uint64_t default_spin_ns();
 /// Called in a spin loop about every microsecond: where there are few CPUs, lets a thread run that waits for
 /// this one. The peer that is spun for may well be it.
 void spin_yield();
+
+/// Has this process take part in remote_fence() of others; false where the kernel does not offer it.
+bool register_for_remote_fences();
+/// A full memory fence of the caller and, at the same moment of its order, of every running thread of the
+/// processes that registered; false where the kernel does not offer it. Costs an interrupt of each such CPU:
+/// for the side of a handshake that is rare. Source: membarrier(2), MEMBARRIER_CMD_GLOBAL_EXPEDITED.
+bool remote_fence();
+
+/// How long to spin before a sleep, learnt from how the sleeps turn out: longer while they are shorter than
+/// `most` nanoseconds, since waking costs more than the looking would have; `least` after one that was not.
+/// Thread-safe.
+class SpinTime {
+ public:
+  SpinTime(std::uint64_t least_ns, std::uint64_t most_ns, std::uint64_t start_ns)
+      : least_(least_ns), most_(most_ns), now_(start_ns) {}
+  std::uint64_t ns() const { return now_.load(std::memory_order_relaxed); }
+  void slept(std::uint64_t ns) {
+    now_.store(ns < most_ && least_ != 0 ? std::min(now_.load(std::memory_order_relaxed) * 2, most_) : least_,
+               std::memory_order_relaxed);
+  }
+
+ private:
+  const std::uint64_t least_;
+  const std::uint64_t most_;
+  std::atomic<std::uint64_t> now_;
+};
 
 /// True where CPUs are so few that a thread and the peer it spins for may well have to share one.
 bool few_cpus();

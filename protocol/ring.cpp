@@ -35,9 +35,20 @@ void RingProducer::wake_consumer() {
   }
 }
 
+RingConsumer::RingConsumer(const Channel& channel)
+    : control_(&channel.control()),
+      publish_(channel.publish_words()),
+      data_(channel.ring_data()),
+      fences_(remote_fence()) {
+  // Producers look at this before each record; one that still fences itself does no harm.
+  if (fences_) control_->consumer_fences.store(1, std::memory_order_seq_cst);
+}
+
 RingConsumer::Status RingConsumer::take(std::span<std::byte> buffer, std::size_t& size) {
   const std::byte* const source = data_ + position_ % ring_units * ring_unit;
   RecordHeader header;
+  __builtin_prefetch(source + ring_unit);
+  __builtin_prefetch(source + 2 * ring_unit);
   std::memcpy(&header, source, sizeof header);
   if (header.size < sizeof(RecordHeader) || header.size > max_record_bytes || header.size > buffer.size()) {
     return Status::corrupt;
@@ -61,6 +72,7 @@ RingConsumer::Status RingConsumer::take(std::span<std::byte> buffer, std::size_t
 
 void RingConsumer::sleep(std::uint64_t timeout_ns) {
   control_->consumer_sleeps.store(1, std::memory_order_seq_cst);
+  if (fences_) remote_fence();
   if (publish_[position_ % ring_units].load(std::memory_order_seq_cst) != RingProducer::lap(position_)) {
     futex_wait(control_->consumer_sleeps, 1, timeout_ns);
   }

@@ -16,11 +16,14 @@
 
 namespace vgpu {
 
-/// The client's side. Any thread may call it; the object holds no state but the channel's address.
+/// The client's side. Any thread may call it.
 class RingProducer {
  public:
   explicit RingProducer(const Channel& channel)
-      : control_(&channel.control()), publish_(channel.publish_words()), data_(channel.ring_data()) {}
+      : control_(&channel.control()),
+        publish_(channel.publish_words()),
+        data_(channel.ring_data()),
+        fenced_by_consumer_(register_for_remote_fences()) {}
 
   /// Space for a record, between reserve() and publish(). Every reservation must be published, soon: the
   /// records of other threads wait behind it.
@@ -36,22 +39,42 @@ class RingProducer {
   template <class Alive>
   Slot reserve(std::size_t size, Alive&& alive) {
     const std::uint64_t units = (size + ring_unit - 1) / ring_unit;
-    const std::uint64_t position = control_->reserved_units.fetch_add(units, std::memory_order_relaxed);
+    // The order of reservations is the order of the calls, also for what threads tell each other about them.
+    const std::uint64_t position = control_->reserved_units.fetch_add(units, std::memory_order_acq_rel);
     const std::uint64_t end = position + units;
-    if (end - control_->consumed_units.load(std::memory_order_acquire) > ring_units) {
-      while (!wait_for_space(end)) {
-        if (control_->closed.load(std::memory_order_acquire) != 0 || !alive()) return {};
+    // The consumer's own word is looked at only when what it said last does not suffice: it is written at
+    // each record, on another CPU.
+    if (end - known_consumed_.load(std::memory_order_acquire) > ring_units) {
+      std::uint64_t consumed = control_->consumed_units.load(std::memory_order_acquire);
+      if (end - consumed > ring_units) {
+        while (!wait_for_space(end)) {
+          if (control_->closed.load(std::memory_order_acquire) != 0 || !alive()) return {};
+        }
+        consumed = control_->consumed_units.load(std::memory_order_acquire);
       }
+      known_consumed_.store(consumed, std::memory_order_release);
     }
     return {data_ + position % ring_units * ring_unit, position};
   }
 
   /// Makes the record visible and wakes the consumer if it sleeps.
   void publish(const Slot& slot) {
-    // Sequentially consistent against consumer_sleeps: either the consumer sees the record before it sleeps,
-    // or this thread sees that it sleeps.
-    publish_[slot.position % ring_units].store(lap(slot.position), std::memory_order_seq_cst);
+    // Against consumer_sleeps: either the consumer sees the record before it sleeps, or this thread sees that
+    // it sleeps. That takes a fence on both sides; where the consumer fences for both, this thread need not
+    // wait until its record has left the store buffer.
+    std::atomic<std::uint32_t>& word = publish_[slot.position % ring_units];
+    if (fenced_by_consumer_ && control_->consumer_fences.load(std::memory_order_relaxed) != 0) {
+      word.store(lap(slot.position), std::memory_order_release);
+      std::atomic_signal_fence(std::memory_order_seq_cst);
+    } else {
+      word.store(lap(slot.position), std::memory_order_seq_cst);
+    }
     if (control_->consumer_sleeps.load(std::memory_order_seq_cst) != 0) wake_consumer();
+    // The next record's memory was read by the consumer a round ago: it is fetched while the program does
+    // something else.
+    for (std::uint64_t unit = 1; unit <= prefetched_units; ++unit) {
+      __builtin_prefetch(data_ + (slot.position + unit + 1) % ring_units * ring_unit, 1);
+    }
   }
 
   /// The sequence word that says "a record begins here" on this round through the ring.
@@ -64,17 +87,20 @@ class RingProducer {
   bool wait_for_space(std::uint64_t end);
   void wake_consumer();
 
+  static constexpr std::uint64_t prefetched_units = 3;
+
   ChannelControl* control_;
   std::atomic<std::uint32_t>* publish_;
   std::byte* data_;
+  const bool fenced_by_consumer_;
+  std::atomic<std::uint64_t> known_consumed_{0};
 };
 
 /// The worker's side: one thread. It keeps its position to itself and believes nothing that stands in the
 /// channel.
 class RingConsumer {
  public:
-  explicit RingConsumer(const Channel& channel)
-      : control_(&channel.control()), publish_(channel.publish_words()), data_(channel.ring_data()) {}
+  explicit RingConsumer(const Channel& channel);
 
   enum class Status {
     empty,    ///< no record is published at this position (perhaps one is being written)
@@ -113,6 +139,7 @@ class RingConsumer {
   const std::byte* data_;
   std::uint64_t position_ = 0;
   std::uint64_t told_of_space_ = 0;  // position at which sleeping producers were last woken
+  bool fences_ = false;              // it fences for the producers, too
 };
 
 }  // namespace vgpu

@@ -26,7 +26,9 @@ void Accounting::work_came() {
     busy_since_.store(now_ns(), std::memory_order_relaxed);
   if (page_.backlogged.load(std::memory_order_relaxed) == 0) {
     page_.backlogged.store(1, std::memory_order_release);
-    wake_broker();
+    // Who has the device without a limit shares it with nobody: the broker sees at its next look, and need
+    // not be woken at each little piece of work.
+    if (contended()) wake_broker();
   }
 }
 

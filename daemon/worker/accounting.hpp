@@ -20,7 +20,7 @@ class Accounting {
 
   /// True when the broker has set a limit: others want the device too.
   bool contended() const { return page_.allowance_ns.load(std::memory_order_relaxed) != no_limit_ns; }
-  /// Says that there is work; wakes the broker when there was none before.
+  /// Says that there is work; wakes the broker when there was none before and others want the device too.
   void work_came();
   /// Says that all work has finished. `dispatcher_awake`: the dispatcher is awake and calls rest() before it
   /// sleeps, so the broker need not hear of every short pause.

@@ -94,7 +94,10 @@ bool Completions::poll() {
       lock.unlock();
       const CUresult result = driver_.cuEventQuery(event);
       // What kernels printed comes out at a synchronisation only; this one has nothing left to wait for.
-      if (result == CUDA_SUCCESS && driver_.cuEventSynchronize != nullptr) driver_.cuEventSynchronize(event);
+      if (prints_.load(std::memory_order_relaxed) && result == CUDA_SUCCESS &&
+          driver_.cuEventSynchronize != nullptr) {
+        driver_.cuEventSynchronize(event);
+      }
       lock.lock();
       if (result == CUDA_ERROR_NOT_READY) break;
       Entry entry = std::move(queue->entries.front());

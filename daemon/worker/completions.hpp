@@ -3,6 +3,7 @@
 // threads, which block in the driver. Never blocks the dispatcher.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -41,6 +42,10 @@ class Completions {
   /// Forgets the events kept for `context`, which is about to be destroyed.
   void forget_context(CUcontext context);
 
+  /// Kernels may print from now on: the driver is given the chance to write that out before an entry
+  /// completes.
+  void write_out_prints() { prints_.store(true, std::memory_order_relaxed); }
+
   /// Looks at the oldest entry of each stream; true when some are still pending with the dispatcher.
   bool poll();
   /// Gives all pending entries to waiter threads.
@@ -65,6 +70,7 @@ class Completions {
 
   const DriverTable& driver_;
   CUcontext context_;
+  std::atomic<bool> prints_{false};
   std::mutex mutex_;  // all below
   std::condition_variable work_;
   std::unordered_map<std::uint64_t, std::shared_ptr<Queue>> queues_;

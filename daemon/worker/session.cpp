@@ -20,24 +20,9 @@ namespace {
 constexpr std::uint64_t sleep_ns = 100'000'000;
 constexpr unsigned poll_every = 64;  // records between looks at completions while the ring is never empty
 
-/// How long the dispatcher looks at an empty ring before it sleeps. Where there are CPUs to spare and sleeps
-/// turn out short, the waking costs more than the looking would have: then longer, as in the halt polling of
-/// hypervisors.
-class IdleSpin {
- public:
-  IdleSpin(std::uint64_t least_ns, bool adapt) : least_(least_ns), now_(least_ns), adapt_(adapt) {}
-  std::uint64_t ns() const { return now_; }
-  void slept(std::uint64_t ns) {
-    if (!adapt_ || least_ == 0) return;
-    now_ = ns < most_ ? std::min(now_ * 2, most_) : least_;
-  }
-
- private:
-  static constexpr std::uint64_t most_ = 5'000'000;
-  const std::uint64_t least_;
-  std::uint64_t now_;
-  const bool adapt_;
-};
+constexpr std::uint64_t look_ns = 1'000'000;  // between looks at work that nobody waits for
+constexpr std::uint64_t longest_idle_spin_ns = 5'000'000;
+constexpr std::uint64_t longest_wait_spin_ns = 10'000'000;
 
 bool many_cpus() {
   return std::thread::hardware_concurrency() > 8;
@@ -71,6 +56,12 @@ Session::Session(const SessionParts& parts)
       channel_(parts.channel),
       accounting_(parts.accounting),
       ring_(parts.channel),
+      spin_long_(parts.library != nullptr && !parts.library->software() && many_cpus()),
+      idle_spin_(default_spin_ns(), many_cpus() ? longest_idle_spin_ns : default_spin_ns(),
+                 default_spin_ns()),
+      wait_spin_(spin_long_ ? 10 * default_spin_ns() : default_spin_ns(),
+                 spin_long_ ? longest_wait_spin_ns : default_spin_ns(),
+                 spin_long_ ? longest_wait_spin_ns : default_spin_ns()),
       completions_(parts.driver, parts.context),
       upcalls_(parts.channel) {
   contexts_.push_back(parts.context);
@@ -113,14 +104,10 @@ bool Session::peers_alive() {
 SessionEnd Session::run() {
   std::vector<std::byte> buffer(max_record_bytes);
   GatePage& page = accounting_.page();
-  // A GPU tells of an end by an interrupt only, some 20 us late; it does not need the CPU that a spin takes.
-  const bool spin_long = parts_.library != nullptr && !software_ && many_cpus();
-  const std::uint64_t pending_spin = spin_long ? 10 * default_spin_ns() : default_spin_ns();
-  IdleSpin idle_spin(default_spin_ns(), many_cpus());
   dispatcher_ = std::this_thread::get_id();
   std::uint64_t idle_since = 0;
-  bool fenced = false;
-  bool rested = false;
+  std::uint64_t asleep_since = 0;
+  std::uint64_t next_look = 0;
   std::uint64_t looked_at_peers = now_ns();
   unsigned since_poll = 0;
   for (;;) {
@@ -137,39 +124,39 @@ SessionEnd Session::run() {
       page.last_activity_ns.store(now_ns(), std::memory_order_relaxed);
     } else {
       const bool soon = poll_soon();
-      const bool pending = completions_.poll() || soon;
       const std::uint64_t now = now_ns();
       if (idle_since == 0) {
         idle_since = now;
-        fenced = rested = false;
+        next_look = now + default_spin_ns();
       }
-      // What nobody waits for is to be noticed when it ends, however long this thread stays awake.
-      if (!fenced && now - idle_since >= default_spin_ns()) {
-        fence_dirty_streams();
-        fenced = true;
-      } else if (fenced && !pending && !rested) {
-        rest_if_done();
-        rested = true;
+      // While a stream is being asked, what hangs on events is looked at now and then only.
+      const bool look = now >= next_look;
+      const bool pending = ((look || !soon) && completions_.poll()) || soon;
+      if (look) {
+        next_look = now + default_spin_ns();
+        // What nobody waits for is to be noticed when it ends, however long this thread stays awake.
+        if (!soon) look_for_ends();
       }
-      if (now - idle_since < (pending ? pending_spin : idle_spin.ns()) && (pending || !waiter_here())) {
+      if (now - idle_since < spin_time(pending, soon) && (pending || !waiter_here())) {
         // Each question to a GPU's driver is pause enough.
-        if (soon && spin_long) continue;
+        if (soon && spin_long_) continue;
         for (int i = 0; i < 32 && !ring_.ready(); ++i) cpu_relax();
         if (!ring_.ready()) spin_yield();
         continue;
       }
-      settle_soon();
-      fence_dirty_streams();
-      completions_.hand_off();
-      rest_if_done();
+      const bool lazily = prepare_sleep();
       page.queue_depth.store(0, std::memory_order_relaxed);
       page.last_activity_ns.store(idle_since, std::memory_order_relaxed);
       page.doorbells.store(channel_.control().doorbells.load(std::memory_order_relaxed),
                            std::memory_order_relaxed);
-      const std::uint64_t asleep_since = now_ns();
-      ring_.sleep(sleep_ns);
-      idle_spin.slept(now_ns() - asleep_since);
-      idle_since = 0;
+      if (asleep_since == 0) asleep_since = now_ns();
+      ring_.sleep(lazily ? look_ns : sleep_ns);
+      if (lazily && !ring_.ready()) {
+        look_for_ends();
+      } else {
+        idle_spin_.slept(now_ns() - asleep_since);
+        asleep_since = idle_since = 0;
+      }
     }
     if (const std::uint64_t now = now_ns(); now - looked_at_peers > sleep_ns / 2) {
       looked_at_peers = now;
@@ -184,6 +171,58 @@ SessionEnd Session::run() {
       }
     }
   }
+}
+
+std::uint64_t Session::spin_time(bool pending, bool soon) const {
+  if (!pending) return idle_spin_.ns();
+  // A GPU tells of an end by an interrupt only, some 20 us late; it does not need the CPU that a spin takes.
+  const std::uint64_t least = spin_long_ ? 10 * default_spin_ns() : default_spin_ns();
+  return soon && !accounting_.contended() ? wait_spin_.ns() : least;
+}
+
+bool Session::prepare_sleep() {
+  settle_soon();
+  // Nobody waits for it, and nobody else for the device: a look now and then costs less than an event and a
+  // thread that waits for it.
+  bool lazily = false;
+  if (captures_ == 0 && !accounting_.contended()) {
+    const std::lock_guard lock(work_mutex_);
+    lazily = std::any_of(work_.begin(), work_.end(), [](const auto& entry) {
+      return entry.second->dirty && entry.second->fenced != entry.second->submitted;
+    });
+  }
+  if (!lazily) fence_dirty_streams();
+  completions_.hand_off();
+  rest_if_done();
+  return lazily;
+}
+
+void Session::look_for_ends() {
+  if (captures_ != 0 || driver_.cuStreamQuery == nullptr) return fence_dirty_streams();
+  std::vector<std::pair<std::shared_ptr<StreamWork>, std::uint64_t>> asked;
+  bool elsewhere = false;
+  {
+    const std::lock_guard lock(work_mutex_);
+    if (dirty_streams_ == 0) {
+      accounting_.rest();
+      return;
+    }
+    for (const auto& [key, work] : work_) {
+      if (!work->dirty || work->fenced == work->submitted) continue;
+      if (key.first == contexts_[context_index_]) {
+        asked.emplace_back(work, work->submitted);
+      } else {
+        elsewhere = true;
+      }
+    }
+  }
+  for (const auto& [work, submitted] : asked) {
+    const CUresult result = driver_.cuStreamQuery(work->stream);
+    if (result == CUDA_ERROR_NOT_READY) continue;
+    note_result(result);
+    done_with(work, submitted);
+  }
+  if (elsewhere) fence_dirty_streams();
 }
 
 bool Session::waiter_here() {
@@ -307,7 +346,8 @@ void Session::answer(const PendingReply& pending, CUresult result, std::span<con
   note_result(result);
   result = with_async_error(result, pending.synchronises);
   std::uint32_t flags = 0;
-  if (pending.synchronises && parts_.console != nullptr && parts_.console->forward(parts_.direct_socket)) {
+  if (pending.synchronises && prints_ && parts_.console != nullptr &&
+      parts_.console->forward(parts_.direct_socket)) {
     flags = ReplyFlags::console;
   }
   complete_reply(channel_, pending.reference, static_cast<std::int32_t>(result), payload, flags);
@@ -413,12 +453,13 @@ bool Session::poll_soon() {
   const SoonWait wait = std::move(*soon_);
   soon_.reset();
   // Returns at once, and lets the driver write out what kernels printed.
-  if (result == CUDA_SUCCESS && wait.print && driver_.cuStreamSynchronize != nullptr) {
+  if (result == CUDA_SUCCESS && wait.print && prints_ && driver_.cuStreamSynchronize != nullptr) {
     result = driver_.cuStreamSynchronize(stream);
   }
+  // The answer first: what else there is to do the client need not wait for.
+  wait.done(result);
   note_result(result);
   done_with(wait.work, wait.submitted);
-  wait.done(result);
   return false;
 }
 
@@ -428,7 +469,12 @@ void Session::settle_soon() {
   soon_.reset();
   const StreamKey key{wait.work->context, wait.work->stream};
   const auto done = std::make_shared<std::function<void(CUresult)>>(std::move(wait.done));
-  const CUresult result = after_stream(key, [done](CUresult what) { (*done)(what); });
+  const std::uint64_t settled = now_ns();
+  // How long it takes from here on is what a longer spin would have had to bridge.
+  const CUresult result = after_stream(key, [this, done, settled](CUresult what) {
+    (*done)(what);
+    wait_spin_.slept(now_ns() - settled);
+  });
   if (result != CUDA_SUCCESS) (*done)(result);
 }
 

@@ -28,6 +28,7 @@
 #include "daemon/worker/handle_table.hpp"
 #include "daemon/worker/host_regions.hpp"
 #include "protocol/channel.hpp"
+#include "protocol/futex.hpp"
 #include "protocol/ring.hpp"
 #include "protocol/unique_fd.hpp"
 #include "protocol/upcall.hpp"
@@ -278,6 +279,14 @@ class Session {
   void settle_soon();
   /// True when no work of the client's is unfinished: a copy by the driver's blocking call comes in order.
   bool nothing_under_way();
+  /// For how long the dispatcher looks at an empty ring before it sleeps; `pending`: something is to be
+  /// answered, `soon`: by poll_soon().
+  std::uint64_t spin_time(bool pending, bool soon) const;
+  /// Leaves what is pending to waiter threads. True when there is work that nobody waits for, and none of
+  /// them looks after it: look_for_ends() must be called now and then.
+  bool prepare_sleep();
+  /// Asks the streams with work that nobody waits for whether it has ended.
+  void look_for_ends();
   /// Tells the broker, before the dispatcher sleeps, if there is no work any more.
   void rest_if_done();
   CUresult after_stream(CUstream stream, std::function<void(CUresult)> done) {
@@ -322,6 +331,10 @@ class Session {
   Channel& channel_;
   Accounting& accounting_;
   RingConsumer ring_;
+  const bool spin_long_;             // a GPU, on a machine with CPUs to spare
+  SpinTime idle_spin_;               // of the dispatcher at an empty ring
+  SpinTime wait_spin_;               // while the client waits for a stream
+  std::atomic<bool> prints_{false};  // kernels were loaded that may print
   HandleTable handles_;
   Completions completions_;
   UpcallPoster upcalls_;

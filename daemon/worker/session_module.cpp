@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "daemon/worker/image_text.hpp"
 #include "daemon/worker/session.hpp"
 
 namespace vgpu::worker {
@@ -68,7 +69,12 @@ CUresult Session::fetch_image(std::uint32_t source, std::uint64_t token, const A
   } else {
     return CUDA_ERROR_INVALID_VALUE;
   }
-  return bound_image(image) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_IMAGE;
+  if (!bound_image(image)) return CUDA_ERROR_INVALID_IMAGE;
+  if (!prints_ && may_print(image)) {
+    prints_ = true;
+    completions_.write_out_prints();
+  }
+  return CUDA_SUCCESS;
 }
 
 CUresult Session::handle(const record::cuModuleLoadData& record, reply::cuModuleLoadData&, Tail) {

@@ -51,7 +51,7 @@ CUresult Session::handle(const record::cuStreamSynchronize& record, reply::cuStr
   if (const CUresult result = driver_.cuStreamQuery(stream); result != CUDA_ERROR_NOT_READY) {
     done_with(work, submitted);
     // Returns at once, and lets the driver write out what kernels printed.
-    return result == CUDA_SUCCESS && driver_.cuStreamSynchronize != nullptr
+    return prints_ && result == CUDA_SUCCESS && driver_.cuStreamSynchronize != nullptr
                ? driver_.cuStreamSynchronize(stream)
                : result;
   }
@@ -95,8 +95,9 @@ CUresult Session::handle(const record::cuEventSynchronize& record, reply::cuEven
   if (!resolve(record.hEvent, event)) return CUDA_ERROR_INVALID_HANDLE;
   if (driver_.cuEventQuery == nullptr) return unsupported(record.header.call);
   if (const CUresult result = driver_.cuEventQuery(event); result != CUDA_ERROR_NOT_READY) {
-    return result == CUDA_SUCCESS && driver_.cuEventSynchronize != nullptr ? driver_.cuEventSynchronize(event)
-                                                                           : result;
+    return prints_ && result == CUDA_SUCCESS && driver_.cuEventSynchronize != nullptr
+               ? driver_.cuEventSynchronize(event)
+               : result;
   }
   const PendingReply pending = defer();
   completions_.after_event(event, [this, pending](CUresult what) { answer(pending, what); });

@@ -6,6 +6,7 @@
 #include <thread>
 #include <utility>
 
+#include "libclient/cuda/contexts.hpp"
 #include "protocol/futex.hpp"
 #include "protocol/message_socket.hpp"
 
@@ -14,9 +15,16 @@ namespace {
 
 // How long a waiter sleeps before it looks whether its peer still lives.
 constexpr std::uint64_t kLookAround = 20'000'000;
-// With more CPUs than this a waiter spins longer: the worker may have to wake up first, and a waiter that
-// slept meanwhile would have to be woken as well. CUDA's own waits spin too (CU_CTX_SCHED_AUTO).
+// With more CPUs than this a waiter spins longer: CUDA's own waits spin for as long as they last
+// (CU_CTX_SCHED_AUTO, CU_CTX_SCHED_SPIN), and a waiter that sleeps has to be woken. How long, the waits
+// themselves teach.
 constexpr unsigned kFewCpus = 8;
+constexpr std::uint64_t kLongestSpin = 10'000'000;
+
+bool cpus_to_spare() {
+  static const bool many = std::thread::hardware_concurrency() > kFewCpus;
+  return many;
+}
 constexpr std::uint32_t kMaxTicket = 0xFFFFFF;
 
 Connection::Failure failure(CUresult result, std::string text) {
@@ -48,7 +56,9 @@ Connection::Connection(UniqueFd socket, UniqueFd direct, const Welcome& welcome,
       channel_(std::move(channel)),
       ring_(*channel_),
       arena_(std::make_unique<Arena>(channel_->arena())),
-      spin_ns_(std::thread::hardware_concurrency() > kFewCpus ? 10 * default_spin_ns() : default_spin_ns()) {
+      spin_(cpus_to_spare() ? 10 * default_spin_ns() : default_spin_ns(),
+            cpus_to_spare() ? kLongestSpin : default_spin_ns(),
+            cpus_to_spare() && welcome.device.software == 0 ? kLongestSpin : default_spin_ns()) {
   // Four blocks of a copy under way at once keep both sides busy.
   largest_block_ = arena_->largest() / 6 / 4096 * 4096;
 }
@@ -132,11 +142,14 @@ std::uint32_t Connection::begin(ThreadState& thread) {
 
 Reply Connection::wait(ThreadState& thread) {
   ReplySlot& slot = channel_->slots()[thread.reply_slot - 1];
-  std::uint64_t spin = spin_ns_;
-  while (!await_reply(slot, thread.ticket, spin, kLookAround, &channel_->control())) {
-    spin = 0;
-    // A reply may have come just before the end.
-    if (!alive() && !await_reply(slot, thread.ticket, 0, 0)) return {final_error(), {}};
+  ChannelControl* const control = &channel_->control();
+  if (!await_reply(slot, thread.ticket, spin_time(thread), 0, control)) {
+    const std::uint64_t asleep_since = now_ns();
+    while (!await_reply(slot, thread.ticket, 0, kLookAround, control)) {
+      // A reply may have come just before the end.
+      if (!alive() && !await_reply(slot, thread.ticket, 0, 0)) return {final_error(), {}};
+    }
+    spin_.slept(now_ns() - asleep_since);
   }
   if ((slot.flags & ReplyFlags::console) != 0) print_console();
   const std::size_t bytes = std::min<std::size_t>(slot.payload_size, sizeof slot.payload);
@@ -155,8 +168,19 @@ void Connection::print_console() {
   std::fflush(stdout);
 }
 
+std::uint64_t Connection::spin_time(const ThreadState& thread) const {
+  if (thread.current == nullptr) return spin_.ns();
+  switch (thread.current->flags.load(std::memory_order_relaxed) & CU_CTX_SCHED_MASK) {
+    case CU_CTX_SCHED_BLOCKING_SYNC:
+    case CU_CTX_SCHED_YIELD:
+      return default_spin_ns();
+    default:
+      return spin_.ns();
+  }
+}
+
 CUresult Connection::wait(ArenaBlock& block) {
-  std::uint64_t spin = spin_ns_;
+  std::uint64_t spin = cpus_to_spare() ? 10 * default_spin_ns() : default_spin_ns();
   while (!await_block(block, spin, kLookAround, &channel_->control())) {
     spin = 0;
     if (!alive() && !block_done(block)) return final_error();

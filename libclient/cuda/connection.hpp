@@ -16,6 +16,7 @@
 #include "libclient/cuda/thread_state.hpp"
 #include "protocol/arena.hpp"
 #include "protocol/channel.hpp"
+#include "protocol/futex.hpp"
 #include "protocol/handshake.hpp"
 #include "protocol/reply_slots.hpp"
 #include "protocol/ring.hpp"
@@ -59,6 +60,10 @@ class Connection {
     return final_error();
   }
 
+  /// True while there is such a failure that no call has reported yet.
+  bool has_async_error() const {
+    return channel_->control().async_error.load(std::memory_order_acquire) != 0;
+  }
   /// The first unreported failure of a call that nobody waited for; it counts as reported then.
   CUresult take_async_error() {
     std::atomic<std::uint32_t>& word = channel_->control().async_error;
@@ -103,6 +108,8 @@ class Connection {
   Connection(UniqueFd socket, UniqueFd direct, const Welcome& welcome, std::unique_ptr<Channel> channel);
   CUresult final_error() const;
   void print_console();
+  /// For how long the thread's wait may spin, as its context's flags say.
+  std::uint64_t spin_time(const ThreadState& thread) const;
 
   UniqueFd socket_;
   UniqueFd direct_;
@@ -113,7 +120,7 @@ class Connection {
   ReplySlotPool slots_;
   std::unique_ptr<Arena> arena_;
   std::uint64_t largest_block_ = 0;
-  std::uint64_t spin_ns_ = 0;
+  SpinTime spin_;  ///< of waits for replies
 };
 
 }  // namespace vgpu::client

@@ -39,6 +39,7 @@ Context* Contexts::create(CUdevice device, unsigned flags, unsigned api_version)
   context->api_version = api_version;
   context->id = next_id_++;
   context->live = true;
+  several_.store(true, std::memory_order_release);
   return context;
 }
 

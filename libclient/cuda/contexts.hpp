@@ -45,6 +45,8 @@ class Contexts {
   Context* find(CUcontext handle) { return table_.find(reinterpret_cast<std::uint64_t>(handle)); }
   /// A new live context for cuCtxCreate; nullptr once there are too many.
   Context* create(CUdevice device, unsigned flags, unsigned api_version);
+  /// True while the primary context is the only one there ever was.
+  bool only_primary() const { return !several_.load(std::memory_order_acquire); }
   /// Forgets a context of create().
   void destroy(Context& context);
 
@@ -62,6 +64,7 @@ class Contexts {
   std::mutex mutex_;
   Context* primary_ = nullptr;
   std::atomic<std::uint64_t> next_id_{1};
+  std::atomic<bool> several_{false};
 };
 
 /// The calling thread's context stack, as cuCtxPushCurrent, cuCtxPopCurrent and cuCtxSetCurrent change it.

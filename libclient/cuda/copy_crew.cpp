@@ -16,11 +16,9 @@ constexpr unsigned kFewCpus = 8;
 }  // namespace
 
 CopyCrew& CopyCrew::instance() {
-  static auto* const crew = new CopyCrew;
+  static auto* const crew = new CopyCrew(std::thread::hardware_concurrency() > kFewCpus ? kHelpers : 0);
   return *crew;
 }
-
-CopyCrew::CopyCrew() : helpers_(std::thread::hardware_concurrency() > kFewCpus ? kHelpers : 0) {}
 
 void CopyCrew::start() {
   started_ = true;

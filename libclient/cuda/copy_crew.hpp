@@ -9,10 +9,15 @@
 
 namespace vgpu::client {
 
-/// Thread-safe; one in a process.
+/// Thread-safe. Never destroyed: its threads may sleep in it for as long as the process lives.
 class CopyCrew {
  public:
+  /// The process's crew: helpers where there are CPUs to spare.
   static CopyCrew& instance();
+  /// One of `helpers` threads; instance() is what the library uses.
+  explicit CopyCrew(unsigned helpers) : helpers_(helpers) {}
+  CopyCrew(const CopyCrew&) = delete;
+  CopyCrew& operator=(const CopyCrew&) = delete;
 
   /// Runs `work` in the calling thread and, if nobody else has them and there are CPUs, in the helpers too;
   /// returns when all have returned. `work` must be safe to run in several threads at once, and to run
@@ -20,7 +25,6 @@ class CopyCrew {
   void run(const std::function<void()>& work);
 
  private:
-  CopyCrew();
   void start();
   void help();
 

@@ -328,8 +328,12 @@ VGPU_EXPORT CUresult cuCtxDisablePeerAccess(CUcontext) {
 VGPU_EXPORT CUresult cuCtxSynchronize() {
   Call call;
   if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
+  if (call.nothing_to_wait_for(true)) return CUDA_SUCCESS;
+  const Call::Covered covered = call.covered();
   vgpu::record::cuCtxSynchronize record;
-  return call.ask(record);
+  const CUresult result = call.ask(record);
+  if (result == CUDA_SUCCESS) call.ended(covered, true);
+  return result;
 }
 
 VGPU_EXPORT CUresult cuCtxSynchronize_v2(CUcontext ctx) {

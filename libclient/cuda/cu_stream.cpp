@@ -1,5 +1,6 @@
 // Streams and events: minted here, made and ended in the worker without waiting, queried here where possible.
-// The waiting and ordering calls on them are generated.
+// The ordering calls on them are generated.
+#include "libclient/cuda/copy.hpp"
 #include "libclient/cuda/stub_runtime.hpp"
 #include "vgpu/records.hpp"
 
@@ -61,6 +62,7 @@ CUresult describe(CUstream stream, bool per_thread, Stream& out) {
   Call call;
   if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
   const std::uint64_t handle = call.stream(stream, per_thread);
+  call.adds_no_work();
   if (call.problem() != CUDA_SUCCESS) return call.problem();
   if (handle <= 1) {
     out = {.context = call.context()->handle, .flags = 0, .priority = 0, .id = kLegacyStreamId};
@@ -70,6 +72,28 @@ CUresult describe(CUstream stream, bool per_thread, Stream& out) {
   if (found == nullptr) return CUDA_ERROR_INVALID_HANDLE;
   out = *found;
   return CUDA_SUCCESS;
+}
+
+CUresult synchronize_stream(CUstream stream, bool per_thread) {
+  Call call;
+  if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
+  const std::uint64_t handle = call.stream(stream, per_thread);
+  call.adds_no_work();
+  if (call.problem() == CUDA_SUCCESS && call.nothing_to_wait_for(false)) return CUDA_SUCCESS;
+  const Call::Covered covered = call.covered();
+  const CUresult result = synchronize(call, handle);
+  if (result == CUDA_SUCCESS) call.ended(covered, false);
+  return result;
+}
+
+CUresult query_stream(CUstream stream, bool per_thread) {
+  Call call;
+  if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
+  record::cuStreamQuery record;
+  record.hStream = call.stream(stream, per_thread);
+  call.adds_no_work();
+  if (call.problem() == CUDA_SUCCESS && call.nothing_to_wait_for(false)) return CUDA_SUCCESS;
+  return call.ask(record);
 }
 
 CUresult get_priority(CUstream stream, int* priority, bool per_thread) {
@@ -150,6 +174,19 @@ VGPU_EXPORT CUresult cuStreamDestroy(CUstream hStream) {
 }
 VGPU_EXPORT CUresult cuStreamDestroy_v2(CUstream hStream) {
   return destroy_stream(hStream);
+}
+
+VGPU_EXPORT CUresult cuStreamSynchronize(CUstream hStream) {
+  return synchronize_stream(hStream, false);
+}
+VGPU_EXPORT CUresult cuStreamSynchronize_ptsz(CUstream hStream) {
+  return synchronize_stream(hStream, true);
+}
+VGPU_EXPORT CUresult cuStreamQuery(CUstream hStream) {
+  return query_stream(hStream, false);
+}
+VGPU_EXPORT CUresult cuStreamQuery_ptsz(CUstream hStream) {
+  return query_stream(hStream, true);
 }
 
 VGPU_EXPORT CUresult cuStreamGetPriority(CUstream hStream, int* priority) {

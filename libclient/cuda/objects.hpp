@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "libclient/cuda/kernel_parameters.hpp"
+#include "libclient/cuda/stream_work.hpp"
 #include "protocol/record.hpp"
 
 namespace vgpu::client {
@@ -22,7 +23,10 @@ struct Stream {
   std::uint64_t context = 0;  ///< CUcontext it was made in
   unsigned flags = 0;
   int priority = 0;
-  std::uint64_t id = 0;  ///< cuStreamGetId
+  std::uint64_t id = 0;    ///< cuStreamGetId
+  WorkCount work;          ///< sent to it
+  WorkCount work_ended;    ///< the value of `work` that a successful synchronisation had read
+  WorkCount legacy_ended;  ///< that of AllWork::legacy
   void reset() { *this = {}; }
 };
 

@@ -17,6 +17,7 @@
 #include "libclient/cuda/mirrors.hpp"
 #include "libclient/cuda/object_table.hpp"
 #include "libclient/cuda/objects.hpp"
+#include "libclient/cuda/stream_work.hpp"
 
 namespace vgpu::client {
 
@@ -39,6 +40,7 @@ struct Process {
   ObjectTable<Opaque> pools{HandleKind::mem_pool};
   ObjectTable<Opaque> allocations{HandleKind::mem_allocation};
   std::atomic<std::uint32_t> captures{0};  ///< captures begun and not ended: while 0, no stream is capturing
+  AllWork work;
   std::atomic<std::uint64_t> next_stream_id{16};
   std::uint64_t default_pool = 0;  ///< handle of the device's default memory pool, minted at start
   std::atomic<std::uint64_t> current_pool{0};

@@ -25,6 +25,52 @@ std::uint64_t Call::per_thread_stream() {
   return handle;
 }
 
+void Call::count_work() {
+  AllWork& all = process_->work;
+  const bool blocking = stream_ == nullptr || (stream_->flags & CU_STREAM_NON_BLOCKING) == 0;
+  if (stream_ != nullptr) {
+    stream_->work.count();
+  } else {
+    all.legacy.count();
+  }
+  if (blocking) all.blocking.count();
+  all.any.count();
+}
+
+Call::Covered Call::covered() const {
+  const AllWork& all = process_->work;
+  return {all.any.value(), all.blocking.value(), all.legacy.value(),
+          stream_ != nullptr ? stream_->work.value() : 0};
+}
+
+bool Call::nothing_to_wait_for(bool whole_context) const {
+  // The counts are of all contexts together, and the driver refuses some synchronisations during a capture.
+  if (!process_->contexts.only_primary() || process_->captures.load(std::memory_order_relaxed) != 0 ||
+      process_->mirrors.any() || connection().has_async_error()) {
+    return false;
+  }
+  const AllWork& all = process_->work;
+  if (all.any.value() == all.any_ended.value()) return true;
+  if (whole_context) return false;
+  if (stream_ == nullptr) return all.blocking.value() == all.blocking_ended.value();
+  return stream_->work.value() == stream_->work_ended.value() &&
+         ((stream_->flags & CU_STREAM_NON_BLOCKING) != 0 ||
+          all.legacy.value() == stream_->legacy_ended.value());
+}
+
+void Call::ended(const Covered& covered, bool whole_context) {
+  AllWork& all = process_->work;
+  if (whole_context) {
+    all.any_ended.set(covered.any);
+    all.blocking_ended.set(covered.blocking);
+  } else if (stream_ == nullptr) {
+    all.blocking_ended.set(covered.blocking);
+  } else {
+    stream_->work_ended.set(covered.own);
+    stream_->legacy_ended.set(covered.legacy);
+  }
+}
+
 void Call::waited(const RecordHeader& header) {
   const CallInfo* info = find_call(header.call);
   if (info != nullptr && info->synchronises) process_->mirrors.after_wait(*this);

@@ -33,6 +33,14 @@ T from_bits(std::uint64_t value) {
 /// A call of the calling thread. Made on the stack, used once, by that thread alone.
 class Call {
  public:
+  Call() = default;
+  /// What the call named a stream for has been sent by now.
+  ~Call() {
+    if (adds_work_) count_work();
+  }
+  Call(const Call&) = delete;
+  Call& operator=(const Call&) = delete;
+
   /// Initialised, not forked, no sticky error, worker alive, and a live context current. CUDA_SUCCESS = go
   /// on.
   CUresult enter() {
@@ -60,13 +68,32 @@ class Call {
 
   /// What a record holds for `stream`: NULL and the legacy stream as they are, this thread's own stream for
   /// CU_STREAM_PER_THREAD and, where `per_thread`, for NULL. An unknown stream makes the call fail with
-  /// CUDA_ERROR_INVALID_HANDLE when it is sent.
+  /// CUDA_ERROR_INVALID_HANDLE when it is sent. The call counts as one that adds work to the stream, unless
+  /// adds_no_work() says otherwise.
   std::uint64_t stream(CUstream stream, bool per_thread) {
-    const std::uint64_t value = bits(stream);
-    if (value == 0 ? per_thread : value == bits(CU_STREAM_PER_THREAD)) return per_thread_stream();
-    if (value > 1 && process_->streams.find(value) == nullptr) bad_ = CUDA_ERROR_INVALID_HANDLE;
+    std::uint64_t value = bits(stream);
+    if (value == 0 ? per_thread : value == bits(CU_STREAM_PER_THREAD)) value = per_thread_stream();
+    stream_ = value > 1 ? process_->streams.find(value) : nullptr;
+    if (value > 1 && stream_ == nullptr) bad_ = CUDA_ERROR_INVALID_HANDLE;
+    adds_work_ = true;
     return value;
   }
+  /// The call only asks about the stream that it named, or waits for it.
+  void adds_no_work() { adds_work_ = false; }
+
+  /// What a synchronisation covers: read before its record is sent.
+  struct Covered {
+    std::uint64_t any = 0;
+    std::uint64_t blocking = 0;
+    std::uint64_t legacy = 0;
+    std::uint64_t own = 0;
+  };
+  Covered covered() const;
+  /// True when all that was ever sent to the named stream (`whole_context`: to any stream) is known to have
+  /// ended and there is nothing that a synchronisation would have to report or bring back.
+  bool nothing_to_wait_for(bool whole_context) const;
+  /// A synchronisation of the named stream (of the context) that had read `covered` has succeeded.
+  void ended(const Covered& covered, bool whole_context);
 
   /// A new handle of a kind that the client keeps nothing about; forget() gives it back.
   std::uint64_t mint(HandleKind kind);
@@ -139,13 +166,16 @@ class Call {
     return result;
   }
   void waited(const RecordHeader& header);
+  void count_work();
   std::uint64_t per_thread_stream();
   CUresult capture_forbids() const;
 
   Process* process_ = nullptr;
   ThreadState* thread_ = nullptr;
   Context* context_ = nullptr;
+  Stream* stream_ = nullptr;  // the named one; nullptr: the legacy stream
   CUresult bad_ = CUDA_SUCCESS;
+  bool adds_work_ = false;
 };
 
 }  // namespace vgpu::client

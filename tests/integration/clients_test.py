@@ -48,10 +48,13 @@ class Fairness(unittest.TestCase):
     SECONDS = 6
 
     def shares(self, service, programs):
-        """Runs busy clients for the same window; returns each one's device time in it and its finished kernels."""
+        """Runs busy clients for the same window; returns each one's device time in it and its finished kernels.
+
+        So much is queued that a client which the machine leaves without a CPU for a while still has work: a share is
+        only owed to who wants it."""
         start = time.time() + 2.0
         processes = [service.popen(program, "--seconds", self.SECONDS, "--start-at", f"{start:.3f}", "--rounds", 20000,
-                                   "--blocks", 16) for program in programs]
+                                   "--blocks", 16, "--in-flight", 64) for program in programs]
 
         def device_time():
             rows = {row["pid"]: row["device_ns"] for row in service.clients()}
@@ -87,6 +90,14 @@ class Fairness(unittest.TestCase):
             _, (alone,) = self.shares(service, ["busy"])
             _, (first, second) = self.shares(service, ["busy", "busy_shared"])
         self.assertGreater(first + second, 0.75 * alone, f"{first} + {second} shared, {alone} alone")
+
+
+class SmallArena(unittest.TestCase):
+    def test_copies_of_many_threads_get_through_one_mebibyte(self):
+        with Service(classes={"default": {"arena": "1MiB"}}) as service:
+            for program in ("copy_threads", "copy_threads_shared", "async_copies"):
+                result = service.run(program)
+                self.assertEqual(result.returncode, 0, result.stderr)
 
 
 class Faults(unittest.TestCase):

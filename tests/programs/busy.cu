@@ -1,6 +1,8 @@
 // A client that keeps the device busy: equal kernels one after another, a bounded number in flight, for some
 // seconds; checks its data at the end and prints how many kernels it got done in the time.
-//   busy [--seconds S] [--start-at UNIX_SECONDS] [--rounds N] [--blocks N] [--memory-mb N] [--tag TEXT]
+//   busy [--seconds S] [--start-at UNIX_SECONDS] [--rounds N] [--blocks N] [--in-flight N] [--memory-mb N]
+//        [--tag TEXT]
+#include <algorithm>
 #include <string>
 
 #include "check.hpp"
@@ -25,6 +27,7 @@ int main(int argc, char** argv) {
   double start_at = 0.0;
   int rounds = 500;
   unsigned blocks = 16;
+  unsigned in_flight = 8;
   size_t memory_mb = 0;
   std::string tag = "busy";
   for (int i = 1; i + 1 < argc; i += 2) {
@@ -33,11 +36,11 @@ int main(int argc, char** argv) {
     if (option == "--start-at") start_at = std::atof(argv[i + 1]);
     if (option == "--rounds") rounds = std::atoi(argv[i + 1]);
     if (option == "--blocks") blocks = static_cast<unsigned>(std::atoi(argv[i + 1]));
+    if (option == "--in-flight") in_flight = static_cast<unsigned>(std::max(1, std::atoi(argv[i + 1])));
     if (option == "--memory-mb") memory_mb = std::strtoull(argv[i + 1], nullptr, 10);
     if (option == "--tag") tag = argv[i + 1];
   }
   constexpr unsigned kThreads = 128;
-  constexpr int kInFlight = 8;
   const unsigned count = blocks * kThreads;
   unsigned* data = nullptr;
   CUDA_OK(cudaMalloc(&data, count * sizeof(unsigned)));
@@ -47,7 +50,7 @@ int main(int argc, char** argv) {
     CUDA_OK(cudaMalloc(&ballast, memory_mb << 20U));
     CUDA_OK(cudaMemset(ballast, 0x5a, memory_mb << 20U));
   }
-  cudaEvent_t events[kInFlight] = {};
+  std::vector<cudaEvent_t> events(in_flight);
   for (auto& event : events)
     CUDA_OK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming | cudaEventBlockingSync));
   churn<<<blocks, kThreads>>>(data, 0);
@@ -60,8 +63,8 @@ int main(int argc, char** argv) {
   uint64_t launched = 0;
   uint64_t finished_in_time = 0;
   for (;;) {
-    const size_t slot = launched % kInFlight;
-    if (launched >= kInFlight) {
+    const size_t slot = launched % in_flight;
+    if (launched >= in_flight) {
       CUDA_OK(cudaEventSynchronize(events[slot]));
       if (check::seconds() >= end) break;
       ++finished_in_time;

@@ -1,0 +1,59 @@
+#include "daemon/worker/image_text.hpp"
+
+#include <lz4.h>
+#include <zstd.h>
+
+#include <cstdint>
+#include <cstring>
+#include <string_view>
+#include <vector>
+
+#include "cudaabi/image.hpp"
+
+namespace vgpu::worker {
+namespace {
+
+using cudaabi::FatbinEntry;
+
+// Of all entries together, decompressed: some milliseconds of work at a module's loading.
+constexpr std::size_t most_bytes = std::size_t{16} << 20;
+constexpr std::uint32_t fatbin_magic = 0xBA55ED50;
+
+bool names_printf(std::span<const std::byte> bytes) {
+  return std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size()).find("vprintf") !=
+         std::string_view::npos;
+}
+
+/// False when the entry certainly prints nothing.
+bool entry_prints(const FatbinEntry& entry, std::size_t& room) {
+  if (entry.compression == FatbinEntry::Compression::none) return names_printf(entry.payload);
+  if (entry.uncompressed_size > room || entry.payload.size() > most_bytes) return true;
+  room -= entry.uncompressed_size;
+  std::vector<std::byte> plain(entry.uncompressed_size);
+  if (entry.compression == FatbinEntry::Compression::zstd) {
+    const std::size_t size =
+        ZSTD_decompress(plain.data(), plain.size(), entry.payload.data(), entry.payload.size());
+    return ZSTD_isError(size) != 0U || names_printf(std::span(plain).first(size));
+  }
+  const int size = LZ4_decompress_safe(
+      reinterpret_cast<const char*>(entry.payload.data()), reinterpret_cast<char*>(plain.data()),
+      static_cast<int>(entry.payload.size()), static_cast<int>(plain.size()));
+  return size < 0 || names_printf(std::span(plain).first(static_cast<std::size_t>(size)));
+}
+
+}  // namespace
+
+bool may_print(std::span<const std::byte> image) {
+  std::uint32_t magic = 0;
+  if (image.size() >= sizeof magic) std::memcpy(&magic, image.data(), sizeof magic);
+  if (magic != fatbin_magic) return names_printf(image);
+  const auto entries = cudaabi::fatbin_entries(image);
+  if (!entries) return true;
+  std::size_t room = most_bytes;
+  for (const FatbinEntry& entry : *entries) {
+    if (entry_prints(entry, room)) return true;
+  }
+  return false;
+}
+
+}  // namespace vgpu::worker

@@ -1,0 +1,16 @@
+// What can be told of a module from its image without running it. Never: changes the image, or decides
+// whether the driver may have it.
+#pragma once
+
+#include <cstddef>
+#include <span>
+
+namespace vgpu::worker {
+
+/// False when no kernel of `image` (fatbin, machine code, PTX) calls printf, so that a synchronisation has
+/// nothing to write out: the name of the device function behind printf, vprintf, stands nowhere in it. True
+/// when it does, and for images too large or too strange to say. Safe on any bytes. Source of the name: CUDA
+/// C++ Programming Guide, "Formatted Output"; nvcc's PTX.
+bool may_print(std::span<const std::byte> image);
+
+}  // namespace vgpu::worker

@@ -1,0 +1,281 @@
+// How the session's dispatcher waits: over a driver whose streams end when the test says so, and which counts
+// what it is asked. No process and no device: the dispatcher is a thread of the test.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "daemon/worker/session.hpp"
+#include "protocol/arena.hpp"
+#include "protocol/futex.hpp"
+#include "protocol/handle.hpp"
+#include "protocol/reply_slots.hpp"
+
+namespace vgpu::worker {
+namespace {
+
+/// A device on which all work of all streams is under way until finish().
+struct Device {
+  std::mutex mutex;
+  std::condition_variable moved;
+  bool busy = false;
+  std::atomic<int> launches{0};
+  std::atomic<int> queries{0};
+  std::atomic<int> events_recorded{0};
+  std::atomic<int> synchronisations{0};
+  std::atomic<int> blocking_copies{0};
+
+  static Device& get() {
+    static Device device;
+    return device;
+  }
+  void reset() {
+    const std::lock_guard lock(mutex);
+    busy = false;
+    launches = queries = events_recorded = synchronisations = blocking_copies = 0;
+  }
+  void finish() {
+    const std::lock_guard lock(mutex);
+    busy = false;
+    moved.notify_all();
+  }
+  CUresult state() {
+    const std::lock_guard lock(mutex);
+    return busy ? CUDA_ERROR_NOT_READY : CUDA_SUCCESS;
+  }
+};
+
+DriverTable fake_table() {
+  DriverTable table;
+  table.cuCtxSetCurrent = [](CUcontext) { return CUDA_SUCCESS; };
+  table.cuModuleLoadData = [](CUmodule* module, const void*) {
+    *module = reinterpret_cast<CUmodule>(0x30);
+    return CUDA_SUCCESS;
+  };
+  table.cuModuleGetFunction = [](CUfunction* function, CUmodule, const char*) {
+    *function = reinterpret_cast<CUfunction>(0x40);
+    return CUDA_SUCCESS;
+  };
+  table.cuLaunchKernel = [](CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
+                            CUstream, void**, void**) {
+    Device& device = Device::get();
+    const std::lock_guard lock(device.mutex);
+    device.busy = true;
+    ++device.launches;
+    return CUDA_SUCCESS;
+  };
+  table.cuStreamQuery = [](CUstream) {
+    ++Device::get().queries;
+    return Device::get().state();
+  };
+  table.cuStreamSynchronize = [](CUstream) {
+    ++Device::get().synchronisations;
+    return CUDA_SUCCESS;
+  };
+  table.cuEventCreate = [](CUevent* event, unsigned) {
+    *event = reinterpret_cast<CUevent>(0x50);
+    return CUDA_SUCCESS;
+  };
+  table.cuEventRecord = [](CUevent, CUstream) {
+    ++Device::get().events_recorded;
+    return CUDA_SUCCESS;
+  };
+  table.cuEventQuery = [](CUevent) { return Device::get().state(); };
+  table.cuEventSynchronize = [](CUevent) {
+    Device& device = Device::get();
+    std::unique_lock lock(device.mutex);
+    device.moved.wait(lock, [&] { return !device.busy; });
+    return CUDA_SUCCESS;
+  };
+  table.cuPointerGetAttribute = [](void* data, CUpointer_attribute, CUdeviceptr) {
+    *static_cast<unsigned*>(data) = CU_MEMORYTYPE_DEVICE;
+    return CUDA_SUCCESS;
+  };
+  table.cuMemcpyDtoHAsync_v2 = [](void*, CUdeviceptr, size_t, CUstream) { return CUDA_SUCCESS; };
+  table.cuMemcpyDtoH_v2 = [](void*, CUdeviceptr, size_t) {
+    ++Device::get().blocking_copies;
+    return CUDA_SUCCESS;
+  };
+  return table;
+}
+
+template <class Condition>
+bool soon(Condition&& condition) {
+  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  while (!condition()) {
+    if (std::chrono::steady_clock::now() > until) return false;
+    std::this_thread::sleep_for(std::chrono::microseconds(200));
+  }
+  return true;
+}
+
+struct SessionWaits : testing::Test {
+  void SetUp() override {
+    Device::get().reset();
+    gate = std::move(*GateMapping::create(gate_fd));
+    const auto fd = create_channel_memory(4 << 20);
+    channel = std::move(*Channel::attach(fd->get()));
+    producer = std::make_unique<RingProducer>(*channel);
+    arena = std::make_unique<Arena>(channel->arena());
+    accounting = std::make_unique<Accounting>(gate->page(), nullptr, -1);
+    session = std::make_unique<Session>(SessionParts{table, nullptr, 0, reinterpret_cast<CUcontext>(0x10),
+                                                     *channel, *accounting, regions, nullptr, -1, -1});
+    dispatcher = std::thread([this] { session->run(); });
+  }
+  void TearDown() override {
+    Device::get().finish();
+    session->stop();
+    dispatcher.join();
+  }
+
+  template <class Record>
+  void post(Record record, std::span<const std::byte> tail = {}, std::uint32_t reply = 0) {
+    record.header.size = static_cast<std::uint32_t>(sizeof record + tail.size());
+    record.header.reply = reply;
+    const auto slot = producer->reserve(record.header.size, [] { return true; });
+    std::memcpy(slot.bytes, &record, sizeof record);
+    if (!tail.empty()) std::memcpy(slot.bytes + sizeof record, tail.data(), tail.size());
+    producer->publish(slot);
+  }
+  /// Sends a call that is waited for, without waiting.
+  template <class Record>
+  void begin(const Record& record, std::uint32_t slot, std::span<const std::byte> tail = {}) {
+    post(record, tail, begin_reply(channel->slots()[slot], slot, ++tickets[slot]));
+  }
+  bool answered(std::uint32_t slot, std::uint64_t wait_ns = 0) {
+    return await_reply(channel->slots()[slot], tickets[slot], 0, wait_ns);
+  }
+  CUresult result(std::uint32_t slot) {
+    if (!soon([&] { return answered(slot, 1'000'000); })) return CUDA_ERROR_UNKNOWN;
+    return static_cast<CUresult>(channel->slots()[slot].result);
+  }
+  template <class Record>
+  CUresult ask(const Record& record, std::span<const std::byte> tail = {}) {
+    begin(record, 9, tail);
+    return result(9);
+  }
+  void load(const std::string& ptx) {
+    ArenaBlock* const block = arena->allocate(ptx.size());
+    std::memcpy(Arena::data(block), ptx.data(), ptx.size());
+    record::cuModuleLoadData module;
+    module.module = Handle::make(HandleKind::module, 0, 1);
+    module.image = {arena->offset(block), ptx.size()};
+    ASSERT_EQ(ask(module), CUDA_SUCCESS);
+    record::cuModuleGetFunction function;
+    function.hmod = module.module;
+    function.hfunc = Handle::make(HandleKind::function, 0, 1);
+    ASSERT_EQ(ask(function, std::as_bytes(std::span("k", 1))), CUDA_SUCCESS);
+  }
+  void launch() {
+    record::cuLaunchKernel launch;
+    launch.function = Handle::make(HandleKind::function, 0, 1);
+    launch.grid_x = launch.grid_y = launch.grid_z = launch.block_x = launch.block_y = launch.block_z = 1;
+    const int before = Device::get().launches;
+    post(launch);
+    ASSERT_TRUE(soon([&] { return Device::get().launches > before; }));
+  }
+
+  const DriverTable table = fake_table();
+  UniqueFd gate_fd;
+  std::unique_ptr<GateMapping> gate;
+  std::unique_ptr<Channel> channel;
+  std::unique_ptr<RingProducer> producer;
+  std::unique_ptr<Arena> arena;
+  std::unique_ptr<Accounting> accounting;
+  HostRegions regions{table};
+  std::unique_ptr<Session> session;
+  std::thread dispatcher;
+  std::uint32_t tickets[reply_slot_count] = {};
+};
+
+const std::string quiet = ".version 8.0\n.target sm_75\n.address_size 64\n.visible .entry k() { ret; }\n";
+
+TEST_F(SessionWaits, AFinishedStreamIsAnsweredByOneQuestion) {
+  load(quiet);
+  launch();
+  Device::get().finish();
+  EXPECT_EQ(ask(record::cuStreamSynchronize{}), CUDA_SUCCESS);
+  EXPECT_EQ(Device::get().events_recorded, 0);
+  EXPECT_EQ(Device::get().synchronisations, 0);
+}
+
+TEST_F(SessionWaits, AnotherRecordIsRunWhileOneWaits) {
+  load(quiet);
+  launch();
+  begin(record::cuStreamSynchronize{}, 0);
+  EXPECT_FALSE(answered(0, 2'000'000));
+  launch();  // has the wait for the first launch turned into one by an event
+  EXPECT_GT(Device::get().events_recorded, 0);
+  EXPECT_FALSE(answered(0));
+  Device::get().finish();
+  EXPECT_EQ(result(0), CUDA_SUCCESS);
+}
+
+TEST_F(SessionWaits, ALongWaitOutlastsTheSpin) {
+  load(quiet);
+  launch();
+  begin(record::cuCtxSynchronize{}, 0);
+  EXPECT_FALSE(answered(0, 60'000'000));
+  Device::get().finish();
+  EXPECT_EQ(result(0), CUDA_SUCCESS);
+}
+
+TEST_F(SessionWaits, WorkThatNobodyWaitsForIsSeenToEndWithoutAnEvent) {
+  load(quiet);
+  launch();
+  EXPECT_TRUE(soon([&] { return gate->page().backlogged.load() == 1; }));
+  std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  EXPECT_EQ(gate->page().backlogged.load(), 1U);
+  Device::get().finish();
+  EXPECT_TRUE(soon([&] { return gate->page().backlogged.load() == 0; }));
+  EXPECT_EQ(Device::get().events_recorded, 0);
+}
+
+TEST_F(SessionWaits, WhereOthersWantTheDeviceTheEndIsWaitedFor) {
+  load(quiet);
+  gate->page().allowance_ns.store(1'000'000'000'000);
+  launch();
+  EXPECT_TRUE(soon([&] { return Device::get().events_recorded > 0; }));
+  Device::get().finish();
+  EXPECT_TRUE(soon([&] { return gate->page().backlogged.load() == 0; }));
+}
+
+TEST_F(SessionWaits, OnlyKernelsThatMayPrintCostASynchronisation) {
+  load(quiet + ".extern .func (.param .b32 r) vprintf (.param .b64 a, .param .b64 b);\n");
+  launch();
+  Device::get().finish();
+  EXPECT_EQ(ask(record::cuStreamSynchronize{}), CUDA_SUCCESS);
+  EXPECT_EQ(Device::get().synchronisations, 1);
+}
+
+TEST_F(SessionWaits, ASmallCopyOutOfAnIdleDeviceIsMadeByTheBlockingCall) {
+  const auto copy_out = [&] {
+    ArenaBlock* const block = arena->allocate(4096);
+    record::copy_from_device_block copy;
+    copy.src = 0x10000;
+    copy.block = {arena->offset(block), 4096};
+    post(copy);
+    return block;
+  };
+  const auto done = [&](ArenaBlock* block) {
+    return soon([&] { return await_block(*block, 0, 1'000'000); });
+  };
+  EXPECT_TRUE(done(copy_out()));
+  EXPECT_EQ(Device::get().blocking_copies, 1);
+  load(quiet);
+  launch();
+  ArenaBlock* const block = copy_out();
+  EXPECT_FALSE(await_block(*block, 0, 5'000'000));
+  Device::get().finish();
+  EXPECT_TRUE(done(block));
+  EXPECT_EQ(Device::get().blocking_copies, 1);
+}
+
+}  // namespace
+}  // namespace vgpu::worker
