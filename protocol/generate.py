@@ -15,6 +15,7 @@ HANDLES = {
     "CUstream": "stream", "CUevent": "event", "CUmodule": "module", "CUfunction": "function", "CUlibrary": "library",
     "CUkernel": "kernel", "CUgraph": "graph", "CUgraphExec": "graph_exec", "CUgraphNode": "graph_node",
     "CUmemoryPool": "mem_pool", "CUmemGenericAllocationHandle": "mem_allocation", "CUarray": "array",
+    "CUmipmappedArray": "mipmapped_array",
 }
 SCALARS = {
     "u16": "std::uint16_t", "u32": "std::uint32_t", "u64": "std::uint64_t", "i32": "std::int32_t",
@@ -26,12 +27,15 @@ SCALARS = {
 ENUMS = {
     "CUlimit", "CUfunc_cache", "CUsharedconfig", "CUfunction_attribute", "CUmemPool_attribute", "CUmemAccess_flags",
     "CUmemAllocationGranularity_flags", "CUpointer_attribute", "CUmem_advise", "CUstreamCaptureMode",
-    "CUstreamCaptureStatus", "CUgraphNodeType", "CUstreamAttrID",
+    "CUstreamCaptureStatus", "CUgraphNodeType", "CUstreamAttrID", "CUarray_format",
 }
 STRUCTS = {
     "CUmemPoolProps", "CUmemAccessDesc", "CUmemLocation", "CUmemAllocationProp", "CUDA_MEMCPY3D",
-    "CUDA_MEMSET_NODE_PARAMS", "CUstreamAttrValue",
+    "CUDA_MEMSET_NODE_PARAMS", "CUstreamAttrValue", "CUDA_ARRAY3D_DESCRIPTOR", "CUDA_RESOURCE_DESC", "CUDA_TEXTURE_DESC",
+    "CUDA_RESOURCE_VIEW_DESC",
 }
+# What names devices: the client's device 0 is the worker's own.
+LOCATED = {"CUmemPoolProps", "CUmemAccessDesc", "CUmemLocation", "CUmemAllocationProp"}
 # Default-stream variants exist of these only where cuda.h has them (source: cudaabi/symbols.tsv).
 KINDS = {"local": "local", "async": "async", "wait": "wait", "wait!": "wait", "unsupported": "unsupported"}
 
@@ -297,6 +301,8 @@ def worker_dispatch(rows):
                 out.append(f"  if (!session.resolve(record.{f.name}, {f.name})) return CUDA_ERROR_INVALID_HANDLE;\n")
                 args.append(f.name)
             elif f.mode == "in":
+                if f.base in LOCATED:
+                    out.append(f"  session.to_driver(record.{f.name});\n")
                 args.append(f"&record.{f.name}")
             else:
                 args.append(f"static_cast<{f.base}>(record.{f.name})")
@@ -315,6 +321,8 @@ def worker_dispatch(rows):
             for f in replies:
                 cast = f"out_{f.name}" if f.base in STRUCTS else f"static_cast<{f.wire}>(out_{f.name})"
                 out.append(f"  reply.{f.name} = {cast};\n")
+                if f.base in LOCATED:
+                    out.append(f"  session.to_client(reply.{f.name});\n")
             out.append("  out.put(reply);\n")
         else:
             out.append("  static_cast<void>(out);\n")

@@ -63,6 +63,9 @@ class Charge {
   ~Charge() { accounting_.refund(bytes_); }
   Charge(const Charge&) = delete;
   Charge& operator=(const Charge&) = delete;
+  std::uint64_t bytes() const { return bytes_; }
+  /// Says that another amount is charged now; the difference was charged or refunded by the caller.
+  void resize(std::uint64_t bytes) { bytes_ = bytes; }
 
  private:
   Accounting& accounting_;

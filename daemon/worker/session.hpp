@@ -19,6 +19,7 @@
 #include <thread>
 #include <type_traits>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "daemon/worker/accounting.hpp"
@@ -131,6 +132,18 @@ class Session {
   bool resolve(std::uint64_t handle, CUmemoryPool& out) const {
     return look_up(HandleKind::mem_pool, handle, out);
   }
+  bool resolve(std::uint64_t handle, CUarray& out) const { return look_up(HandleKind::array, handle, out); }
+  bool resolve(std::uint64_t handle, CUmipmappedArray& out) const {
+    return look_up(HandleKind::mipmapped_array, handle, out);
+  }
+
+  /// The client knows one device, 0: its number becomes the driver's, any other one becomes a number that no
+  /// device has; and back.
+  void to_driver(CUmemLocation& location) const;
+  void to_driver(CUmemPoolProps& props) const { to_driver(props.location); }
+  void to_driver(CUmemAccessDesc& access) const { to_driver(access.location); }
+  void to_driver(CUmemAllocationProp& prop) const { to_driver(prop.location); }
+  void to_client(CUmemAllocationProp& prop) const;
 
   /// Says that `stream` has work which a later synchronisation must wait for.
   void note_stream_work(CUstream stream);
@@ -141,6 +154,7 @@ class Session {
   VGPU_HANDLER(cuCtxCreate_v4);
   VGPU_HANDLER(cuCtxDestroy_v2);
   VGPU_HANDLER(cuCtxSynchronize);
+  VGPU_HANDLER(cuCtxSetLimit);
   // session_module.cpp
   VGPU_HANDLER(cuModuleLoadData);
   VGPU_HANDLER(cuModuleUnload);
@@ -176,6 +190,7 @@ class Session {
   VGPU_HANDLER(cuMemPoolGetAccess);
   VGPU_HANDLER(cuMemCreate);
   VGPU_HANDLER(cuMemRelease);
+  VGPU_HANDLER(cuMemRetainAllocationHandle);
   VGPU_HANDLER(cuMemMap);
   VGPU_HANDLER(cuMemUnmap);
   VGPU_HANDLER(cuMemSetAccess);
@@ -188,6 +203,16 @@ class Session {
   VGPU_HANDLER(copy_from_device_block);
   VGPU_HANDLER(copy_3d);
   VGPU_HANDLER(cuMemcpyAsync);
+  // session_array.cpp
+  VGPU_HANDLER(cuArray3DCreate_v2);
+  VGPU_HANDLER(cuArrayDestroy);
+  VGPU_HANDLER(cuMipmappedArrayCreate);
+  VGPU_HANDLER(cuMipmappedArrayGetLevel);
+  VGPU_HANDLER(cuMipmappedArrayDestroy);
+  VGPU_HANDLER(cuTexObjectCreate);
+  VGPU_HANDLER(cuTexObjectDestroy);
+  VGPU_HANDLER(cuSurfObjectCreate);
+  VGPU_HANDLER(cuSurfObjectDestroy);
   // session_stream.cpp
   VGPU_HANDLER(cuStreamCreate);
   VGPU_HANDLER(cuStreamDestroy_v2);
@@ -306,6 +331,8 @@ class Session {
   std::span<std::byte> arena_bytes(const ArenaSpan& span) const;
   bool device_range(std::uint64_t address, std::uint64_t bytes) const;
   bool reachable(std::uint64_t address, std::uint64_t bytes) const;
+  /// The resource as the driver is to see it: handles resolved, memory checked.
+  CUresult fix_up_resource(CUDA_RESOURCE_DESC& resource) const;
   UniqueFd take_host_fd(std::uint64_t token, std::uint64_t bytes);
   CUresult fetch_image(std::uint32_t source, std::uint64_t token, const ArenaSpan& span,
                        std::vector<std::byte>& image);
@@ -372,6 +399,11 @@ class Session {
   // By client handle, and by the address where it is mapped. Dispatcher only.
   std::unordered_map<std::uint64_t, std::shared_ptr<Charge>> vmm_;
   std::map<std::uint64_t, std::shared_ptr<Charge>> mapped_;
+  std::unordered_map<std::uint64_t, std::shared_ptr<Charge>> arrays_;  // by client handle. Dispatcher only
+  std::unordered_set<std::uint64_t> textures_, surfaces_;  // the client's objects. Dispatcher only
+  // By context and limit: what the client is charged for, and the value before it set one. Dispatcher only.
+  std::map<std::pair<std::uint16_t, int>, std::shared_ptr<Charge>> limits_;
+  std::map<std::pair<std::uint16_t, int>, std::uint64_t> usual_limits_;
   std::atomic<std::size_t> pending_frees_{0};
 
   std::mutex host_calls_mutex_;

@@ -1,4 +1,6 @@
 // Contexts: the primary one and those that a program makes itself.
+#include <algorithm>
+
 #include "daemon/worker/session.hpp"
 
 namespace vgpu::worker {
@@ -34,6 +36,20 @@ void Session::empty_primary_context() {
   drop(HandleKind::event, driver_.cuEventDestroy_v2);
   drop(HandleKind::stream, driver_.cuStreamDestroy_v2);
   drop(HandleKind::module, driver_.cuModuleUnload);
+  // Levels of mipmapped arrays end with the whole.
+  handles_.forget_if(HandleKind::array,
+                     [](std::uint64_t, std::uint64_t owner, std::uint16_t) { return owner != 0; });
+  for (const std::uint64_t object : textures_) {
+    if (driver_.cuTexObjectDestroy != nullptr) driver_.cuTexObjectDestroy(object);
+  }
+  for (const std::uint64_t object : surfaces_) {
+    if (driver_.cuSurfObjectDestroy != nullptr) driver_.cuSurfObjectDestroy(object);
+  }
+  textures_.clear();
+  surfaces_.clear();
+  drop(HandleKind::mipmapped_array, driver_.cuMipmappedArrayDestroy);
+  drop(HandleKind::array, driver_.cuArrayDestroy);
+  arrays_.clear();
   // Their modules and graphs are gone; functions of libraries stay.
   handles_.forget_if(HandleKind::function, [](std::uint64_t, std::uint64_t owner, std::uint16_t) {
     return !Handle::is(owner, HandleKind::library);
@@ -82,6 +98,9 @@ CUresult Session::handle(const record::cuCtxDestroy_v2& record, reply::cuCtxDest
   }
   const CUcontext context = contexts_[record.index];
   contexts_[record.index] = nullptr;
+  const auto of_context = [index = record.index](const auto& entry) { return entry.first.first == index; };
+  std::erase_if(limits_, of_context);
+  std::erase_if(usual_limits_, of_context);
   if (context_index_ == record.index) {
     if (const CUresult result = switch_context(0); result != CUDA_SUCCESS) return result;
   }
@@ -124,6 +143,57 @@ CUresult Session::handle(const record::cuCtxSynchronize& record, reply::cuCtxSyn
   const PendingReply pending = defer();
   when_all_done([this, pending](CUresult result) { answer(pending, result); });
   return deferred;
+}
+
+CUresult Session::handle(const record::cuCtxSetLimit& record, reply::cuCtxSetLimit&, Tail) {
+  if (driver_.cuCtxSetLimit == nullptr) return unsupported(record.header.call);
+  const auto attribute = [this](CUdevice_attribute which) {
+    int value = 0;
+    if (driver_.cuDeviceGetAttribute == nullptr ||
+        driver_.cuDeviceGetAttribute(&value, which, device()) != CUDA_SUCCESS) {
+      return std::uint64_t{1};
+    }
+    return static_cast<std::uint64_t>(std::max(value, 1));
+  };
+  // These limits are device memory that the driver sets aside.
+  std::uint64_t each = 0;
+  switch (record.limit) {
+    case CU_LIMIT_MALLOC_HEAP_SIZE:
+    case CU_LIMIT_PRINTF_FIFO_SIZE:
+      each = 1;
+      break;
+    case CU_LIMIT_STACK_SIZE:
+      each = attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT) *
+             attribute(CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR);
+      break;
+    default:
+      break;
+  }
+  const auto limit = static_cast<CUlimit>(record.limit);
+  if (each == 0) return driver_.cuCtxSetLimit(limit, record.value);
+  // Only what goes beyond the driver's own choice is the client's.
+  std::size_t before = 0;
+  if (driver_.cuCtxGetLimit != nullptr) driver_.cuCtxGetLimit(&before, limit);
+  const auto [usual, first] = usual_limits_.try_emplace({context_index_, record.limit}, before);
+  const std::uint64_t beyond = record.value > usual->second ? record.value - usual->second : 0;
+  if (beyond > (UINT64_MAX >> 1) / each) return CUDA_ERROR_OUT_OF_MEMORY;
+  std::shared_ptr<Charge>& charge = limits_[{context_index_, record.limit}];
+  const std::uint64_t bytes = beyond * each;
+  const std::uint64_t held = charge ? charge->bytes() : 0;
+  if (bytes > held && !accounting_.charge(bytes - held)) return CUDA_ERROR_OUT_OF_MEMORY;
+  const CUresult result = driver_.cuCtxSetLimit(limit, record.value);
+  if (result != CUDA_SUCCESS) {
+    if (bytes > held) accounting_.refund(bytes - held);
+    return result;
+  }
+  // The charge for the whole replaces the one held.
+  if (charge) {
+    if (bytes < held) accounting_.refund(held - bytes);
+    charge->resize(bytes);
+  } else {
+    charge = std::make_shared<Charge>(accounting_, bytes);
+  }
+  return CUDA_SUCCESS;
 }
 
 }  // namespace vgpu::worker

@@ -157,25 +157,39 @@ CUresult Session::fix_up_copy(CUDA_MEMCPY3D& copy, const ArenaSpan& src_block, c
       case CU_MEMORYTYPE_UNIFIED:
         address = device;
         return reachable(address, needed) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
-      case CU_MEMORYTYPE_ARRAY:
-        return CUDA_ERROR_NOT_SUPPORTED;
       default:
         return CUDA_ERROR_INVALID_VALUE;
     }
   };
+  // An array's extent is known to the driver, which refuses what lies outside.
+  const auto in_array = [this](CUmemorytype type, const ArenaSpan& span, CUarray& array) {
+    if (type != CU_MEMORYTYPE_ARRAY || span.bytes != 0) {
+      array = nullptr;
+      return true;
+    }
+    return resolve(reinterpret_cast<std::uint64_t>(array), array);
+  };
+  if (!in_array(copy.srcMemoryType, src_block, copy.srcArray) ||
+      !in_array(copy.dstMemoryType, dst_block, copy.dstArray)) {
+    return CUDA_ERROR_INVALID_HANDLE;
+  }
   std::uint64_t address = 0;
-  CUresult result = side(copy.srcMemoryType, copy.srcHost, copy.srcDevice, copy.srcXInBytes, copy.srcY,
-                         copy.srcZ, copy.srcPitch, copy.srcHeight, src_block, address);
+  CUresult result = CUDA_SUCCESS;
+  if (copy.srcArray == nullptr) {
+    result = side(copy.srcMemoryType, copy.srcHost, copy.srcDevice, copy.srcXInBytes, copy.srcY, copy.srcZ,
+                  copy.srcPitch, copy.srcHeight, src_block, address);
+  }
   if (result != CUDA_SUCCESS) return result;
   copy.srcHost = reinterpret_cast<const void*>(address);
   copy.srcDevice = address;
-  copy.srcArray = nullptr;
-  result = side(copy.dstMemoryType, copy.dstHost, copy.dstDevice, copy.dstXInBytes, copy.dstY, copy.dstZ,
-                copy.dstPitch, copy.dstHeight, dst_block, address);
+  address = 0;
+  if (copy.dstArray == nullptr) {
+    result = side(copy.dstMemoryType, copy.dstHost, copy.dstDevice, copy.dstXInBytes, copy.dstY, copy.dstZ,
+                  copy.dstPitch, copy.dstHeight, dst_block, address);
+  }
   if (result != CUDA_SUCCESS) return result;
   copy.dstHost = reinterpret_cast<void*>(address);
   copy.dstDevice = address;
-  copy.dstArray = nullptr;
   copy.reserved0 = nullptr;
   copy.reserved1 = nullptr;
   return CUDA_SUCCESS;

@@ -251,7 +251,9 @@ CUresult Session::handle(const record::cuMemPoolSetAccess& record, reply::cuMemP
   if (driver_.cuMemPoolSetAccess == nullptr) return unsupported(record.header.call);
   CUmemoryPool pool = nullptr;
   if (!resolve(record.pool, pool)) return CUDA_ERROR_INVALID_HANDLE;
-  return driver_.cuMemPoolSetAccess(pool, &record.access, 1);
+  CUmemAccessDesc access = record.access;
+  to_driver(access);
+  return driver_.cuMemPoolSetAccess(pool, &access, 1);
 }
 
 CUresult Session::handle(const record::cuMemPoolGetAccess& record, reply::cuMemPoolGetAccess& reply, Tail) {
@@ -259,6 +261,7 @@ CUresult Session::handle(const record::cuMemPoolGetAccess& record, reply::cuMemP
   CUmemoryPool pool = nullptr;
   if (!resolve(record.pool, pool)) return CUDA_ERROR_INVALID_HANDLE;
   CUmemLocation location = record.location;
+  to_driver(location);
   CUmemAccess_flags flags = CU_MEM_ACCESS_FLAGS_PROT_NONE;
   const CUresult result = driver_.cuMemPoolGetAccess(&flags, pool, &location);
   reply.flags = static_cast<std::int32_t>(flags);
@@ -273,6 +276,7 @@ CUresult Session::handle(const record::cuMemCreate& record, reply::cuMemCreate&,
   if (record.prop.requestedHandleTypes != CU_MEM_HANDLE_TYPE_NONE) return unsupported(record.header.call);
   if (!accounting_.charge(record.bytes)) return CUDA_ERROR_OUT_OF_MEMORY;
   CUmemAllocationProp prop = record.prop;
+  to_driver(prop);
   prop.win32HandleMetaData = nullptr;
   CUmemGenericAllocationHandle made = 0;
   const CUresult result = driver_.cuMemCreate(&made, record.bytes, &prop, record.flags);
@@ -294,6 +298,25 @@ CUresult Session::handle(const record::cuMemRelease& record, reply::cuMemRelease
   if (result != CUDA_SUCCESS) return result;
   handles_.forget(HandleKind::mem_allocation, record.handle);
   vmm_.erase(record.handle);
+  return CUDA_SUCCESS;
+}
+
+CUresult Session::handle(const record::cuMemRetainAllocationHandle& record,
+                         reply::cuMemRetainAllocationHandle&, Tail) {
+  if (driver_.cuMemRetainAllocationHandle == nullptr) return unsupported(record.header.call);
+  if (!can_bind(HandleKind::mem_allocation, record.handle) || vmm_.contains(record.handle)) {
+    return CUDA_ERROR_INVALID_HANDLE;
+  }
+  // Only of mappings of the client's: the nearest one at or below the address.
+  auto after = mapped_.upper_bound(record.address);
+  if (after == mapped_.begin()) return CUDA_ERROR_INVALID_VALUE;
+  --after;
+  if (!device_range(record.address, 1)) return CUDA_ERROR_INVALID_VALUE;
+  CUmemGenericAllocationHandle made = 0;
+  const CUresult result = driver_.cuMemRetainAllocationHandle(&made, reinterpret_cast<void*>(record.address));
+  if (result != CUDA_SUCCESS) return result;
+  bind(HandleKind::mem_allocation, record.handle, made);
+  vmm_[record.handle] = after->second;
   return CUDA_SUCCESS;
 }
 
@@ -320,7 +343,9 @@ CUresult Session::handle(const record::cuMemUnmap& record, reply::cuMemUnmap&, T
 
 CUresult Session::handle(const record::cuMemSetAccess& record, reply::cuMemSetAccess&, Tail) {
   if (driver_.cuMemSetAccess == nullptr) return unsupported(record.header.call);
-  return driver_.cuMemSetAccess(record.ptr, record.bytes, &record.access, 1);
+  CUmemAccessDesc access = record.access;
+  to_driver(access);
+  return driver_.cuMemSetAccess(record.ptr, record.bytes, &access, 1);
 }
 
 CUresult Session::handle(const record::cuPointerGetAttribute& record, reply::cuPointerGetAttribute& reply,
@@ -358,6 +383,15 @@ CUresult Session::handle(const record::cuMemPrefetchAsync_v2& record, reply::cuM
   CUstream stream = nullptr;
   if (!resolve(record.stream, stream)) return CUDA_ERROR_INVALID_HANDLE;
   return parts_.regions.contains(record.ptr, record.bytes) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+}
+
+void Session::to_driver(CUmemLocation& location) const {
+  if (location.type != CU_MEM_LOCATION_TYPE_DEVICE) return;
+  location.id = location.id == 0 ? device() : -1;
+}
+
+void Session::to_client(CUmemAllocationProp& prop) const {
+  if (prop.location.type == CU_MEM_LOCATION_TYPE_DEVICE) prop.location.id = 0;
 }
 
 }  // namespace vgpu::worker

@@ -142,6 +142,12 @@ CUresult copy_box(Call& call, const CUDA_MEMCPY3D& given, std::uint64_t stream, 
   if (copy.dstPitch == 0) copy.dstPitch = copy.dstXInBytes + copy.WidthInBytes;
   if (copy.srcHeight == 0) copy.srcHeight = copy.srcY + copy.Height;
   if (copy.dstHeight == 0) copy.dstHeight = copy.dstY + copy.Height;
+  const auto unknown = [&call](CUmemorytype type, CUarray array) {
+    return type == CU_MEMORYTYPE_ARRAY && call.process().arrays.find(bits(array)) == nullptr;
+  };
+  if (unknown(copy.srcMemoryType, copy.srcArray) || unknown(copy.dstMemoryType, copy.dstArray)) {
+    return CUDA_ERROR_INVALID_HANDLE;
+  }
   const bool linear_source = copy.srcMemoryType != CU_MEMORYTYPE_ARRAY;
   const bool linear_target = copy.dstMemoryType != CU_MEMORYTYPE_ARRAY;
   if ((linear_source && copy.srcPitch < copy.srcXInBytes + copy.WidthInBytes) ||

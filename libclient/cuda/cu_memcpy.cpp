@@ -123,6 +123,24 @@ CUresult between_array_and_host(CUarray array, std::size_t offset, void* host, s
   return box(&copy, stream, per_thread, mode);
 }
 
+// Within the device; in order, and asynchronous with respect to the host.
+CUresult row_of_array(CUarray to, std::size_t to_offset, CUdeviceptr to_device, CUarray from,
+                      std::size_t from_offset, CUdeviceptr from_device, std::size_t bytes, bool per_thread) {
+  CUDA_MEMCPY3D copy{};
+  copy.srcMemoryType = from != nullptr ? CU_MEMORYTYPE_ARRAY : CU_MEMORYTYPE_DEVICE;
+  copy.srcArray = from;
+  copy.srcXInBytes = from_offset;
+  copy.srcDevice = from_device;
+  copy.dstMemoryType = to != nullptr ? CU_MEMORYTYPE_ARRAY : CU_MEMORYTYPE_DEVICE;
+  copy.dstArray = to;
+  copy.dstXInBytes = to_offset;
+  copy.dstDevice = to_device;
+  copy.WidthInBytes = bytes;
+  copy.Height = 1;
+  copy.Depth = 1;
+  return box(&copy, nullptr, per_thread, CopyMode::synchronous);
+}
+
 constexpr auto kSync = CopyMode::synchronous;
 constexpr auto kAsync = CopyMode::asynchronous;
 
@@ -204,6 +222,36 @@ VGPU_EXPORT CUresult cuMemcpyAtoH_v2(void* d, CUarray a, size_t o, size_t n) {
 }
 VGPU_EXPORT CUresult cuMemcpyAtoH_v2_ptds(void* d, CUarray a, size_t o, size_t n) {
   return between_array_and_host(a, o, d, n, false, nullptr, true, kSync);
+}
+VGPU_EXPORT CUresult cuMemcpyHtoAAsync_v2(CUarray a, size_t o, const void* s, size_t n, CUstream h) {
+  return between_array_and_host(a, o, const_cast<void*>(s), n, true, h, false, kAsync);
+}
+VGPU_EXPORT CUresult cuMemcpyHtoAAsync_v2_ptsz(CUarray a, size_t o, const void* s, size_t n, CUstream h) {
+  return between_array_and_host(a, o, const_cast<void*>(s), n, true, h, true, kAsync);
+}
+VGPU_EXPORT CUresult cuMemcpyAtoHAsync_v2(void* d, CUarray a, size_t o, size_t n, CUstream h) {
+  return between_array_and_host(a, o, d, n, false, h, false, kAsync);
+}
+VGPU_EXPORT CUresult cuMemcpyAtoHAsync_v2_ptsz(void* d, CUarray a, size_t o, size_t n, CUstream h) {
+  return between_array_and_host(a, o, d, n, false, h, true, kAsync);
+}
+VGPU_EXPORT CUresult cuMemcpyDtoA_v2(CUarray a, size_t o, CUdeviceptr s, size_t n) {
+  return a == nullptr ? CUDA_ERROR_INVALID_HANDLE : row_of_array(a, o, 0, nullptr, 0, s, n, false);
+}
+VGPU_EXPORT CUresult cuMemcpyDtoA_v2_ptds(CUarray a, size_t o, CUdeviceptr s, size_t n) {
+  return a == nullptr ? CUDA_ERROR_INVALID_HANDLE : row_of_array(a, o, 0, nullptr, 0, s, n, true);
+}
+VGPU_EXPORT CUresult cuMemcpyAtoD_v2(CUdeviceptr d, CUarray a, size_t o, size_t n) {
+  return a == nullptr ? CUDA_ERROR_INVALID_HANDLE : row_of_array(nullptr, 0, d, a, o, 0, n, false);
+}
+VGPU_EXPORT CUresult cuMemcpyAtoD_v2_ptds(CUdeviceptr d, CUarray a, size_t o, size_t n) {
+  return a == nullptr ? CUDA_ERROR_INVALID_HANDLE : row_of_array(nullptr, 0, d, a, o, 0, n, true);
+}
+VGPU_EXPORT CUresult cuMemcpyAtoA_v2(CUarray d, size_t p, CUarray a, size_t o, size_t n) {
+  return a == nullptr || d == nullptr ? CUDA_ERROR_INVALID_HANDLE : row_of_array(d, p, 0, a, o, 0, n, false);
+}
+VGPU_EXPORT CUresult cuMemcpyAtoA_v2_ptds(CUarray d, size_t p, CUarray a, size_t o, size_t n) {
+  return a == nullptr || d == nullptr ? CUDA_ERROR_INVALID_HANDLE : row_of_array(d, p, 0, a, o, 0, n, true);
 }
 VGPU_EXPORT CUresult cuMemcpy2D_v2(const CUDA_MEMCPY2D* c) {
   return rectangle(c, nullptr, false, kSync);

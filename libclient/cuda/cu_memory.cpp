@@ -414,6 +414,21 @@ VGPU_EXPORT CUresult cuMemRelease(CUmemGenericAllocationHandle handle) {
   return result;
 }
 
+VGPU_EXPORT CUresult cuMemRetainAllocationHandle(CUmemGenericAllocationHandle* handle, void* addr) {
+  if (handle == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  Call call;
+  if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
+  record::cuMemRetainAllocationHandle record;
+  record.handle = call.mint(vgpu::HandleKind::mem_allocation);
+  record.address = bits(addr);
+  if (const CUresult result = call.ask(record); result != CUDA_SUCCESS) {
+    call.forget(record.handle);
+    return result;
+  }
+  *handle = record.handle;
+  return CUDA_SUCCESS;
+}
+
 VGPU_EXPORT CUresult cuMemMap(CUdeviceptr ptr, size_t size, size_t offset,
                               CUmemGenericAllocationHandle handle, unsigned long long flags) {
   Call call;

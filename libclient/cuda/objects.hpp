@@ -77,6 +77,22 @@ struct Graph {
   void reset() { *this = {}; }
 };
 
+struct Array {
+  CUDA_ARRAY3D_DESCRIPTOR descriptor{};
+  std::uint64_t whole = 0;  ///< of a level: the mipmapped array that it ends with
+  void reset() { *this = {}; }
+};
+
+struct MipmappedArray {
+  CUDA_ARRAY3D_DESCRIPTOR descriptor{};
+  std::mutex mutex;
+  std::unordered_map<unsigned, std::uint64_t> levels;  ///< handles of those that were asked for
+  void reset() {
+    descriptor = {};
+    levels.clear();
+  }
+};
+
 /// Objects of which the client need know nothing but that they exist.
 struct Opaque {
   std::uint64_t size = 0;

@@ -39,6 +39,8 @@ struct Process {
   ObjectTable<Opaque> graph_nodes{HandleKind::graph_node};
   ObjectTable<Opaque> pools{HandleKind::mem_pool};
   ObjectTable<Opaque> allocations{HandleKind::mem_allocation};
+  ObjectTable<Array> arrays{HandleKind::array};
+  ObjectTable<MipmappedArray> mipmapped_arrays{HandleKind::mipmapped_array};
   std::atomic<std::uint32_t> captures{0};  ///< captures begun and not ended: while 0, no stream is capturing
   AllWork work;
   std::atomic<std::uint64_t> next_stream_id{16};

@@ -69,6 +69,41 @@ void copy_to_pageable_is_done_at_return(cudaStream_t stream) {
   CUDA_OK(cudaFree(device));
 }
 
+// One call, many copies, between all kinds of memory.
+void batches_copy_all(cudaStream_t stream) {
+#if CUDA_VERSION >= 13000
+  unsigned char* device = nullptr;
+  unsigned char* pinned = nullptr;
+  CUDA_OK(cudaMalloc(&device, 4 * 4096));
+  CUDA_OK(cudaHostAlloc(&pinned, 4096, cudaHostAllocDefault));
+  std::vector<unsigned char> pageable(4096, 3);
+  std::memset(pinned, 4, 4096);
+  CUDA_OK(cudaMemset(device, 5, 4 * 4096));
+  CUDA_OK(cudaDeviceSynchronize());
+  const auto at = reinterpret_cast<CUdeviceptr>(device);
+  CUdeviceptr targets[] = {at, at + 4096, at + 8192};
+  CUdeviceptr sources[] = {reinterpret_cast<CUdeviceptr>(pageable.data()),
+                           reinterpret_cast<CUdeviceptr>(pinned), at + 3 * 4096};
+  size_t sizes[] = {4096, 4000, 100};
+  CUmemcpyAttributes attributes{};
+  attributes.srcAccessOrder = CU_MEMCPY_SRC_ACCESS_ORDER_STREAM;
+  size_t first = 0;
+  DRV_OK(cuMemcpyBatchAsync(targets, sources, sizes, 3, &attributes, &first, 1, stream));
+  CUDA_OK(cudaStreamSynchronize(stream));
+  std::vector<unsigned char> seen(4 * 4096);
+  CUDA_OK(cudaMemcpy(seen.data(), device, seen.size(), cudaMemcpyDeviceToHost));
+  EXPECT(seen[0] == 3 && seen[4095] == 3 && seen[4096] == 4 && seen[4096 + 3999] == 4 &&
+             seen[4096 + 4000] == 5 && seen[8192 + 99] == 5,
+         "a batch of copies");
+  DRV_IS(cuMemcpyBatchAsync(targets, sources, sizes, 3, &attributes, &first, 0, stream),
+         CUDA_ERROR_INVALID_VALUE);
+  CUDA_OK(cudaFreeHost(pinned));
+  CUDA_OK(cudaFree(device));
+#else
+  (void)stream;
+#endif
+}
+
 }  // namespace
 
 int main() {
@@ -77,5 +112,6 @@ int main() {
   pageable_source_is_free_at_return(stream);
   pinned_source_is_read_in_stream_order(stream);
   copy_to_pageable_is_done_at_return(stream);
+  batches_copy_all(stream);
   return check::done("async_copies");
 }

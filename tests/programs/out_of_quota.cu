@@ -40,6 +40,18 @@ int main() {
   size_t after = 0;
   CUDA_OK(cudaMemGetInfo(&after, &total));
   EXPECT(after >= rest + pieces.size() * piece, "%zu free after freeing all", after);
+  // Arrays and the memory that limits set aside are the client's, too.
+  const auto channel = cudaCreateChannelDesc<float>();
+  cudaArray_t image = nullptr;
+  CUDA_IS(cudaMallocArray(&image, &channel, 16384, 2 * quota / 65536), cudaErrorMemoryAllocation);
+  (void)cudaGetLastError();
+  CUDA_OK(cudaMallocArray(&image, &channel, 16384, quota / 2 / 65536));
+  size_t beside = 0;
+  CUDA_OK(cudaMemGetInfo(&beside, &total));
+  EXPECT(beside <= quota - quota / 2, "%zu free beside an array of half the quota", beside);
+  CUDA_OK(cudaFreeArray(image));
+  CUDA_IS(cudaDeviceSetLimit(cudaLimitMallocHeapSize, 2 * quota), cudaErrorMemoryAllocation);
+  (void)cudaGetLastError();
   void* again = nullptr;
   CUDA_OK(cudaMalloc(&again, 6 * piece));
   CUDA_OK(cudaMemset(again, 1, 6 * piece));

@@ -65,6 +65,18 @@ int main() {
   unsigned word = 0;
   DRV_OK(cuMemcpyDtoH(&word, base + 12, 4));
   EXPECT(word == 0x55aa55aa, "through the alias: 0x%x", word);
+  // The memory behind an address, by a handle of its own.
+  CUmemGenericAllocationHandle behind = 0;
+  DRV_OK(cuMemRetainAllocationHandle(&behind, reinterpret_cast<void*>(base + 2 * piece + 64)));
+  CUmemAllocationProp told{};
+  DRV_OK(cuMemGetAllocationPropertiesFromHandle(&told, behind));
+  EXPECT(told.location.type == CU_MEM_LOCATION_TYPE_DEVICE && told.location.id == device,
+         "the memory is said to lie on device %d", told.location.id);
+  DRV_OK(cuMemRelease(behind));
+  DRV_IS(cuMemRetainAllocationHandle(&behind, &word), CUDA_ERROR_INVALID_VALUE);
+  CUmemAllocationProp elsewhere = properties;
+  elsewhere.location.id = 99;
+  EXPECT(cuMemCreate(&behind, piece, &elsewhere, 0) != CUDA_SUCCESS, "memory on device 99");
   DRV_OK(cuMemUnmap(alias, piece));
   DRV_OK(cuMemAddressFree(alias, piece));
 

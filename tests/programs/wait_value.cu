@@ -43,6 +43,27 @@ int main() {
   EXPECT(static_cast<volatile unsigned*>(word)[1] == 99, "the stream wrote %u", word[1]);
   CUDA_OK(cudaMemcpy(&seen, out, sizeof seen, cudaMemcpyDeviceToHost));
   EXPECT(seen == 2, "after the write: %d", seen);
+
+  // The same as a batch: wait for a 64-bit number, write two words.
+  auto* wide = reinterpret_cast<volatile unsigned long long*>(word);
+  wide[0] = 5;
+  CUstreamBatchMemOpParams batch[3] = {};
+  batch[0].waitValue.operation = CU_STREAM_MEM_OP_WAIT_VALUE_64;
+  batch[0].waitValue.address = address;
+  batch[0].waitValue.value64 = 6;
+  batch[0].waitValue.flags = CU_STREAM_WAIT_VALUE_EQ;
+  for (int i = 1; i < 3; ++i) {
+    batch[i].writeValue.operation = CU_STREAM_MEM_OP_WRITE_VALUE_32;
+    batch[i].writeValue.address = address + 4 * static_cast<unsigned>(i - 1);
+    batch[i].writeValue.value = 70U + static_cast<unsigned>(i);
+  }
+  DRV_OK(cuStreamBatchMemOp(held, 3, batch, 0));
+  CUDA_IS(cudaStreamQuery(held), cudaErrorNotReady);
+  wide[0] = 6;
+  CUDA_OK(cudaStreamSynchronize(held));
+  EXPECT(wide[0] == (71ULL | 72ULL << 32), "the batch wrote 0x%llx", wide[0]);
+  batch[0].waitValue.operation = static_cast<CUstreamBatchMemOpType>(77);
+  DRV_IS(cuStreamBatchMemOp(held, 3, batch, 0), CUDA_ERROR_INVALID_VALUE);
   (void)supported;
   return check::done("wait_value");
 }
