@@ -14,7 +14,7 @@ HEAD = "// Generated from protocol/calls.tsv by protocol/generate.py. Do not edi
 HANDLES = {
     "CUstream": "stream", "CUevent": "event", "CUmodule": "module", "CUfunction": "function", "CUlibrary": "library",
     "CUkernel": "kernel", "CUgraph": "graph", "CUgraphExec": "graph_exec", "CUgraphNode": "graph_node",
-    "CUmemoryPool": "mem_pool", "CUmemGenericAllocationHandle": "mem_allocation", "CUarray": "array",
+    "CUlinkState": "linker", "CUuserObject": "user_object", "CUgreenCtx": "green_context", "CUmemoryPool": "mem_pool", "CUmemGenericAllocationHandle": "mem_allocation", "CUarray": "array",
 }
 SCALARS = {
     "u16": "std::uint16_t", "u32": "std::uint32_t", "u64": "std::uint64_t", "i32": "std::int32_t",
@@ -26,11 +26,13 @@ SCALARS = {
 ENUMS = {
     "CUlimit", "CUfunc_cache", "CUsharedconfig", "CUfunction_attribute", "CUmemPool_attribute", "CUmemAccess_flags",
     "CUmemAllocationGranularity_flags", "CUpointer_attribute", "CUmem_advise", "CUstreamCaptureMode",
-    "CUstreamCaptureStatus", "CUgraphNodeType", "CUstreamAttrID",
+    "CUstreamCaptureStatus", "CUgraphNodeType", "CUstreamAttrID", "CUkernelNodeAttrID",
+    "CUflushGPUDirectRDMAWritesTarget", "CUflushGPUDirectRDMAWritesScope",
 }
 STRUCTS = {
     "CUmemPoolProps", "CUmemAccessDesc", "CUmemLocation", "CUmemAllocationProp", "CUDA_MEMCPY3D",
-    "CUDA_MEMSET_NODE_PARAMS", "CUstreamAttrValue",
+    "CUDA_MEMSET_NODE_PARAMS", "CUstreamAttrValue", "CUtensorMap",
+    "CUkernelNodeAttrValue", "CUdevResource",
 }
 # Default-stream variants exist of these only where cuda.h has them (source: cudaabi/symbols.tsv).
 KINDS = {"local": "local", "async": "async", "wait": "wait", "wait!": "wait", "unsupported": "unsupported"}
