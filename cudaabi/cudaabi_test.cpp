@@ -42,6 +42,11 @@ class FakeHooks : public RuntimeHooks {
     return CUDA_SUCCESS;
   }
   CUresult load_module(CUmodule*, const void*) override { return CUDA_ERROR_INVALID_IMAGE; }
+  CUresult module_functions(CUmodule module, std::vector<CUfunction>& functions) override {
+    if (module != reinterpret_cast<CUmodule>(0x77)) return CUDA_ERROR_INVALID_HANDLE;
+    functions = {reinterpret_cast<CUfunction>(0x1), reinterpret_cast<CUfunction>(0x2)};
+    return CUDA_SUCCESS;
+  }
 
   CUcontext current = reinterpret_cast<CUcontext>(std::uintptr_t{0x1000});
 };
@@ -139,6 +144,24 @@ TEST(ExportTables, SizedTablesStateTheirSizeAndHaveNoEmptySlot) {
   for (unsigned i = 1; i < 13; ++i) EXPECT_NE(words[i], 0U) << i;
   auto* unknown = reinterpret_cast<CUresult (*)()>(words[3]);
   EXPECT_EQ(unknown(), CUDA_ERROR_NOT_SUPPORTED);
+}
+
+TEST(ExportTables, AModulesFunctionsAreVisitedAndCounted) {
+  fake_hooks();
+  const CUuuid id =
+      uuid({0x6e, 0x16, 0x3f, 0xbe, 0xb9, 0x58, 0x44, 0x4d, 0x83, 0x5c, 0xe1, 0x82, 0xaf, 0xf1, 0x99, 0x1e});
+  const void* table = nullptr;
+  ASSERT_EQ(get_export_table(&table, &id), CUDA_SUCCESS);
+  using Visit = unsigned (*)(CUcontext, CUmodule, void (*)(void*, CUfunction), void*);
+  const auto visit = reinterpret_cast<Visit>(static_cast<void* const*>(table)[7]);
+  std::vector<CUfunction> seen;
+  const auto note = [](void* user, CUfunction function) {
+    static_cast<std::vector<CUfunction>*>(user)->push_back(function);
+  };
+  EXPECT_EQ(visit(nullptr, reinterpret_cast<CUmodule>(0x77), note, &seen), 2U);
+  EXPECT_EQ(seen, (std::vector{reinterpret_cast<CUfunction>(0x1), reinterpret_cast<CUfunction>(0x2)}));
+  EXPECT_EQ(visit(nullptr, reinterpret_cast<CUmodule>(0x78), note, &seen), 0U);
+  EXPECT_EQ(seen.size(), 2U);
 }
 
 TEST(ExportTables, AnUnknownTableIsRefused) {

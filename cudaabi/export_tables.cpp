@@ -204,6 +204,32 @@ const Slot* context_stream_table() {
   return table.data();
 }
 
+// 6e163fbe: modules and functions. cuFFT loads a module for a kernel whose name it does not know and has it
+// named by slot 7; it wants to hear that there was exactly one.
+using FunctionVisitor = void (*)(void* user, CUfunction function, CUmodule module);
+unsigned visit_functions(CUcontext, CUmodule module, FunctionVisitor visit, void* user) {
+  std::vector<CUfunction> functions;
+  if (visit == nullptr || installed_hooks->module_functions(module, functions) != CUDA_SUCCESS) return 0;
+  for (const CUfunction function : functions) visit(user, function, module);
+  return static_cast<unsigned>(functions.size());
+}
+
+const Slot* function_table() {
+  static const auto table = [] {
+    auto t = sized_table<0x6e163fbe, 64>();
+    t[7] = slot(&visit_functions);
+    return t;
+  }();
+  return table.data();
+}
+
+// 1734dc26: meaning not public. cuBLASLt asks for it before bf16 products and does not survive a refusal; its
+// slots answer that they are not supported.
+const Slot* matmul_table() {
+  static const auto table = sized_table<0x1734dc26, 17>();
+  return table.data();
+}
+
 #ifdef VGPU_INTEGRITY_HANDSHAKE
 const Slot* integrity_table();
 
@@ -252,6 +278,10 @@ constexpr Offered offered[] = {
      context_check_table},
     {{0x21, 0x31, 0x8c, 0x60, 0x97, 0x14, 0x32, 0x48, 0x8c, 0xa6, 0x41, 0xff, 0x73, 0x24, 0xc8, 0xf2},
      context_stream_table},
+    {{0x6e, 0x16, 0x3f, 0xbe, 0xb9, 0x58, 0x44, 0x4d, 0x83, 0x5c, 0xe1, 0x82, 0xaf, 0xf1, 0x99, 0x1e},
+     function_table},
+    {{0x17, 0x34, 0xdc, 0x26, 0x80, 0x0d, 0x47, 0x45, 0x87, 0x26, 0xc0, 0xf1, 0xe7, 0xdd, 0x8b, 0xca},
+     matmul_table},
 #ifdef VGPU_INTEGRITY_HANDSHAKE
     {{0xd4, 0x08, 0x20, 0x55, 0xbd, 0xe6, 0x70, 0x4b, 0x8d, 0x34, 0xba, 0x12, 0x3c, 0x66, 0xe1, 0xf2},
      integrity_table},

@@ -43,6 +43,8 @@ class RuntimeHooks {
   /// Loads a module from a fatbin wrapper or a bare fatbin (image.hpp finds its extent), as cuModuleLoadData
   /// does.
   virtual CUresult load_module(CUmodule* module, const void* image) = 0;
+  /// All kernels of a module, in the order of cuModuleEnumerateFunctions.
+  virtual CUresult module_functions(CUmodule module, std::vector<CUfunction>& functions) = 0;
   /// Tables of the library's own; may be empty.
   virtual std::vector<PrivateTable> private_tables() { return {}; }
 };

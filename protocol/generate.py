@@ -14,6 +14,7 @@ HEAD = "// Generated from protocol/calls.tsv by protocol/generate.py. Do not edi
 HANDLES = {
     "CUstream": "stream", "CUevent": "event", "CUmodule": "module", "CUfunction": "function", "CUlibrary": "library",
     "CUkernel": "kernel", "CUgraph": "graph", "CUgraphExec": "graph_exec", "CUgraphNode": "graph_node",
+    "CUlinkState": "linker", "CUuserObject": "user_object", "CUgreenCtx": "green_context",
     "CUmemoryPool": "mem_pool", "CUmemGenericAllocationHandle": "mem_allocation", "CUarray": "array",
     "CUmipmappedArray": "mipmapped_array",
 }
@@ -27,12 +28,13 @@ SCALARS = {
 ENUMS = {
     "CUlimit", "CUfunc_cache", "CUsharedconfig", "CUfunction_attribute", "CUmemPool_attribute", "CUmemAccess_flags",
     "CUmemAllocationGranularity_flags", "CUpointer_attribute", "CUmem_advise", "CUstreamCaptureMode",
-    "CUstreamCaptureStatus", "CUgraphNodeType", "CUstreamAttrID", "CUarray_format",
+    "CUstreamCaptureStatus", "CUgraphNodeType", "CUstreamAttrID", "CUkernelNodeAttrID", "CUarray_format",
+    "CUflushGPUDirectRDMAWritesTarget", "CUflushGPUDirectRDMAWritesScope",
 }
 STRUCTS = {
     "CUmemPoolProps", "CUmemAccessDesc", "CUmemLocation", "CUmemAllocationProp", "CUDA_MEMCPY3D",
-    "CUDA_MEMSET_NODE_PARAMS", "CUstreamAttrValue", "CUDA_ARRAY3D_DESCRIPTOR", "CUDA_RESOURCE_DESC", "CUDA_TEXTURE_DESC",
-    "CUDA_RESOURCE_VIEW_DESC",
+    "CUDA_MEMSET_NODE_PARAMS", "CUstreamAttrValue", "CUtensorMap", "CUDA_ARRAY3D_DESCRIPTOR", "CUDA_RESOURCE_DESC",
+    "CUDA_TEXTURE_DESC", "CUDA_RESOURCE_VIEW_DESC", "CUkernelNodeAttrValue", "CUdevResource",
 }
 # What names devices: the client's device 0 is the worker's own.
 LOCATED = {"CUmemPoolProps", "CUmemAccessDesc", "CUmemLocation", "CUmemAllocationProp"}

@@ -26,6 +26,8 @@ enum class HandleKind : std::uint8_t {
   texture,
   surface,
   linker,
+  user_object,
+  green_context,
   count
 };
 

@@ -188,6 +188,15 @@ tl::expected<void, LoadError> ModuleImpl::place_variables() {
     if (v.type == ptx::Type::texref || v.type == ptx::Type::samplerref || v.type == ptx::Type::surfref)
       return tl::unexpected(LoadError{LoadError::Kind::unsupported, v.line,
                                       "texture and surface references are not supported"});
+    const auto earlier =
+        std::find_if(places.begin(), places.end(), [&](const auto& p) { return p.first->name == v.name; });
+    if (earlier != places.end()) {
+      const bool may_repeat = v.weak || v.common || earlier->first->weak || earlier->first->common;
+      if (!may_repeat)
+        return tl::unexpected(LoadError{LoadError::Kind::invalid_ptx, v.line,
+                                        "variable '" + std::string(v.name) + "' is defined twice"});
+      continue;
+    }
     size = round_up(size, std::max<std::uint64_t>(v.alignment(), 1));
     places.emplace_back(&v, size);
     size += v.size();
@@ -332,7 +341,12 @@ tl::expected<void, LoadError> ModuleImpl::build(std::unique_ptr<ptx::Module> ast
                                         "unknown instruction '" + std::string(instruction.mnemonic) + "'"});
     }
     auto [it, fresh] = functions_.try_emplace(f.name, i);
-    if (!fresh && f.has_body) it->second = i;
+    if (fresh || !f.has_body) continue;
+    const auto& earlier = ast_->functions[it->second];
+    if (earlier.has_body && !earlier.weak && !f.weak)
+      return tl::unexpected(LoadError{LoadError::Kind::invalid_ptx, f.line,
+                                      "function '" + std::string(f.name) + "' is defined twice"});
+    it->second = i;
   }
   if (auto ok = place_variables(); !ok) return ok;
   for (const auto& [name, i] : functions_) {

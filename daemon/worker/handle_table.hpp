@@ -38,6 +38,20 @@ class HandleTable {
     const Entry* const entry = entry_of(kind, handle);
     return entry != nullptr ? entry->owner : 0;
   }
+  /// The handle of the first entry of a kind for whose value chosen(value) is true, 0 for none. Slow.
+  template <class F>
+  std::uint64_t find_handle(HandleKind kind, F&& chosen) const {
+    const auto& entries = kinds_[static_cast<std::size_t>(kind)];
+    for (std::size_t i = 0; i < entries.size(); ++i) {
+      if (entries[i].used && chosen(entries[i].value))
+        return Handle::make(kind, static_cast<std::uint32_t>(i), entries[i].generation);
+    }
+    return 0;
+  }
+  /// The handle that names `value`, 0 for none. Slow.
+  std::uint64_t handle_of(HandleKind kind, std::uint64_t value) const {
+    return find_handle(kind, [value](std::uint64_t known) { return known == value; });
+  }
   void forget(HandleKind kind, std::uint64_t handle) {
     if (find(kind, handle) != nullptr)
       kinds_[static_cast<std::size_t>(kind)][Handle::index(handle)].used = false;

@@ -582,8 +582,9 @@ bool Session::device_range(std::uint64_t address, std::uint64_t bytes) const {
   if (address == 0 || address + bytes < address) return false;
   {
     const std::lock_guard lock(memory_mutex_);
-    auto after = allocations_.upper_bound(address);
-    if (after != allocations_.begin()) {
+    for (const auto* const ranges : {&allocations_, &graph_memory_}) {
+      auto after = ranges->upper_bound(address);
+      if (after == ranges->begin()) continue;
       --after;
       const std::uint64_t inside = address - after->first;
       if (inside <= after->second && after->second - inside >= bytes) return true;

@@ -25,11 +25,14 @@
 #include "daemon/worker/accounting.hpp"
 #include "daemon/worker/completions.hpp"
 #include "daemon/worker/console.hpp"
+#include "daemon/worker/deferred_upcalls.hpp"
 #include "daemon/worker/driver_library.hpp"
 #include "daemon/worker/handle_table.hpp"
 #include "daemon/worker/host_regions.hpp"
+#include "daemon/worker/jit_state.hpp"
 #include "protocol/channel.hpp"
 #include "protocol/futex.hpp"
+#include "protocol/graph_node.hpp"
 #include "protocol/ring.hpp"
 #include "protocol/unique_fd.hpp"
 #include "protocol/upcall.hpp"
@@ -74,6 +77,9 @@ struct SessionParts {
   int broker_socket = -1;
 };
 
+/// Whether a launch attribute is a plain value: others name events or memory of the caller.
+bool attribute_allowed(CUlaunchAttributeID id);
+
 /// Why a session ended.
 enum class SessionEnd { client_gone, broker_gone, corrupt_ring, stopped };
 
@@ -100,12 +106,19 @@ class Session {
   bool can_bind(HandleKind kind, std::uint64_t handle) const { return handles_.can_bind(kind, handle); }
   template <class T>
   void bind(HandleKind kind, std::uint64_t handle, T value, std::uint64_t owner = 0) {
+    if constexpr (std::is_same_v<T, CUgraph>) forget_names_of(value);
     if constexpr (std::is_pointer_v<T>) {
       handles_.bind(kind, handle, reinterpret_cast<std::uint64_t>(value), owner, context_index_);
     } else {
       handles_.bind(kind, handle, static_cast<std::uint64_t>(value), owner, context_index_);
     }
     if (kind == HandleKind::graph_node) note_node(handle);
+  }
+  /// A graph that ended with its parent leaves names behind, which must not be taken for those of a new one.
+  void forget_names_of(CUgraph graph) {
+    handles_.forget_if(HandleKind::graph, [graph](std::uint64_t value, std::uint64_t, std::uint16_t) {
+      return value == reinterpret_cast<std::uint64_t>(graph);
+    });
   }
   /// The module or library with which an object that comes out of `handle` ends.
   std::uint64_t owner_of(HandleKind kind, std::uint64_t handle) const {
@@ -128,6 +141,9 @@ class Session {
   }
   bool resolve(std::uint64_t handle, CUgraphNode& out) const {
     return look_up(HandleKind::graph_node, handle, out);
+  }
+  bool resolve(std::uint64_t handle, CUgreenCtx& out) const {
+    return look_up(HandleKind::green_context, handle, out);
   }
   bool resolve(std::uint64_t handle, CUmemoryPool& out) const {
     return look_up(HandleKind::mem_pool, handle, out);
@@ -155,6 +171,19 @@ class Session {
   VGPU_HANDLER(cuCtxDestroy_v2);
   VGPU_HANDLER(cuCtxSynchronize);
   VGPU_HANDLER(cuCtxSetLimit);
+  VGPU_HANDLER(cuCtxRecordEvent);
+  VGPU_HANDLER(cuCtxWaitEvent);
+  VGPU_HANDLER(cuDeviceGetGraphMemAttribute);
+  VGPU_HANDLER(cuDeviceSetGraphMemAttribute);
+  // session_green.cpp
+  VGPU_HANDLER(cuDeviceGetDevResource);
+  VGPU_HANDLER(cuCtxGetDevResource);
+  VGPU_HANDLER(cuGreenCtxGetDevResource);
+  VGPU_HANDLER(cuDevSmResourceSplitByCount);
+  VGPU_HANDLER(cuDevResourceGenerateDesc);
+  VGPU_HANDLER(cuGreenCtxCreate);
+  VGPU_HANDLER(cuGreenCtxDestroy);
+  VGPU_HANDLER(cuGreenCtxStreamCreate);
   // session_module.cpp
   VGPU_HANDLER(cuModuleLoadData);
   VGPU_HANDLER(cuModuleUnload);
@@ -165,6 +194,18 @@ class Session {
   VGPU_HANDLER(cuLibraryGetKernel);
   VGPU_HANDLER(cuLibraryGetGlobal);
   VGPU_HANDLER(cuLibraryGetManaged);
+  // session_jit.cpp
+  VGPU_HANDLER(jit_module);
+  VGPU_HANDLER(jit_library);
+  VGPU_HANDLER(cuModuleEnumerateFunctions);
+  VGPU_HANDLER(cuLibraryEnumerateKernels);
+  VGPU_HANDLER(cuLibraryGetUnifiedFunction);
+  VGPU_HANDLER(cuLinkCreate_v2);
+  VGPU_HANDLER(cuLinkAddData_v2);
+  VGPU_HANDLER(cuLinkComplete);
+  VGPU_HANDLER(link_output);
+  VGPU_HANDLER(cuLinkDestroy);
+  VGPU_HANDLER(tensor_map);
   // session_launch.cpp
   VGPU_HANDLER(cuLaunchKernel);
   VGPU_HANDLER(cuGraphLaunch);
@@ -218,11 +259,13 @@ class Session {
   VGPU_HANDLER(cuStreamDestroy_v2);
   VGPU_HANDLER(cuStreamSynchronize);
   VGPU_HANDLER(cuStreamQuery);
+  VGPU_HANDLER(cuStreamBatchMemOp_v2);
   VGPU_HANDLER(cuEventDestroy_v2);
   VGPU_HANDLER(cuEventQuery);
   VGPU_HANDLER(cuEventSynchronize);
   // session_graph.cpp
   VGPU_HANDLER(cuStreamBeginCapture_v2);
+  VGPU_HANDLER(cuStreamBeginCaptureToGraph);
   VGPU_HANDLER(cuStreamEndCapture);
   VGPU_HANDLER(cuStreamGetCaptureInfo_v3);
   VGPU_HANDLER(cuStreamUpdateCaptureDependencies_v2);
@@ -233,15 +276,26 @@ class Session {
   VGPU_HANDLER(cuGraphGetRootNodes);
   VGPU_HANDLER(cuGraphNodeGetDependencies_v2);
   VGPU_HANDLER(cuGraphDestroyNode);
+  VGPU_HANDLER(cuGraphNodeGetDependentNodes_v2);
+  VGPU_HANDLER(cuGraphGetEdges_v2);
   VGPU_HANDLER(cuGraphAddDependencies_v2);
-  VGPU_HANDLER(cuGraphAddEmptyNode);
-  VGPU_HANDLER(cuGraphAddKernelNode_v2);
-  VGPU_HANDLER(cuGraphKernelNodeSetParams_v2);
-  VGPU_HANDLER(cuGraphExecKernelNodeSetParams_v2);
-  VGPU_HANDLER(cuGraphAddMemcpyNode);
-  VGPU_HANDLER(cuGraphAddMemsetNode);
-  VGPU_HANDLER(cuGraphAddHostNode);
-  VGPU_HANDLER(cuGraphAddChildGraphNode);
+  VGPU_HANDLER(cuGraphRemoveDependencies_v2);
+  VGPU_HANDLER(cuGraphClone);
+  VGPU_HANDLER(cuGraphInstantiateWithFlags);
+  VGPU_HANDLER(cuGraphNodeFindInClone);
+  VGPU_HANDLER(cuUserObjectCreate);
+  VGPU_HANDLER(cuUserObjectRetain);
+  VGPU_HANDLER(cuUserObjectRelease);
+  VGPU_HANDLER(cuGraphRetainUserObject);
+  VGPU_HANDLER(cuGraphReleaseUserObject);
+  // session_graph_nodes.cpp
+  VGPU_HANDLER(cuGraphAddNode_v2);
+  VGPU_HANDLER(cuGraphNodeSetParams);
+  VGPU_HANDLER(cuGraphExecNodeSetParams);
+  VGPU_HANDLER(graph_node_params);
+  VGPU_HANDLER(cuGraphKernelNodeSetAttribute);
+  VGPU_HANDLER(cuGraphConditionalHandleCreate);
+  VGPU_HANDLER(cuGraphDebugDotPrint);
   VGPU_HANDLER(client_refused);
 #undef VGPU_HANDLER
 
@@ -267,6 +321,43 @@ class Session {
     bool keep;  // captured into a graph: called at each replay
   };
 
+  /// A linker (cuLinkCreate) with the options that the driver points into.
+  struct Linker {
+    JitState jit;
+    CUlinkState state = nullptr;
+    std::span<const std::byte> image;  ///< of the last cuLinkComplete; the driver owns it
+  };
+
+  /// A node's parameters as the driver wants them, and what they point to. Does not move.
+  struct NodeParams {
+    CUgraphNodeParams params{};
+    void* extra[5] = {};
+    std::size_t param_bytes = 0;
+    std::vector<CUmemAccessDesc> access;
+    std::vector<CUstreamBatchMemOpParams> operations;
+    std::vector<std::uint64_t> bodies;  ///< the client's handles for a conditional node's graphs
+    std::unique_ptr<HostCall> host;
+    std::uint64_t child = 0;  ///< the client's handle of a child graph
+  };
+  /// Memory of an allocation node: charged, and the client's to use, while a graph or executable keeps it.
+  class GraphMemory {
+   public:
+    GraphMemory(Session& session, CUdeviceptr address, std::uint64_t bytes);  ///< `bytes` have been charged
+    ~GraphMemory();
+    GraphMemory(const GraphMemory&) = delete;
+    GraphMemory& operator=(const GraphMemory&) = delete;
+
+   private:
+    Session& session_;
+    CUdeviceptr address_;
+    Charge charge_;
+  };
+  /// An object of cuUserObjectCreate that the client holds references of.
+  struct UserObject {
+    CUuserObject object = nullptr;
+    std::uint64_t owned = 0;
+  };
+
   template <class T>
   bool look_up(HandleKind kind, std::uint64_t handle, T& out) const {
     const std::uint64_t* const value = handles_.find(kind, handle);
@@ -281,6 +372,13 @@ class Session {
   /// Where there are few CPUs: says which one this is; true when a thread of the client waits on the same.
   bool waiter_here();
   CUresult switch_context(std::uint16_t index);
+  /// Whether a context may be made under this index of the client's.
+  CUresult free_context(std::uint16_t index) const;
+  /// Forgets what lives in a context, and answers with destroy() once its work has ended.
+  CUresult end_context(std::uint16_t index, std::function<CUresult()> destroy);
+  /// Keeps a resource and fills in what the client gets instead.
+  CUresult give_resource(const CUdevResource& resource, CUdevResource& out);
+  const CUdevResource* resource_of(std::uint64_t token) const;
   void note_result(CUresult result);
   void report_async(CUresult result);
   CUresult with_async_error(CUresult result, bool synchronises);
@@ -346,12 +444,31 @@ class Session {
   static void CUDA_CB run_host_call(void* call);
   static void CUDA_CB run_stream_callback(CUstream stream, CUresult status, void* call);
   void note_node(std::uint64_t handle);
+  /// The client's handle for a node; one that is new to it gets `fresh`.
+  CUresult name_node(CUgraphNode node, std::uint64_t fresh, std::uint64_t& handle);
   CUresult write_nodes(const std::vector<CUgraphNode>& nodes, const ArenaSpan& span);
+  CUresult write_edges(const std::vector<CUgraphEdgeData>& edges, const ArenaSpan& nodes,
+                       const ArenaSpan& span);
   CUresult read_dependencies(std::uint32_t count, Tail& tail, std::vector<CUgraphNode>& nodes) const;
-  template <class Record>
-  CUresult kernel_node_params(const Record& record, Tail tail, CUDA_KERNEL_NODE_PARAMS& params, void** extra,
-                              std::size_t& size) const;
+  CUresult read_edges(bool present, std::size_t count, Tail& tail, std::vector<CUgraphEdgeData>& edges) const;
+  template <class Record, class Reply, class List>
+  CUresult neighbours(const Record& record, Reply& reply, List list);
+  template <class Record, class Change>
+  CUresult change_edges(const Record& record, Tail tail, Change change);
+  CUresult read_node(std::uint32_t type, Tail tail, NodeParams& out);
+  CUresult kernel_node(NodeParams& out, Tail& tail) const;
+  CUresult memset_node(NodeParams& out, Tail& tail) const;
+  CUresult write_node(CUgraphNode node, CUgraphNodeType type, std::uint64_t fresh,
+                      std::vector<std::byte>& out);
+  CUresult write_kernel_node(CUgraphNode node, std::vector<std::byte>& out);
+  std::uint64_t handle_of_function(CUfunction function, CUkernel kernel) const;
+  void keep(std::unique_ptr<HostCall> call);
+  /// What holds memory of graph `from` also holds it for `to`: a clone, a parent, an executable.
+  void share_memory(std::uint64_t from, std::uint64_t to);
+  static void CUDA_CB run_user_destructor(void* call);
+  void disown(std::uint64_t handle, std::uint32_t count);
   void put_name(Tail tail, std::string& name) const;
+  void write_names(const std::vector<const char*>& names, const ArenaSpan& span, std::uint64_t& bytes);
 
   SessionParts parts_;
   const DriverTable& driver_;
@@ -366,6 +483,7 @@ class Session {
   Completions completions_;
   UpcallPoster upcalls_;
   std::atomic<bool> stop_{false};
+  DeferredUpcalls deferred_upcalls_{upcalls_, stop_};
 
   // The record being run.
   PendingReply current_;
@@ -378,6 +496,11 @@ class Session {
   std::unordered_map<std::uint64_t, std::uint64_t> nodes_;  // the driver's node -> the client's handle
   std::vector<std::pair<std::uint64_t, UniqueFd>> host_fds_;
   const void* blas_table_ = nullptr;
+  std::map<std::uint64_t, std::unique_ptr<Linker>> linkers_;  // by client handle
+  std::vector<CUdevResource> resources_;                      // by the client's number, from 1
+  std::vector<CUdevResourceDesc> descriptions_;               // the same
+  std::map<std::uint64_t, UserObject> user_objects_;          // by client handle
+  std::unordered_set<std::uint64_t> conditionals_;            // the driver's conditional handles
 
   std::mutex work_mutex_;  // the two below and all StreamWork
   std::map<StreamKey, std::shared_ptr<StreamWork>> work_;
@@ -395,7 +518,8 @@ class Session {
   std::thread::id dispatcher_;
 
   mutable std::mutex memory_mutex_;
-  std::map<std::uint64_t, std::uint64_t> allocations_;  // address -> bytes
+  std::map<std::uint64_t, std::uint64_t> allocations_;   // address -> bytes
+  std::map<std::uint64_t, std::uint64_t> graph_memory_;  // the same, of GraphMemory
   // By client handle, and by the address where it is mapped. Dispatcher only.
   std::unordered_map<std::uint64_t, std::shared_ptr<Charge>> vmm_;
   std::map<std::uint64_t, std::shared_ptr<Charge>> mapped_;
@@ -405,9 +529,13 @@ class Session {
   std::map<std::pair<std::uint16_t, int>, std::shared_ptr<Charge>> limits_;
   std::map<std::pair<std::uint16_t, int>, std::uint64_t> usual_limits_;
   std::atomic<std::size_t> pending_frees_{0};
+  /// Memory of allocation nodes, by the handle of each graph and executable that keeps it. Dispatcher only.
+  std::unordered_map<std::uint64_t, std::vector<std::shared_ptr<GraphMemory>>> kept_memory_;
 
   std::mutex host_calls_mutex_;
   std::deque<std::unique_ptr<HostCall>> kept_host_calls_;
+  std::unordered_map<const HostCall*, std::unique_ptr<HostCall>>
+      destructors_;  // of user objects not yet gone
 
   std::atomic<int> sticky_{0};
   std::atomic<int> async_error_{0};

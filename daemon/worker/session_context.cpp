@@ -58,6 +58,7 @@ void Session::empty_primary_context() {
                      [](std::uint64_t, std::uint64_t, std::uint16_t) { return true; });
   captures_ = 0;
   nodes_.clear();
+  kept_memory_.clear();
   stream_contexts_.clear();
   {
     const std::lock_guard lock(work_mutex_);
@@ -77,10 +78,14 @@ void Session::empty_primary_context() {
   }
 }
 
+CUresult Session::free_context(std::uint16_t index) const {
+  if (index == 0 || index >= max_contexts) return CUDA_ERROR_INVALID_VALUE;
+  return index < contexts_.size() && contexts_[index] != nullptr ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
+}
+
 CUresult Session::handle(const record::cuCtxCreate_v4& record, reply::cuCtxCreate_v4&, Tail) {
   if (driver_.cuCtxCreate_v4 == nullptr) return unsupported(record.header.call);
-  if (record.index == 0 || record.index >= max_contexts) return CUDA_ERROR_INVALID_VALUE;
-  if (record.index < contexts_.size() && contexts_[record.index] != nullptr) return CUDA_ERROR_INVALID_VALUE;
+  if (const CUresult free = free_context(record.index); free != CUDA_SUCCESS) return free;
   CUcontext context = nullptr;
   const CUresult result = driver_.cuCtxCreate_v4(&context, nullptr, record.flags, device());
   if (result != CUDA_SUCCESS) return result;
@@ -97,22 +102,26 @@ CUresult Session::handle(const record::cuCtxDestroy_v2& record, reply::cuCtxDest
     return CUDA_ERROR_INVALID_CONTEXT;
   }
   const CUcontext context = contexts_[record.index];
-  contexts_[record.index] = nullptr;
-  const auto of_context = [index = record.index](const auto& entry) { return entry.first.first == index; };
+  return end_context(record.index, [this, context] { return driver_.cuCtxDestroy_v2(context); });
+}
+
+CUresult Session::end_context(std::uint16_t index, std::function<CUresult()> destroy) {
+  const CUcontext context = contexts_[index];
+  contexts_[index] = nullptr;
+  const auto of_context = [index](const auto& entry) { return entry.first.first == index; };
   std::erase_if(limits_, of_context);
   std::erase_if(usual_limits_, of_context);
-  if (context_index_ == record.index) {
+  if (context_index_ == index) {
     if (const CUresult result = switch_context(0); result != CUDA_SUCCESS) return result;
   }
   for (const HandleKind kind :
        {HandleKind::stream, HandleKind::event, HandleKind::module, HandleKind::function}) {
-    handles_.forget_if(
-        kind, [index = record.index](std::uint64_t, std::uint64_t, std::uint16_t of) { return of == index; });
+    handles_.forget_if(kind, [index](std::uint64_t, std::uint64_t, std::uint16_t of) { return of == index; });
   }
   std::erase_if(stream_contexts_, [context](const auto& entry) { return entry.second == context; });
   // Waiters must be through with its events before it goes.
   const PendingReply pending = defer();
-  const auto destroy = [this, pending, context](CUresult) {
+  const auto finish = [this, pending, context, destroy = std::move(destroy)](CUresult) {
     completions_.forget_context(context);
     {
       const std::lock_guard lock(work_mutex_);
@@ -128,10 +137,50 @@ CUresult Session::handle(const record::cuCtxDestroy_v2& record, reply::cuCtxDest
         it = work_.erase(it);
       }
     }
-    answer(pending, driver_.cuCtxDestroy_v2(context));
+    answer(pending, destroy());
   };
-  when_all_done(destroy, context);
+  when_all_done(finish, context);
   return deferred;
+}
+
+CUresult Session::handle(const record::cuCtxRecordEvent& record, reply::cuCtxRecordEvent&, Tail) {
+  if (driver_.cuCtxRecordEvent == nullptr) return unsupported(record.header.call);
+  CUevent event = nullptr;
+  if (!resolve(record.event, event)) return CUDA_ERROR_INVALID_HANDLE;
+  return driver_.cuCtxRecordEvent(contexts_[context_index_], event);
+}
+
+CUresult Session::handle(const record::cuCtxWaitEvent& record, reply::cuCtxWaitEvent&, Tail) {
+  if (driver_.cuCtxWaitEvent == nullptr) return unsupported(record.header.call);
+  CUevent event = nullptr;
+  if (!resolve(record.event, event)) return CUDA_ERROR_INVALID_HANDLE;
+  return driver_.cuCtxWaitEvent(contexts_[context_index_], event);
+}
+
+CUresult Session::handle(const record::cuDeviceGetGraphMemAttribute& record,
+                         reply::cuDeviceGetGraphMemAttribute& reply, Tail) {
+  if (driver_.cuDeviceGetGraphMemAttribute == nullptr) return unsupported(record.header.call);
+  if (record.attribute < CU_GRAPH_MEM_ATTR_USED_MEM_CURRENT ||
+      record.attribute > CU_GRAPH_MEM_ATTR_RESERVED_MEM_HIGH) {
+    return CUDA_ERROR_INVALID_VALUE;
+  }
+  cuuint64_t value = 0;
+  const CUresult result = driver_.cuDeviceGetGraphMemAttribute(
+      device(), static_cast<CUgraphMem_attribute>(record.attribute), &value);
+  reply.value = value;
+  return result;
+}
+
+CUresult Session::handle(const record::cuDeviceSetGraphMemAttribute& record,
+                         reply::cuDeviceSetGraphMemAttribute&, Tail) {
+  if (driver_.cuDeviceSetGraphMemAttribute == nullptr) return unsupported(record.header.call);
+  // The two that may be set, and only to zero.
+  const bool resettable = record.attribute == CU_GRAPH_MEM_ATTR_USED_MEM_HIGH ||
+                          record.attribute == CU_GRAPH_MEM_ATTR_RESERVED_MEM_HIGH;
+  if (!resettable || record.value != 0) return CUDA_ERROR_INVALID_VALUE;
+  cuuint64_t value = 0;
+  return driver_.cuDeviceSetGraphMemAttribute(device(), static_cast<CUgraphMem_attribute>(record.attribute),
+                                              &value);
 }
 
 CUresult Session::handle(const record::cuCtxSynchronize& record, reply::cuCtxSynchronize&, Tail) {

@@ -1,4 +1,6 @@
-// Stream capture and graphs.
+// Stream capture and graphs as a whole; their nodes: session_graph_nodes.cpp.
+#include <algorithm>
+
 #include "daemon/worker/session.hpp"
 
 namespace vgpu::worker {
@@ -11,28 +13,72 @@ void Session::note_node(std::uint64_t handle) {
   if (const std::uint64_t* const node = handles_.find(HandleKind::graph_node, handle)) nodes_[*node] = handle;
 }
 
+CUresult Session::name_node(CUgraphNode node, std::uint64_t fresh, std::uint64_t& handle) {
+  handle = 0;
+  if (node == nullptr) return CUDA_SUCCESS;
+  const auto known = nodes_.find(reinterpret_cast<std::uint64_t>(node));
+  if (known != nodes_.end()) {
+    handle = known->second;
+    return CUDA_SUCCESS;
+  }
+  if (!can_bind(HandleKind::graph_node, fresh)) return CUDA_ERROR_INVALID_HANDLE;
+  bind(HandleKind::graph_node, fresh, node);
+  handle = fresh;
+  return CUDA_SUCCESS;
+}
+
 CUresult Session::write_nodes(const std::vector<CUgraphNode>& nodes, const ArenaSpan& span) {
   const std::span<std::byte> out = arena_bytes(span);
   if (out.size() < nodes.size() * sizeof(std::uint64_t))
     return CUDA_SUCCESS;  // the caller only wants the count
-  std::vector<std::uint64_t> fresh(nodes.size());
   if (nodes.empty()) return CUDA_SUCCESS;
+  std::vector<std::uint64_t> fresh(nodes.size());
   std::memcpy(fresh.data(), out.data(), fresh.size() * sizeof(std::uint64_t));
   std::size_t next = 0;
-  std::vector<std::uint64_t> handles;
-  for (const CUgraphNode node : nodes) {
-    const auto known = nodes_.find(reinterpret_cast<std::uint64_t>(node));
-    if (known != nodes_.end()) {
-      handles.push_back(known->second);
-      continue;
-    }
-    const std::uint64_t handle = fresh[next++];
-    if (!can_bind(HandleKind::graph_node, handle)) return CUDA_ERROR_INVALID_HANDLE;
-    bind(HandleKind::graph_node, handle, node);
-    handles.push_back(handle);
+  std::vector<std::uint64_t> handles(nodes.size());
+  for (std::size_t i = 0; i < nodes.size(); ++i) {
+    if (const CUresult result = name_node(nodes[i], fresh[next], handles[i]); result != CUDA_SUCCESS)
+      return result;
+    if (handles[i] == fresh[next]) ++next;
   }
   std::memcpy(out.data(), handles.data(), handles.size() * sizeof(std::uint64_t));
   return CUDA_SUCCESS;
+}
+
+CUresult Session::write_edges(const std::vector<CUgraphEdgeData>& edges, const ArenaSpan& nodes,
+                              const ArenaSpan& span) {
+  if (span.bytes == 0) {
+    // Who asks for nodes without the data of their edges must hear that there is some.
+    const bool plain = std::all_of(edges.begin(), edges.end(), [](const CUgraphEdgeData& edge) {
+      return edge.from_port == 0 && edge.to_port == 0 && edge.type == 0;
+    });
+    return plain || nodes.bytes == 0 ? CUDA_SUCCESS : CUDA_ERROR_LOSSY_QUERY;
+  }
+  const std::span<std::byte> out = arena_bytes(span);
+  if (out.size() >= edges.size() * sizeof(CUgraphEdgeData) && !edges.empty())
+    std::memcpy(out.data(), edges.data(), edges.size() * sizeof(CUgraphEdgeData));
+  return CUDA_SUCCESS;
+}
+
+CUresult Session::read_edges(bool present, std::size_t count, Tail& tail,
+                             std::vector<CUgraphEdgeData>& edges) const {
+  static_assert(sizeof(CUgraphEdgeData) == sizeof(std::uint64_t));
+  if (!present) return CUDA_SUCCESS;
+  if (tail.size() < count * sizeof(CUgraphEdgeData)) return CUDA_ERROR_INVALID_VALUE;
+  edges.resize(count);
+  if (count != 0) std::memcpy(edges.data(), tail.data(), count * sizeof(CUgraphEdgeData));
+  tail = tail.subspan(count * sizeof(CUgraphEdgeData));
+  return CUDA_SUCCESS;
+}
+
+void Session::share_memory(std::uint64_t from, std::uint64_t to) {
+  const auto found = kept_memory_.find(from);
+  if (found == kept_memory_.end()) return;
+  const auto memory = found->second;
+  auto& target = kept_memory_[to];
+  for (const auto& one : memory) {
+    if (std::find(target.begin(), target.end(), one) == target.end()) target.push_back(one);
+  }
 }
 
 CUresult Session::read_dependencies(std::uint32_t count, Tail& tail, std::vector<CUgraphNode>& nodes) const {
@@ -58,10 +104,28 @@ CUresult Session::handle(const record::cuStreamBeginCapture_v2& record, reply::c
   return result;
 }
 
-CUresult Session::handle(const record::cuStreamEndCapture& record, reply::cuStreamEndCapture&, Tail) {
+CUresult Session::handle(const record::cuStreamBeginCaptureToGraph& record,
+                         reply::cuStreamBeginCaptureToGraph&, Tail tail) {
+  if (driver_.cuStreamBeginCaptureToGraph == nullptr) return unsupported(record.header.call);
+  CUstream stream = nullptr;
+  CUgraph graph = nullptr;
+  std::vector<CUgraphNode> after;
+  std::vector<CUgraphEdgeData> edges;
+  if (!resolve(record.stream, stream) || !resolve(record.graph, graph)) return CUDA_ERROR_INVALID_HANDLE;
+  CUresult result = read_dependencies(record.dependency_count, tail, after);
+  if (result == CUDA_SUCCESS) result = read_edges(record.edges != 0, after.size(), tail, edges);
+  if (result != CUDA_SUCCESS) return result;
+  result = driver_.cuStreamBeginCaptureToGraph(stream, graph, after.empty() ? nullptr : after.data(),
+                                               edges.empty() ? nullptr : edges.data(), after.size(),
+                                               CU_STREAM_CAPTURE_MODE_RELAXED);
+  if (result == CUDA_SUCCESS) ++captures_;
+  return result;
+}
+
+CUresult Session::handle(const record::cuStreamEndCapture& record, reply::cuStreamEndCapture& reply, Tail) {
   if (driver_.cuStreamEndCapture == nullptr) return unsupported(record.header.call);
   CUstream stream = nullptr;
-  if (!resolve(record.stream, stream) || !can_bind(HandleKind::graph, record.graph))
+  if (!resolve(record.stream, stream) || !can_bind(HandleKind::graph, record.fresh_graph))
     return CUDA_ERROR_INVALID_HANDLE;
   CUgraph graph = nullptr;
   const CUresult result = driver_.cuStreamEndCapture(stream, &graph);
@@ -70,7 +134,12 @@ CUresult Session::handle(const record::cuStreamEndCapture& record, reply::cuStre
       result != CUDA_ERROR_STREAM_CAPTURE_UNMATCHED && result != CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD) {
     --captures_;
   }
-  if (result == CUDA_SUCCESS && graph != nullptr) bind(HandleKind::graph, record.graph, graph);
+  if (result != CUDA_SUCCESS || graph == nullptr) return result;
+  // A capture into a graph of the client's ends with that graph.
+  reply.graph = handles_.handle_of(HandleKind::graph, reinterpret_cast<std::uint64_t>(graph));
+  if (reply.graph != 0) return result;
+  bind(HandleKind::graph, record.fresh_graph, graph);
+  reply.graph = record.fresh_graph;
   return result;
 }
 
@@ -91,11 +160,19 @@ CUresult Session::handle(const record::cuStreamGetCaptureInfo_v3& record,
   reply.id = id;
   if (result != CUDA_SUCCESS || status != CU_STREAM_CAPTURE_STATUS_ACTIVE) return result;
   reply.node_count = count;
-  if (can_bind(HandleKind::graph, record.graph) && graph != nullptr)
-    bind(HandleKind::graph, record.graph, graph);
-  return write_nodes(
-      nodes != nullptr ? std::vector<CUgraphNode>(nodes, nodes + count) : std::vector<CUgraphNode>(),
-      record.nodes);
+  if (graph != nullptr) {
+    reply.graph = handles_.handle_of(HandleKind::graph, reinterpret_cast<std::uint64_t>(graph));
+    if (reply.graph == 0 && can_bind(HandleKind::graph, record.fresh_graph)) {
+      bind(HandleKind::graph, record.fresh_graph, graph);
+      reply.graph = record.fresh_graph;
+    }
+  }
+  if (nodes == nullptr || count == 0) return CUDA_SUCCESS;
+  if (edges != nullptr) {
+    const CUresult lossless = write_edges({edges, edges + count}, record.nodes, record.edges);
+    if (lossless != CUDA_SUCCESS) return lossless;
+  }
+  return write_nodes({nodes, nodes + count}, record.nodes);
 }
 
 CUresult Session::handle(const record::cuStreamUpdateCaptureDependencies_v2& record,
@@ -103,13 +180,13 @@ CUresult Session::handle(const record::cuStreamUpdateCaptureDependencies_v2& rec
   if (driver_.cuStreamUpdateCaptureDependencies_v2 == nullptr) return unsupported(record.header.call);
   CUstream stream = nullptr;
   std::vector<CUgraphNode> nodes;
+  std::vector<CUgraphEdgeData> edges;
   if (!resolve(record.stream, stream)) return CUDA_ERROR_INVALID_HANDLE;
-  if (const CUresult result = read_dependencies(record.dependency_count, tail, nodes);
-      result != CUDA_SUCCESS) {
-    return result;
-  }
-  return driver_.cuStreamUpdateCaptureDependencies_v2(stream, nodes.data(), nullptr, nodes.size(),
-                                                      record.flags);
+  CUresult result = read_dependencies(record.dependency_count, tail, nodes);
+  if (result == CUDA_SUCCESS) result = read_edges(record.edges != 0, nodes.size(), tail, edges);
+  if (result != CUDA_SUCCESS) return result;
+  return driver_.cuStreamUpdateCaptureDependencies_v2(
+      stream, nodes.data(), edges.empty() ? nullptr : edges.data(), nodes.size(), record.flags);
 }
 
 CUresult Session::handle(const record::cuGraphDestroy& record, reply::cuGraphDestroy&, Tail) {
@@ -130,6 +207,7 @@ CUresult Session::handle(const record::cuGraphDestroy& record, reply::cuGraphDes
     }
   }
   handles_.forget(HandleKind::graph, record.graph);
+  kept_memory_.erase(record.graph);
   return driver_.cuGraphDestroy(graph);
 }
 
@@ -138,7 +216,42 @@ CUresult Session::handle(const record::cuGraphExecDestroy& record, reply::cuGrap
   CUgraphExec exec = nullptr;
   if (!resolve(record.exec, exec)) return CUDA_ERROR_INVALID_HANDLE;
   handles_.forget(HandleKind::graph_exec, record.exec);
+  kept_memory_.erase(record.exec);
   return driver_.cuGraphExecDestroy(exec);
+}
+
+CUresult Session::handle(const record::cuGraphClone& record, reply::cuGraphClone&, Tail) {
+  if (driver_.cuGraphClone == nullptr) return unsupported(record.header.call);
+  CUgraph original = nullptr;
+  if (!resolve(record.original, original) || !can_bind(HandleKind::graph, record.graph))
+    return CUDA_ERROR_INVALID_HANDLE;
+  CUgraph graph = nullptr;
+  const CUresult result = driver_.cuGraphClone(&graph, original);
+  if (result != CUDA_SUCCESS) return result;
+  bind(HandleKind::graph, record.graph, graph);
+  share_memory(record.original, record.graph);
+  return CUDA_SUCCESS;
+}
+
+CUresult Session::handle(const record::cuGraphInstantiateWithFlags& record,
+                         reply::cuGraphInstantiateWithFlags& reply, Tail) {
+  CUgraph graph = nullptr;
+  if (!resolve(record.graph, graph) || !can_bind(HandleKind::graph_exec, record.exec))
+    return CUDA_ERROR_INVALID_HANDLE;
+  // The client's handles mean nothing to a kernel that would launch the graph.
+  if ((record.flags & CUDA_GRAPH_INSTANTIATE_FLAG_DEVICE_LAUNCH) != 0) return unsupported(record.header.call);
+  if (driver_.cuGraphInstantiateWithParams == nullptr) return unsupported(record.header.call);
+  CUDA_GRAPH_INSTANTIATE_PARAMS params{};
+  params.flags = record.flags;
+  CUgraphExec exec = nullptr;
+  const CUresult result = driver_.cuGraphInstantiateWithParams(&exec, graph, &params);
+  // What went wrong where is part of the answer, so the answer itself succeeds.
+  reply.status = static_cast<std::int32_t>(result);
+  reply.result = static_cast<std::uint32_t>(params.result_out);
+  if (result != CUDA_SUCCESS) return name_node(params.hErrNode_out, record.fresh_node, reply.error_node);
+  bind(HandleKind::graph_exec, record.exec, exec);
+  share_memory(record.graph, record.exec);
+  return CUDA_SUCCESS;
 }
 
 CUresult Session::handle(const record::cuGraphExecUpdate_v2& record, reply::cuGraphExecUpdate_v2& reply,
@@ -149,8 +262,25 @@ CUresult Session::handle(const record::cuGraphExecUpdate_v2& record, reply::cuGr
   if (!resolve(record.exec, exec) || !resolve(record.graph, graph)) return CUDA_ERROR_INVALID_HANDLE;
   CUgraphExecUpdateResultInfo info{};
   const CUresult result = driver_.cuGraphExecUpdate_v2(exec, graph, &info);
+  reply.status = static_cast<std::int32_t>(result);
   reply.result = static_cast<std::uint32_t>(info.result);
-  return result;
+  if (result == CUDA_SUCCESS) {
+    share_memory(record.graph, record.exec);
+    return CUDA_SUCCESS;
+  }
+  const CUresult named = name_node(info.errorNode, record.fresh_node, reply.error_node);
+  return named != CUDA_SUCCESS ? named : name_node(info.errorFromNode, record.fresh_from, reply.error_from);
+}
+
+CUresult Session::handle(const record::cuGraphNodeFindInClone& record, reply::cuGraphNodeFindInClone& reply,
+                         Tail) {
+  if (driver_.cuGraphNodeFindInClone == nullptr) return unsupported(record.header.call);
+  CUgraphNode original = nullptr;
+  CUgraph clone = nullptr;
+  if (!resolve(record.original, original) || !resolve(record.clone, clone)) return CUDA_ERROR_INVALID_HANDLE;
+  CUgraphNode node = nullptr;
+  const CUresult result = driver_.cuGraphNodeFindInClone(&node, original, clone);
+  return result == CUDA_SUCCESS ? name_node(node, record.fresh_node, reply.node) : result;
 }
 
 CUresult Session::handle(const record::cuGraphGetNodes& record, reply::cuGraphGetNodes& reply, Tail) {
@@ -181,19 +311,46 @@ CUresult Session::handle(const record::cuGraphGetRootNodes& record, reply::cuGra
   return result == CUDA_SUCCESS ? write_nodes(nodes, record.nodes) : result;
 }
 
-CUresult Session::handle(const record::cuGraphNodeGetDependencies_v2& record,
-                         reply::cuGraphNodeGetDependencies_v2& reply, Tail) {
-  if (driver_.cuGraphNodeGetDependencies_v2 == nullptr) return unsupported(record.header.call);
+template <class Record, class Reply, class List>
+CUresult Session::neighbours(const Record& record, Reply& reply, List list) {
+  if (list == nullptr) return unsupported(record.header.call);
   CUgraphNode node = nullptr;
   if (!resolve(record.node, node)) return CUDA_ERROR_INVALID_HANDLE;
   std::size_t count = 0;
-  CUresult result = driver_.cuGraphNodeGetDependencies_v2(node, nullptr, nullptr, &count);
+  CUresult result = list(node, nullptr, nullptr, &count);
   if (result != CUDA_SUCCESS) return result;
   reply.node_count = count;
   if (count == 0 || count > max_nodes) return CUDA_SUCCESS;
   std::vector<CUgraphNode> nodes(count);
   std::vector<CUgraphEdgeData> edges(count);
-  result = driver_.cuGraphNodeGetDependencies_v2(node, nodes.data(), edges.data(), &count);
+  result = list(node, nodes.data(), edges.data(), &count);
+  if (result == CUDA_SUCCESS) result = write_edges(edges, record.nodes, record.edges);
+  return result == CUDA_SUCCESS ? write_nodes(nodes, record.nodes) : result;
+}
+
+CUresult Session::handle(const record::cuGraphNodeGetDependencies_v2& record,
+                         reply::cuGraphNodeGetDependencies_v2& reply, Tail) {
+  return neighbours(record, reply, driver_.cuGraphNodeGetDependencies_v2);
+}
+
+CUresult Session::handle(const record::cuGraphNodeGetDependentNodes_v2& record,
+                         reply::cuGraphNodeGetDependentNodes_v2& reply, Tail) {
+  return neighbours(record, reply, driver_.cuGraphNodeGetDependentNodes_v2);
+}
+
+CUresult Session::handle(const record::cuGraphGetEdges_v2& record, reply::cuGraphGetEdges_v2& reply, Tail) {
+  if (driver_.cuGraphGetEdges_v2 == nullptr) return unsupported(record.header.call);
+  CUgraph graph = nullptr;
+  if (!resolve(record.graph, graph)) return CUDA_ERROR_INVALID_HANDLE;
+  std::size_t count = 0;
+  CUresult result = driver_.cuGraphGetEdges_v2(graph, nullptr, nullptr, nullptr, &count);
+  if (result != CUDA_SUCCESS) return result;
+  reply.node_count = 2 * count;
+  if (count == 0 || count > max_nodes) return CUDA_SUCCESS;
+  std::vector<CUgraphNode> nodes(2 * count);
+  std::vector<CUgraphEdgeData> edges(count);
+  result = driver_.cuGraphGetEdges_v2(graph, nodes.data(), nodes.data() + count, edges.data(), &count);
+  if (result == CUDA_SUCCESS) result = write_edges(edges, record.nodes, record.edges);
   return result == CUDA_SUCCESS ? write_nodes(nodes, record.nodes) : result;
 }
 
@@ -206,186 +363,111 @@ CUresult Session::handle(const record::cuGraphDestroyNode& record, reply::cuGrap
   return driver_.cuGraphDestroyNode(node);
 }
 
-CUresult Session::handle(const record::cuGraphAddDependencies_v2& record, reply::cuGraphAddDependencies_v2&,
-                         Tail tail) {
-  if (driver_.cuGraphAddDependencies_v2 == nullptr) return unsupported(record.header.call);
+template <class Record, class Change>
+CUresult Session::change_edges(const Record& record, Tail tail, Change change) {
+  if (change == nullptr) return unsupported(record.header.call);
   CUgraph graph = nullptr;
   std::vector<CUgraphNode> from;
   std::vector<CUgraphNode> to;
+  std::vector<CUgraphEdgeData> edges;
   if (!resolve(record.graph, graph)) return CUDA_ERROR_INVALID_HANDLE;
   CUresult result = read_dependencies(record.count, tail, from);
   if (result == CUDA_SUCCESS) result = read_dependencies(record.count, tail, to);
+  if (result == CUDA_SUCCESS) result = read_edges(record.edges != 0, from.size(), tail, edges);
   if (result != CUDA_SUCCESS) return result;
-  return driver_.cuGraphAddDependencies_v2(graph, from.data(), to.data(), nullptr, from.size());
+  return change(graph, from.data(), to.data(), edges.empty() ? nullptr : edges.data(), from.size());
 }
 
-template <class Record>
-CUresult Session::kernel_node_params(const Record& record, Tail tail, CUDA_KERNEL_NODE_PARAMS& params,
-                                     void** extra, std::size_t& size) const {
-  if (tail.size() < record.param_bytes) return CUDA_ERROR_INVALID_VALUE;
-  if (const std::uint64_t* const kernel = handles_.find(HandleKind::kernel, record.function)) {
-    params.kern = reinterpret_cast<CUkernel>(*kernel);
-  } else if (!resolve(record.function, params.func)) {
+CUresult Session::handle(const record::cuGraphAddDependencies_v2& record, reply::cuGraphAddDependencies_v2&,
+                         Tail tail) {
+  return change_edges(record, tail, driver_.cuGraphAddDependencies_v2);
+}
+
+CUresult Session::handle(const record::cuGraphRemoveDependencies_v2& record,
+                         reply::cuGraphRemoveDependencies_v2&, Tail tail) {
+  return change_edges(record, tail, driver_.cuGraphRemoveDependencies_v2);
+}
+
+void CUDA_CB Session::run_user_destructor(void* call) {
+  Session& session = *static_cast<HostCall*>(call)->session;
+  const std::lock_guard lock(session.host_calls_mutex_);
+  const auto found = session.destructors_.find(static_cast<HostCall*>(call));
+  if (found == session.destructors_.end()) return;
+  session.deferred_upcalls_.post(found->second->upcall);
+  session.destructors_.erase(found);
+}
+
+CUresult Session::handle(const record::cuUserObjectCreate& record, reply::cuUserObjectCreate&, Tail) {
+  if (driver_.cuUserObjectCreate == nullptr) return unsupported(record.header.call);
+  constexpr std::size_t max_objects = 1u << 16;
+  if (!Handle::is(record.object, HandleKind::user_object) || user_objects_.contains(record.object))
     return CUDA_ERROR_INVALID_HANDLE;
+  if (user_objects_.size() >= max_objects) return CUDA_ERROR_OUT_OF_MEMORY;
+  auto call =
+      std::make_unique<HostCall>(HostCall{this, Upcall{0, 0, record.destroy, record.pointer, 0}, false});
+  CUuserObject object = nullptr;
+  const CUresult result = driver_.cuUserObjectCreate(&object, call.get(), &Session::run_user_destructor,
+                                                     record.count, record.flags);
+  if (result != CUDA_SUCCESS) return result;
+  {
+    const std::lock_guard lock(host_calls_mutex_);
+    const HostCall* const key = call.get();
+    destructors_[key] = std::move(call);
   }
-  params.gridDimX = record.grid_x;
-  params.gridDimY = record.grid_y;
-  params.gridDimZ = record.grid_z;
-  params.blockDimX = record.block_x;
-  params.blockDimY = record.block_y;
-  params.blockDimZ = record.block_z;
-  params.sharedMemBytes = record.dynamic_shared;
-  size = record.param_bytes;
-  extra[0] = CU_LAUNCH_PARAM_BUFFER_POINTER;
-  extra[1] = const_cast<std::byte*>(tail.data());
-  extra[2] = CU_LAUNCH_PARAM_BUFFER_SIZE;
-  extra[3] = &size;
-  extra[4] = CU_LAUNCH_PARAM_END;
-  params.extra = size != 0 ? extra : nullptr;
+  user_objects_[record.object] = {object, record.count};
   return CUDA_SUCCESS;
 }
 
-CUresult Session::handle(const record::cuGraphAddEmptyNode& record, reply::cuGraphAddEmptyNode&, Tail tail) {
-  if (driver_.cuGraphAddEmptyNode == nullptr) return unsupported(record.header.call);
-  CUgraph graph = nullptr;
-  std::vector<CUgraphNode> after;
-  if (!resolve(record.graph, graph) || !can_bind(HandleKind::graph_node, record.node)) {
-    return CUDA_ERROR_INVALID_HANDLE;
-  }
-  CUresult result = read_dependencies(record.dependency_count, tail, after);
-  if (result != CUDA_SUCCESS) return result;
-  CUgraphNode node = nullptr;
-  result = driver_.cuGraphAddEmptyNode(&node, graph, after.data(), after.size());
-  if (result == CUDA_SUCCESS) bind(HandleKind::graph_node, record.node, node);
+CUresult Session::handle(const record::cuUserObjectRetain& record, reply::cuUserObjectRetain&, Tail) {
+  if (driver_.cuUserObjectRetain == nullptr) return unsupported(record.header.call);
+  const auto found = user_objects_.find(record.object);
+  if (found == user_objects_.end() || record.count > INT32_MAX) return CUDA_ERROR_INVALID_VALUE;
+  const CUresult result = driver_.cuUserObjectRetain(found->second.object, record.count);
+  if (result == CUDA_SUCCESS) found->second.owned += record.count;
   return result;
 }
 
-CUresult Session::handle(const record::cuGraphAddKernelNode_v2& record, reply::cuGraphAddKernelNode_v2&,
-                         Tail tail) {
-  if (driver_.cuGraphAddKernelNode_v2 == nullptr) return unsupported(record.header.call);
-  CUgraph graph = nullptr;
-  std::vector<CUgraphNode> after;
-  if (!resolve(record.graph, graph) || !can_bind(HandleKind::graph_node, record.node)) {
-    return CUDA_ERROR_INVALID_HANDLE;
-  }
-  CUresult result = read_dependencies(record.dependency_count, tail, after);
-  CUDA_KERNEL_NODE_PARAMS params{};
-  void* extra[5];
-  std::size_t size = 0;
-  if (result == CUDA_SUCCESS) result = kernel_node_params(record, tail, params, extra, size);
-  if (result != CUDA_SUCCESS) return result;
-  CUgraphNode node = nullptr;
-  result = driver_.cuGraphAddKernelNode_v2(&node, graph, after.data(), after.size(), &params);
-  if (result == CUDA_SUCCESS) bind(HandleKind::graph_node, record.node, node);
-  return result;
+void Session::disown(std::uint64_t handle, std::uint32_t count) {
+  const auto found = user_objects_.find(handle);
+  found->second.owned -= count;
+  // Whether a graph still holds it or not: nobody can name it any more.
+  if (found->second.owned == 0) user_objects_.erase(found);
 }
 
-CUresult Session::handle(const record::cuGraphKernelNodeSetParams_v2& record,
-                         reply::cuGraphKernelNodeSetParams_v2&, Tail tail) {
-  if (driver_.cuGraphKernelNodeSetParams_v2 == nullptr) return unsupported(record.header.call);
-  CUgraphNode node = nullptr;
-  if (!resolve(record.node, node)) return CUDA_ERROR_INVALID_HANDLE;
-  CUDA_KERNEL_NODE_PARAMS params{};
-  void* extra[5];
-  std::size_t size = 0;
-  const CUresult result = kernel_node_params(record, tail, params, extra, size);
-  return result == CUDA_SUCCESS ? driver_.cuGraphKernelNodeSetParams_v2(node, &params) : result;
-}
-
-CUresult Session::handle(const record::cuGraphExecKernelNodeSetParams_v2& record,
-                         reply::cuGraphExecKernelNodeSetParams_v2&, Tail tail) {
-  if (driver_.cuGraphExecKernelNodeSetParams_v2 == nullptr) return unsupported(record.header.call);
-  CUgraphExec exec = nullptr;
-  CUgraphNode node = nullptr;
-  if (!resolve(record.exec, exec) || !resolve(record.node, node)) return CUDA_ERROR_INVALID_HANDLE;
-  CUDA_KERNEL_NODE_PARAMS params{};
-  void* extra[5];
-  std::size_t size = 0;
-  const CUresult result = kernel_node_params(record, tail, params, extra, size);
-  return result == CUDA_SUCCESS ? driver_.cuGraphExecKernelNodeSetParams_v2(exec, node, &params) : result;
-}
-
-CUresult Session::handle(const record::cuGraphAddMemcpyNode& record, reply::cuGraphAddMemcpyNode&,
-                         Tail tail) {
-  if (driver_.cuGraphAddMemcpyNode == nullptr) return unsupported(record.header.call);
-  CUgraph graph = nullptr;
-  std::vector<CUgraphNode> after;
-  if (!resolve(record.graph, graph) || !can_bind(HandleKind::graph_node, record.node)) {
-    return CUDA_ERROR_INVALID_HANDLE;
-  }
-  CUresult result = read_dependencies(record.dependency_count, tail, after);
-  CUDA_MEMCPY3D copy = record.copy;
-  if (result == CUDA_SUCCESS) result = fix_up_copy(copy, {}, {});
-  if (result != CUDA_SUCCESS) return result;
-  CUgraphNode node = nullptr;
-  result = driver_.cuGraphAddMemcpyNode(&node, graph, after.data(), after.size(), &copy,
-                                        contexts_[context_index_]);
-  if (result == CUDA_SUCCESS) bind(HandleKind::graph_node, record.node, node);
-  return result;
-}
-
-CUresult Session::handle(const record::cuGraphAddMemsetNode& record, reply::cuGraphAddMemsetNode&,
-                         Tail tail) {
-  if (driver_.cuGraphAddMemsetNode == nullptr) return unsupported(record.header.call);
-  CUgraph graph = nullptr;
-  std::vector<CUgraphNode> after;
-  if (!resolve(record.graph, graph) || !can_bind(HandleKind::graph_node, record.node)) {
-    return CUDA_ERROR_INVALID_HANDLE;
-  }
-  CUresult result = read_dependencies(record.dependency_count, tail, after);
-  if (result != CUDA_SUCCESS) return result;
-  const CUDA_MEMSET_NODE_PARAMS& set = record.memset;
-  __extension__ using Wide = unsigned __int128;
-  const Wide bytes = set.height > 1 ? static_cast<Wide>(set.height - 1) * set.pitch +
-                                          static_cast<Wide>(set.width) * set.elementSize
-                                    : static_cast<Wide>(set.width) * set.elementSize;
-  if (bytes >> 47 != 0 || !reachable(set.dst, static_cast<std::uint64_t>(bytes)))
+CUresult Session::handle(const record::cuUserObjectRelease& record, reply::cuUserObjectRelease&, Tail) {
+  if (driver_.cuUserObjectRelease == nullptr) return unsupported(record.header.call);
+  const auto found = user_objects_.find(record.object);
+  if (found == user_objects_.end() || record.count == 0 || record.count > found->second.owned)
     return CUDA_ERROR_INVALID_VALUE;
-  CUgraphNode node = nullptr;
-  result = driver_.cuGraphAddMemsetNode(&node, graph, after.data(), after.size(), &record.memset,
-                                        contexts_[context_index_]);
-  if (result == CUDA_SUCCESS) bind(HandleKind::graph_node, record.node, node);
+  const CUresult result = driver_.cuUserObjectRelease(found->second.object, record.count);
+  if (result == CUDA_SUCCESS) disown(record.object, record.count);
   return result;
 }
 
-CUresult Session::handle(const record::cuGraphAddHostNode& record, reply::cuGraphAddHostNode&, Tail tail) {
-  if (driver_.cuGraphAddHostNode == nullptr) return unsupported(record.header.call);
+CUresult Session::handle(const record::cuGraphRetainUserObject& record, reply::cuGraphRetainUserObject&,
+                         Tail) {
+  if (driver_.cuGraphRetainUserObject == nullptr) return unsupported(record.header.call);
   CUgraph graph = nullptr;
-  std::vector<CUgraphNode> after;
-  if (!resolve(record.graph, graph) || !can_bind(HandleKind::graph_node, record.node)) {
-    return CUDA_ERROR_INVALID_HANDLE;
-  }
-  CUresult result = read_dependencies(record.dependency_count, tail, after);
-  if (result != CUDA_SUCCESS) return result;
-  auto call = std::make_unique<HostCall>(HostCall{this, Upcall{0, 0, record.function, record.user, 0}, true});
-  CUDA_HOST_NODE_PARAMS params{};
-  params.fn = &Session::run_host_call;
-  params.userData = call.get();
-  CUgraphNode node = nullptr;
-  result = driver_.cuGraphAddHostNode(&node, graph, after.data(), after.size(), &params);
-  if (result != CUDA_SUCCESS) return result;
-  bind(HandleKind::graph_node, record.node, node);
-  const std::lock_guard lock(host_calls_mutex_);
-  kept_host_calls_.push_back(std::move(call));
-  return CUDA_SUCCESS;
+  if (!resolve(record.graph, graph)) return CUDA_ERROR_INVALID_HANDLE;
+  const auto found = user_objects_.find(record.object);
+  const bool move = (record.flags & CU_GRAPH_USER_OBJECT_MOVE) != 0;
+  if (found == user_objects_.end() || record.count > INT32_MAX ||
+      (move && record.count > found->second.owned))
+    return CUDA_ERROR_INVALID_VALUE;
+  const CUresult result =
+      driver_.cuGraphRetainUserObject(graph, found->second.object, record.count, record.flags);
+  if (result == CUDA_SUCCESS && move) disown(record.object, record.count);
+  return result;
 }
 
-CUresult Session::handle(const record::cuGraphAddChildGraphNode& record, reply::cuGraphAddChildGraphNode&,
-                         Tail tail) {
-  if (driver_.cuGraphAddChildGraphNode == nullptr) return unsupported(record.header.call);
+CUresult Session::handle(const record::cuGraphReleaseUserObject& record, reply::cuGraphReleaseUserObject&,
+                         Tail) {
+  if (driver_.cuGraphReleaseUserObject == nullptr) return unsupported(record.header.call);
   CUgraph graph = nullptr;
-  CUgraph child = nullptr;
-  std::vector<CUgraphNode> after;
-  if (!resolve(record.graph, graph) || !resolve(record.child, child) ||
-      !can_bind(HandleKind::graph_node, record.node)) {
-    return CUDA_ERROR_INVALID_HANDLE;
-  }
-  CUresult result = read_dependencies(record.dependency_count, tail, after);
-  if (result != CUDA_SUCCESS) return result;
-  CUgraphNode node = nullptr;
-  result = driver_.cuGraphAddChildGraphNode(&node, graph, after.data(), after.size(), child);
-  if (result == CUDA_SUCCESS) bind(HandleKind::graph_node, record.node, node);
-  return result;
+  if (!resolve(record.graph, graph)) return CUDA_ERROR_INVALID_HANDLE;
+  const auto found = user_objects_.find(record.object);
+  if (found == user_objects_.end()) return CUDA_ERROR_INVALID_VALUE;
+  return driver_.cuGraphReleaseUserObject(graph, found->second.object, record.count);
 }
 
 }  // namespace vgpu::worker

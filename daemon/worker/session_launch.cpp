@@ -8,36 +8,26 @@ namespace {
 constexpr std::uint32_t launch_cooperative = 1;
 constexpr std::uint32_t max_attributes = 32;
 
-/// Attributes that hold plain values: the others name events or memory of the caller.
-bool attribute_allowed(const CUlaunchAttribute& attribute) {
-  int id = 0;
-  std::memcpy(&id, &attribute.id, sizeof id);
-  switch (id) {
-    case CU_LAUNCH_ATTRIBUTE_IGNORE:
-    case CU_LAUNCH_ATTRIBUTE_ACCESS_POLICY_WINDOW:
-    case CU_LAUNCH_ATTRIBUTE_COOPERATIVE:
-    case CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION:
-    case CU_LAUNCH_ATTRIBUTE_CLUSTER_SCHEDULING_POLICY_PREFERENCE:
-    case CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION:
-    case CU_LAUNCH_ATTRIBUTE_PRIORITY:
-    case CU_LAUNCH_ATTRIBUTE_MEM_SYNC_DOMAIN_MAP:
-    case CU_LAUNCH_ATTRIBUTE_MEM_SYNC_DOMAIN:
-    case CU_LAUNCH_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT:
-      return true;
-    default:
-      return false;
-  }
+/// Puts the driver's event in the place of the client's handle, where an attribute names one.
+bool resolve_event(const Session& session, CUlaunchAttribute& attribute) {
+  CUevent* const event = attribute.id == CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_EVENT
+                             ? &attribute.value.programmaticEvent.event
+                         : attribute.id == CU_LAUNCH_ATTRIBUTE_LAUNCH_COMPLETION_EVENT
+                             ? &attribute.value.launchCompletionEvent.event
+                             : nullptr;
+  return event != nullptr && session.resolve(reinterpret_cast<std::uint64_t>(*event), *event);
 }
 
-CUresult read_attributes(std::uint32_t count, Session::Tail& tail,
+CUresult read_attributes(const Session& session, std::uint32_t count, Session::Tail& tail,
                          std::vector<CUlaunchAttribute>& attributes) {
   if (count > max_attributes || tail.size() < count * sizeof(CUlaunchAttribute))
     return CUDA_ERROR_INVALID_VALUE;
   attributes.resize(count);
   if (count != 0) std::memcpy(attributes.data(), tail.data(), count * sizeof(CUlaunchAttribute));
   tail = tail.subspan(count * sizeof(CUlaunchAttribute));
-  for (const CUlaunchAttribute& attribute : attributes) {
-    if (!attribute_allowed(attribute)) return CUDA_ERROR_NOT_SUPPORTED;
+  for (CUlaunchAttribute& attribute : attributes) {
+    if (!attribute_allowed(attribute.id) && !resolve_event(session, attribute))
+      return CUDA_ERROR_NOT_SUPPORTED;
   }
   return CUDA_SUCCESS;
 }
@@ -60,6 +50,27 @@ CUlaunchConfig config_of(const Record& record, CUstream stream, std::vector<CUla
 
 }  // namespace
 
+bool attribute_allowed(CUlaunchAttributeID id) {
+  switch (static_cast<int>(id)) {
+    case CU_LAUNCH_ATTRIBUTE_IGNORE:
+    case CU_LAUNCH_ATTRIBUTE_ACCESS_POLICY_WINDOW:
+    case CU_LAUNCH_ATTRIBUTE_COOPERATIVE:
+    case CU_LAUNCH_ATTRIBUTE_SYNCHRONIZATION_POLICY:
+    case CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION:
+    case CU_LAUNCH_ATTRIBUTE_CLUSTER_SCHEDULING_POLICY_PREFERENCE:
+    case CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION:
+    case CU_LAUNCH_ATTRIBUTE_PRIORITY:
+    case CU_LAUNCH_ATTRIBUTE_MEM_SYNC_DOMAIN_MAP:
+    case CU_LAUNCH_ATTRIBUTE_MEM_SYNC_DOMAIN:
+    case CU_LAUNCH_ATTRIBUTE_PREFERRED_CLUSTER_DIMENSION:
+    case CU_LAUNCH_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT:
+    case CU_LAUNCH_ATTRIBUTE_NVLINK_UTIL_CENTRIC_SCHEDULING:
+      return true;
+    default:
+      return false;
+  }
+}
+
 void Session::note_stream_work(CUstream stream) {
   if (captures_ == 0 || !capturing(stream)) submitted_to(stream);
 }
@@ -70,7 +81,7 @@ CUresult Session::handle(const record::cuLaunchKernel& record, reply::cuLaunchKe
   if (!resolve(record.function, function) || !resolve(record.stream, stream))
     return CUDA_ERROR_INVALID_HANDLE;
   std::vector<CUlaunchAttribute> attributes;
-  if (const CUresult result = read_attributes(record.attribute_count, tail, attributes);
+  if (const CUresult result = read_attributes(*this, record.attribute_count, tail, attributes);
       result != CUDA_SUCCESS) {
     return result;
   }
@@ -183,7 +194,7 @@ CUresult Session::handle(const record::cuOccupancyMaxActiveClusters& record,
   CUfunction function = nullptr;
   if (!resolve(record.function, function)) return CUDA_ERROR_INVALID_HANDLE;
   std::vector<CUlaunchAttribute> attributes;
-  if (const CUresult result = read_attributes(record.attribute_count, tail, attributes);
+  if (const CUresult result = read_attributes(*this, record.attribute_count, tail, attributes);
       result != CUDA_SUCCESS) {
     return result;
   }
@@ -197,7 +208,7 @@ CUresult Session::handle(const record::cuOccupancyMaxPotentialClusterSize& recor
   CUfunction function = nullptr;
   if (!resolve(record.function, function)) return CUDA_ERROR_INVALID_HANDLE;
   std::vector<CUlaunchAttribute> attributes;
-  if (const CUresult result = read_attributes(record.attribute_count, tail, attributes);
+  if (const CUresult result = read_attributes(*this, record.attribute_count, tail, attributes);
       result != CUDA_SUCCESS) {
     return result;
   }

@@ -104,4 +104,21 @@ CUresult Session::handle(const record::cuEventSynchronize& record, reply::cuEven
   return deferred;
 }
 
+CUresult Session::handle(const record::cuStreamBatchMemOp_v2& record, reply::cuStreamBatchMemOp_v2&,
+                         Tail tail) {
+  if (driver_.cuStreamBatchMemOp_v2 == nullptr) return unsupported(record.header.call);
+  CUstream stream = nullptr;
+  if (!resolve(record.stream, stream)) return CUDA_ERROR_INVALID_HANDLE;
+  if (record.count == 0 || record.count > max_batch_operations ||
+      tail.size() != record.count * sizeof(CUstreamBatchMemOpParams)) {
+    return CUDA_ERROR_INVALID_VALUE;
+  }
+  std::vector<CUstreamBatchMemOpParams> operations(record.count);
+  std::memcpy(operations.data(), tail.data(), tail.size());
+  const CUresult result =
+      driver_.cuStreamBatchMemOp_v2(stream, record.count, operations.data(), record.flags);
+  if (result == CUDA_SUCCESS) note_stream_work(stream);
+  return result;
+}
+
 }  // namespace vgpu::worker

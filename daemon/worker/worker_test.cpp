@@ -11,7 +11,9 @@
 #include "daemon/worker/handle_table.hpp"
 #include "daemon/worker/worker_harness.hpp"
 #include "protocol/address_space.hpp"
+#include "protocol/graph_node.hpp"
 #include "protocol/handle.hpp"
+#include "protocol/jit_options.hpp"
 #include "protocol/message_socket.hpp"
 #include "protocol/upcall.hpp"
 
@@ -162,50 +164,141 @@ TEST_F(WorkerTest, MappedMemoryStaysChargedWhenItsHandleIsReleased) {
   EXPECT_EQ(worker->gate().memory_used.load(), 0u);
 }
 
-TEST_F(WorkerTest, GraphNodesDoNotReachTheWorkersMemory) {
-  record::cuGraphCreate create;
-  create.graph = Handle::make(HandleKind::graph, 1, 1);
-  worker->post(create);
-  record::cuGraphAddMemsetNode set;
-  set.graph = create.graph;
-  set.node = Handle::make(HandleKind::graph_node, 1, 1);
-  set.memset.dst = reinterpret_cast<std::uint64_t>(&set);
-  set.memset.elementSize = 1;
-  set.memset.width = 8;
-  set.memset.height = 1;
-  EXPECT_EQ(worker->ask(set), CUDA_ERROR_INVALID_VALUE);
-  set.memset.dst = allocate(4096);
-  EXPECT_EQ(worker->ask(set), CUDA_SUCCESS);
-  set.memset.height = SIZE_MAX;
-  set.memset.pitch = SIZE_MAX;
-  EXPECT_EQ(worker->ask(set), CUDA_ERROR_INVALID_VALUE) << "the size must not wrap around";
-  record::cuGraphAddMemcpyNode copy;
-  copy.graph = create.graph;
-  copy.node = Handle::make(HandleKind::graph_node, 2, 1);
-  copy.copy.srcMemoryType = CU_MEMORYTYPE_DEVICE;
-  copy.copy.srcDevice = set.memset.dst;
-  copy.copy.dstMemoryType = CU_MEMORYTYPE_HOST;
-  copy.copy.dstHost = reinterpret_cast<void*>(set.memset.dst);
-  copy.copy.WidthInBytes = 8;
-  copy.copy.Height = copy.copy.Depth = 1;
-  EXPECT_EQ(worker->ask(copy), CUDA_ERROR_INVALID_VALUE) << "device memory is no host memory";
-  std::memset(&copy.copy.dstMemoryType, 77, sizeof copy.copy.dstMemoryType);
-  EXPECT_EQ(worker->ask(copy), CUDA_ERROR_INVALID_VALUE);
+template <class... Parts>
+std::vector<std::byte> tail_of(const Parts&... parts) {
+  std::vector<std::byte> tail;
+  const auto add = [&](const auto& part) {
+    const auto bytes = std::as_bytes(std::span(&part, 1));
+    tail.insert(tail.end(), bytes.begin(), bytes.end());
+  };
+  (add(parts), ...);
+  return tail;
 }
 
-TEST(HandleTable, HandlesEndWithTheirOwner) {
-  HandleTable table;
-  const std::uint64_t module = Handle::make(HandleKind::module, 0, 1);
-  const std::uint64_t mine = Handle::make(HandleKind::function, 0, 1);
-  const std::uint64_t other = Handle::make(HandleKind::function, 1, 1);
-  table.bind(HandleKind::module, module, 1);
-  table.bind(HandleKind::function, mine, 2, module);
-  table.bind(HandleKind::function, other, 3);
-  EXPECT_EQ(table.owner(HandleKind::function, mine), module);
-  table.forget_if(HandleKind::function,
-                  [&](std::uint64_t, std::uint64_t owner, std::uint16_t) { return owner == module; });
-  EXPECT_EQ(table.find(HandleKind::function, mine), nullptr);
-  EXPECT_NE(table.find(HandleKind::function, other), nullptr);
+struct GraphTest : WorkerTest {
+  void SetUp() override {
+    WorkerTest::SetUp();
+    record::cuGraphCreate create;
+    create.graph = graph;
+    worker->post(create);
+  }
+  template <class... Parts>
+  CUresult add(CUgraphNodeType type, const Parts&... parts) {
+    record::cuGraphAddNode_v2 record;
+    record.graph = graph;
+    record.node = Handle::make(HandleKind::graph_node, ++nodes, 1);
+    record.type = static_cast<std::uint32_t>(type);
+    return worker->ask(record, last, tail_of(parts...));
+  }
+  const std::uint64_t graph = Handle::make(HandleKind::graph, 1, 1);
+  std::uint32_t nodes = 0;
+  reply::cuGraphAddNode_v2 last;
+};
+
+TEST_F(GraphTest, NodesDoNotReachTheWorkersMemory) {
+  CUDA_MEMSET_NODE_PARAMS set{};
+  set.dst = reinterpret_cast<std::uint64_t>(&set);
+  set.elementSize = 1;
+  set.width = 8;
+  set.height = 1;
+  EXPECT_EQ(add(CU_GRAPH_NODE_TYPE_MEMSET, set), CUDA_ERROR_INVALID_VALUE);
+  set.dst = allocate(4096);
+  EXPECT_EQ(add(CU_GRAPH_NODE_TYPE_MEMSET, set), CUDA_SUCCESS);
+  set.height = SIZE_MAX;
+  set.pitch = SIZE_MAX;
+  EXPECT_EQ(add(CU_GRAPH_NODE_TYPE_MEMSET, set), CUDA_ERROR_INVALID_VALUE) << "the size must not wrap around";
+  CUDA_MEMCPY3D copy{};
+  copy.srcMemoryType = CU_MEMORYTYPE_DEVICE;
+  copy.srcDevice = set.dst;
+  copy.dstMemoryType = CU_MEMORYTYPE_HOST;
+  copy.dstHost = reinterpret_cast<void*>(set.dst);
+  copy.WidthInBytes = 8;
+  copy.Height = copy.Depth = 1;
+  EXPECT_EQ(add(CU_GRAPH_NODE_TYPE_MEMCPY, copy), CUDA_ERROR_INVALID_VALUE)
+      << "device memory is no host memory";
+  std::memset(&copy.dstMemoryType, 77, sizeof copy.dstMemoryType);
+  EXPECT_EQ(add(CU_GRAPH_NODE_TYPE_MEMCPY, copy), CUDA_ERROR_INVALID_VALUE);
+}
+
+TEST_F(GraphTest, TruncatedAndInventedParametersAreRefused) {
+  for (int type = -1; type < 20; ++type) {
+    const CUresult result = add(static_cast<CUgraphNodeType>(type), std::uint8_t{1});
+    EXPECT_EQ(result == CUDA_SUCCESS, type == CU_GRAPH_NODE_TYPE_EMPTY) << "type " << type;
+  }
+  KernelNode kernel;
+  kernel.function = Handle::make(HandleKind::function, 3, 1);
+  EXPECT_EQ(add(CU_GRAPH_NODE_TYPE_KERNEL, kernel), CUDA_ERROR_INVALID_HANDLE);
+  kernel.param_bytes = 1 << 20;
+  EXPECT_EQ(add(CU_GRAPH_NODE_TYPE_KERNEL, kernel), CUDA_ERROR_INVALID_VALUE);
+  BatchNode batch;
+  batch.count = 200;
+  EXPECT_EQ(add(CU_GRAPH_NODE_TYPE_BATCH_MEM_OP, batch), CUDA_ERROR_INVALID_VALUE);
+  ConditionalNode conditional;
+  conditional.handle = 0x1234;
+  conditional.size = 1;
+  EXPECT_EQ(add(CU_GRAPH_NODE_TYPE_CONDITIONAL, conditional, Handle::make(HandleKind::graph, 9, 1)),
+            CUDA_ERROR_INVALID_VALUE)
+      << "a number that no cuGraphConditionalHandleCreate answered";
+  AllocationNode allocation;
+  allocation.bytes = 4096;
+  allocation.access_count = 9;
+  EXPECT_EQ(add(CU_GRAPH_NODE_TYPE_MEM_ALLOC, allocation), CUDA_ERROR_INVALID_VALUE);
+}
+
+TEST_F(GraphTest, MemoryOfAGraphIsChargedWhileItIsKept) {
+  AllocationNode allocation;
+  allocation.props.allocType = CU_MEM_ALLOCATION_TYPE_PINNED;
+  allocation.props.location.type = CU_MEM_LOCATION_TYPE_DEVICE;
+  allocation.bytes = 1 << 20;
+  ASSERT_EQ(add(CU_GRAPH_NODE_TYPE_MEM_ALLOC, allocation), CUDA_SUCCESS);
+  ASSERT_NE(last.dptr, 0u);
+  EXPECT_EQ(worker->gate().memory_used.load(), allocation.bytes);
+  CUDA_MEMSET_NODE_PARAMS set{};
+  set.dst = last.dptr;
+  set.elementSize = 1;
+  set.width = allocation.bytes;
+  set.height = 1;
+  EXPECT_EQ(add(CU_GRAPH_NODE_TYPE_MEMSET, set), CUDA_SUCCESS);
+  record::cuGraphInstantiateWithFlags instantiate;
+  instantiate.graph = graph;
+  instantiate.exec = Handle::make(HandleKind::graph_exec, 1, 1);
+  reply::cuGraphInstantiateWithFlags answer;
+  ASSERT_EQ(worker->ask(instantiate, answer), CUDA_SUCCESS);
+  EXPECT_EQ(answer.status, CUDA_SUCCESS);
+  record::cuGraphDestroy destroy;
+  destroy.graph = graph;
+  worker->post(destroy);
+  EXPECT_EQ(synchronize(), CUDA_SUCCESS);
+  EXPECT_EQ(worker->gate().memory_used.load(), allocation.bytes) << "the executable keeps it";
+  record::cuGraphExecDestroy end;
+  end.exec = instantiate.exec;
+  worker->post(end);
+  EXPECT_EQ(synchronize(), CUDA_SUCCESS);
+  EXPECT_EQ(worker->gate().memory_used.load(), 0u);
+}
+
+TEST_F(WorkerTest, LinkersOfNobodyAndOptionsThatNameMemoryAreRefused) {
+  record::cuLinkComplete complete;
+  complete.state = Handle::make(HandleKind::linker, 1, 1);
+  EXPECT_EQ(worker->ask(complete), CUDA_ERROR_INVALID_HANDLE);
+  record::cuLinkCreate_v2 create;
+  create.state = complete.state;
+  create.option_count = 1;
+  reply::cuLinkCreate_v2 none;
+  EXPECT_EQ(worker->ask(create, none), CUDA_ERROR_INVALID_VALUE) << "the option is missing";
+  EXPECT_EQ(worker->ask(create, none, tail_of(JitOption{CU_JIT_GLOBAL_SYMBOL_ADDRESSES, 0, 0x1000})),
+            CUDA_ERROR_NOT_SUPPORTED);
+  create.option_count = 0;
+  EXPECT_EQ(worker->ask(create, none), CUDA_SUCCESS);
+  EXPECT_EQ(worker->ask(complete), CUDA_ERROR_INVALID_VALUE) << "nothing was added";
+  record::link_output output;
+  output.state = create.state;
+  output.offset = 1;
+  EXPECT_EQ(worker->ask(output), CUDA_ERROR_INVALID_VALUE);
+  record::cuLinkDestroy destroy;
+  destroy.state = create.state;
+  EXPECT_EQ(worker->ask(destroy), CUDA_SUCCESS);
+  EXPECT_EQ(worker->ask(destroy), CUDA_ERROR_INVALID_HANDLE);
 }
 
 TEST_F(WorkerTest, UnknownHandlesAndCallsAreRefused) {

@@ -11,8 +11,10 @@ void Context::reset() {
   flags = 0;
   api_version = 3020;
   id = 0;
+  green = 0;
   cache_config = CU_FUNC_CACHE_PREFER_NONE;
   shared_config = CU_SHARED_MEM_CONFIG_DEFAULT_BANK_SIZE;
+  attached = 0;
   retained = 0;
 }
 

@@ -24,10 +24,12 @@ struct Context {
   std::atomic<bool> live{false};  ///< false: destroyed, or a primary context nobody retains
   std::atomic<unsigned> flags{0};
   unsigned api_version = 3020;
-  std::uint64_t id = 0;  ///< cuCtxGetId
+  std::uint64_t id = 0;     ///< cuCtxGetId
+  std::uint64_t green = 0;  ///< the green context that this one is the other form of
   std::atomic<CUfunc_cache> cache_config{CU_FUNC_CACHE_PREFER_NONE};
   std::atomic<CUsharedconfig> shared_config{CU_SHARED_MEM_CONFIG_DEFAULT_BANK_SIZE};
-  int retained = 0;  ///< primary: retain count, under Contexts' mutex
+  std::atomic<int> attached{0};  ///< cuCtxAttach's count
+  int retained = 0;              ///< primary: retain count, under Contexts' mutex
 
   /// The handle as programs hold it; nobody follows it as a pointer.
   CUcontext cu() const { return reinterpret_cast<CUcontext>(handle); }  // NOLINT(performance-no-int-to-ptr)

@@ -6,6 +6,7 @@
 #include "cudaabi/unsupported.hpp"
 #include "libclient/cuda/arena_block.hpp"
 #include "libclient/cuda/bulk_copy.hpp"
+#include "libclient/cuda/graph_bounce.hpp"
 #include "protocol/address_space.hpp"
 #include "vgpu/records.hpp"
 
@@ -64,13 +65,23 @@ std::uint64_t shared_address(const Process& process, std::uint64_t pointer, std:
 }
 
 CUresult refuse_capture(Call& call, std::uint64_t stream) {
-  if (call.process().captures.load(std::memory_order_relaxed) == 0) return CUDA_SUCCESS;
-  record::cuStreamIsCapturing record;
-  record.stream = stream;
-  reply::cuStreamIsCapturing reply;
-  if (const CUresult result = call.ask(record, reply); result != CUDA_SUCCESS) return result;
-  if (reply.status == CU_STREAM_CAPTURE_STATUS_NONE) return CUDA_SUCCESS;
-  return static_cast<CUresult>(cudaabi::note_unsupported("copies of pageable memory in a capture"));
+  bool active = false;
+  if (const CUresult result = capturing(call, stream, active); result != CUDA_SUCCESS || !active)
+    return result;
+  return static_cast<CUresult>(cudaabi::note_unsupported("2D and 3D copies of pageable memory in a capture"));
+}
+
+// What a copy of pageable memory in `stream` has to do with captures.
+enum class InCapture : std::uint8_t { no, yes, forbidden };
+
+InCapture in_capture(Call& call, std::uint64_t stream, CopyMode mode, CUresult& result) {
+  bool active = false;
+  result = capturing(call, stream, active);
+  // A synchronous copy would wait for what only a replay does.
+  if (result == CUDA_SUCCESS && active && mode == CopyMode::synchronous)
+    result = CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+  if (result != CUDA_SUCCESS) return InCapture::forbidden;
+  return active ? InCapture::yes : InCapture::no;
 }
 
 CUresult synchronize(Call& call, std::uint64_t stream) {
@@ -99,7 +110,10 @@ CUresult copy_to_device(Call& call, CUdeviceptr target, const void* source, std:
   if (const auto shared = shared_address(call.process(), bits(source), bytes)) {
     return copy_within(call, target, shared, bytes, stream, mode);
   }
-  if (const CUresult result = refuse_capture(call, stream); result != CUDA_SUCCESS) return result;
+  CUresult problem = CUDA_SUCCESS;
+  const InCapture captured = in_capture(call, stream, mode, problem);
+  if (captured == InCapture::forbidden) return problem;
+  if (captured == InCapture::yes) return captured_upload(call, target, source, bytes, stream);
   // An unknown target may be wrong: then the answer is waited for, so that the error comes at the call.
   const auto range = call.process().memory.find(target);
   const bool known = range && bytes <= range->size - (target - range->base);
@@ -142,7 +156,10 @@ CUresult copy_from_device(Call& call, void* target, CUdeviceptr source, std::siz
       range && bytes > range->size - (source - range->base) && !may_continue(range->kind)) {
     return CUDA_ERROR_INVALID_VALUE;
   }
-  if (const CUresult result = refuse_capture(call, stream); result != CUDA_SUCCESS) return result;
+  CUresult problem = CUDA_SUCCESS;
+  const InCapture captured = in_capture(call, stream, mode, problem);
+  if (captured == InCapture::forbidden) return problem;
+  if (captured == InCapture::yes) return captured_download(call, target, source, bytes, stream);
   auto* to = static_cast<std::byte*>(target);
   if (call.process().captures.load(std::memory_order_relaxed) == 0) {
     if (call.process().mirrors.any()) call.process().mirrors.before_work(call);

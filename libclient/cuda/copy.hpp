@@ -40,9 +40,8 @@ CUresult copy_box(Call& call, const CUDA_MEMCPY3D& copy, std::uint64_t stream, C
 /// memory; else 0.
 std::uint64_t shared_address(const Process& process, std::uint64_t pointer, std::uint64_t bytes);
 
-/// Pageable memory cannot be part of a graph here: a replay would have to read or write it in this process.
-/// CUDA_ERROR_NOT_SUPPORTED if `stream` is capturing, the driver's error if it may not be used during another
-/// stream's capture.
+/// For copies of pageable memory that graphs do not do here (boxes of rows): CUDA_ERROR_NOT_SUPPORTED if
+/// `stream` is capturing, the driver's error if it may not be used during another stream's capture.
 CUresult refuse_capture(Call& call, std::uint64_t stream);
 
 /// Waits until everything in `stream` has happened, and reports its errors.

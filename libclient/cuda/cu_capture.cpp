@@ -3,7 +3,7 @@
 // API, cuStreamBeginCapture and cuThreadExchangeStreamCaptureMode.
 #include <algorithm>
 
-#include "cudaabi/unsupported.hpp"
+#include "libclient/cuda/graph_calls.hpp"
 #include "libclient/cuda/node_list.hpp"
 #include "libclient/cuda/stub_runtime.hpp"
 #include "vgpu/records.hpp"
@@ -27,21 +27,49 @@ CUresult Call::capture_forbids() const {
 
 namespace {
 
+bool known_mode(CUstreamCaptureMode mode) {
+  return mode == CU_STREAM_CAPTURE_MODE_GLOBAL || mode == CU_STREAM_CAPTURE_MODE_THREAD_LOCAL ||
+         mode == CU_STREAM_CAPTURE_MODE_RELAXED;
+}
+
+// Notes a capture that this thread has begun.
+void opened(Call& call, std::uint64_t stream, CUstreamCaptureMode mode) {
+  Process& process = call.process();
+  const std::lock_guard lock(process.captures_mutex);
+  process.open_captures.push_back({stream, mode, &call.thread(), false});
+  process.captures = static_cast<std::uint32_t>(process.open_captures.size());
+}
+
 CUresult begin_capture(CUstream stream, CUstreamCaptureMode mode, bool per_thread) {
-  if (mode != CU_STREAM_CAPTURE_MODE_GLOBAL && mode != CU_STREAM_CAPTURE_MODE_THREAD_LOCAL &&
-      mode != CU_STREAM_CAPTURE_MODE_RELAXED) {
-    return CUDA_ERROR_INVALID_VALUE;
-  }
+  if (!known_mode(mode)) return CUDA_ERROR_INVALID_VALUE;
   Call call;
   if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
-  Process& process = call.process();
   record::cuStreamBeginCapture_v2 record;
   record.stream = call.stream(stream, per_thread);
   record.mode = static_cast<std::int32_t>(mode);
   if (const CUresult result = call.ask(record); result != CUDA_SUCCESS) return result;
-  const std::lock_guard lock(process.captures_mutex);
-  process.open_captures.push_back({record.stream, mode, &call.thread(), false});
-  process.captures = static_cast<std::uint32_t>(process.open_captures.size());
+  opened(call, record.stream, mode);
+  return CUDA_SUCCESS;
+}
+
+CUresult begin_capture_to_graph(CUstream stream, CUgraph graph, const CUgraphNode* dependencies,
+                                const CUgraphEdgeData* edges, std::size_t count, CUstreamCaptureMode mode,
+                                bool per_thread) {
+  if (!known_mode(mode) || (dependencies == nullptr && count != 0) || count > kMostDependencies / 2)
+    return CUDA_ERROR_INVALID_VALUE;
+  Call call;
+  if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
+  if (const CUresult result = check_graph(call, graph); result != CUDA_SUCCESS) return result;
+  record::cuStreamBeginCaptureToGraph record;
+  record.stream = call.stream(stream, per_thread);
+  record.graph = bits(graph);
+  record.dependency_count = static_cast<std::uint32_t>(count);
+  record.edges = edges != nullptr ? 1 : 0;
+  std::vector<std::byte> tail;
+  append(tail, dependencies, count);
+  if (edges != nullptr) append(tail, edges, count);
+  if (const CUresult result = call.ask(record, tail); result != CUDA_SUCCESS) return result;
+  opened(call, record.stream, mode);
   return CUDA_SUCCESS;
 }
 
@@ -67,22 +95,22 @@ CUresult end_capture(CUstream stream, CUgraph* out, bool per_thread) {
     process.open_captures.erase(found);
     process.captures = static_cast<std::uint32_t>(process.open_captures.size());
   }
-  record.graph = call.mint(HandleKind::graph);
-  const CUresult result = call.ask(record);
-  if (result != CUDA_SUCCESS) {
-    call.forget(record.graph);
-    *out = nullptr;
-    return result;
-  }
+  record.fresh_graph = call.mint(HandleKind::graph);
+  reply::cuStreamEndCapture reply;
+  *out = nullptr;
+  const CUresult result = call.ask(record, reply);
+  if (reply.graph != record.fresh_graph) call.forget(record.fresh_graph);
+  if (result != CUDA_SUCCESS) return result;
   if (invalidated) {
-    *out = nullptr;
-    call.forget(record.graph);
-    record::cuGraphDestroy destroy;
-    destroy.graph = record.graph;
-    static_cast<void>(call.post(destroy));
+    if (reply.graph == record.fresh_graph) {
+      call.forget(record.fresh_graph);
+      record::cuGraphDestroy destroy;
+      destroy.graph = record.fresh_graph;
+      static_cast<void>(call.post(destroy));
+    }
     return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
   }
-  *out = from_bits<CUgraph>(record.graph);
+  *out = from_bits<CUgraph>(reply.graph);
   return CUDA_SUCCESS;
 }
 
@@ -109,6 +137,7 @@ struct InfoTargets {
   cuuint64_t* id = nullptr;
   CUgraph* graph = nullptr;
   const CUgraphNode** dependencies = nullptr;
+  const CUgraphEdgeData** edges = nullptr;
   std::size_t* count = nullptr;
 };
 
@@ -120,42 +149,52 @@ CUresult capture_info(CUstream stream, const InfoTargets& out, bool per_thread) 
     return is_capturing(stream, out.status, per_thread);
   record::cuStreamGetCaptureInfo_v3 record;
   record.stream = call.stream(stream, per_thread);
-  record.graph = call.mint(HandleKind::graph);
+  record.fresh_graph = call.mint(HandleKind::graph);
   reply::cuStreamGetCaptureInfo_v3 reply;
-  constexpr std::size_t kMostDependencies = 1024;
+  constexpr std::size_t kMostListed = 1024;
   // The list stays valid until the thread's next call of this kind.
   static thread_local std::vector<std::uint64_t> nodes;
+  static thread_local std::vector<CUgraphEdgeData> edges;
   const bool wanted = out.dependencies != nullptr;
-  const CUresult result = ask_nodes(call, record, reply, wanted ? kMostDependencies : 0, nodes);
-  if (result != CUDA_SUCCESS || reply.status != CU_STREAM_CAPTURE_STATUS_ACTIVE || out.graph == nullptr) {
-    call.forget(record.graph);
-  }
+  EdgeBlock block;
+  if (out.edges != nullptr && !block.lease(call, kMostListed, record.edges))
+    return CUDA_ERROR_DEVICE_UNAVAILABLE;
+  const CUresult result = ask_nodes(call, record, reply, wanted ? kMostListed : 0, nodes);
+  const bool active = result == CUDA_SUCCESS && reply.status == CU_STREAM_CAPTURE_STATUS_ACTIVE;
+  // A graph that the caller does not want to know is named all the same: its nodes need it.
+  if (!active || reply.graph != record.fresh_graph) call.forget(record.fresh_graph);
   if (result != CUDA_SUCCESS) return result;
+  if (active) {
+    for (const std::uint64_t node : nodes) adopt_node(call, reply.graph, node);
+  }
   *out.status = static_cast<CUstreamCaptureStatus>(reply.status);
   if (reply.status != CU_STREAM_CAPTURE_STATUS_ACTIVE) return CUDA_SUCCESS;
   if (out.id != nullptr) *out.id = reply.id;
-  if (out.graph != nullptr) *out.graph = from_bits<CUgraph>(record.graph);
+  if (out.graph != nullptr) *out.graph = from_bits<CUgraph>(reply.graph);
   if (wanted) *out.dependencies = reinterpret_cast<const CUgraphNode*>(nodes.data());
+  if (out.edges != nullptr) {
+    edges.resize(nodes.size());
+    block.read(edges.data(), edges.size());
+    *out.edges = edges.data();
+  }
   if (out.count != nullptr) *out.count = reply.node_count;
   return CUDA_SUCCESS;
 }
 
-CUresult update_dependencies(CUstream stream, const CUgraphNode* nodes, std::size_t count, unsigned flags,
-                             bool per_thread) {
-  constexpr std::size_t kMost = 4096;
-  if ((nodes == nullptr && count != 0) || count > kMost) return CUDA_ERROR_INVALID_VALUE;
+CUresult update_dependencies(CUstream stream, const CUgraphNode* nodes, const CUgraphEdgeData* edges,
+                             std::size_t count, unsigned flags, bool per_thread) {
+  if ((nodes == nullptr && count != 0) || count > kMostDependencies / 2) return CUDA_ERROR_INVALID_VALUE;
   Call call;
   if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
   record::cuStreamUpdateCaptureDependencies_v2 record;
   record.stream = call.stream(stream, per_thread);
   record.flags = flags;
   record.dependency_count = static_cast<std::uint32_t>(count);
-  return call.ask(record, std::as_bytes(std::span(nodes, count)));
-}
-
-// Edges with data (programmatic launches) are not carried.
-CUresult refuse_edges() {
-  return static_cast<CUresult>(cudaabi::note_unsupported("graph edge data"));
+  record.edges = edges != nullptr ? 1 : 0;
+  std::vector<std::byte> tail;
+  append(tail, nodes, count);
+  if (edges != nullptr) append(tail, edges, count);
+  return call.ask(record, tail);
 }
 
 }  // namespace
@@ -175,6 +214,18 @@ VGPU_EXPORT CUresult cuStreamBeginCapture_v2(CUstream hStream, CUstreamCaptureMo
 VGPU_EXPORT CUresult cuStreamBeginCapture_v2_ptsz(CUstream hStream, CUstreamCaptureMode mode) {
   return begin_capture(hStream, mode, true);
 }
+VGPU_EXPORT CUresult cuStreamBeginCaptureToGraph(CUstream hStream, CUgraph hGraph,
+                                                 const CUgraphNode* dependencies,
+                                                 const CUgraphEdgeData* dependencyData,
+                                                 size_t numDependencies, CUstreamCaptureMode mode) {
+  return begin_capture_to_graph(hStream, hGraph, dependencies, dependencyData, numDependencies, mode, false);
+}
+VGPU_EXPORT CUresult cuStreamBeginCaptureToGraph_ptsz(CUstream hStream, CUgraph hGraph,
+                                                      const CUgraphNode* dependencies,
+                                                      const CUgraphEdgeData* dependencyData,
+                                                      size_t numDependencies, CUstreamCaptureMode mode) {
+  return begin_capture_to_graph(hStream, hGraph, dependencies, dependencyData, numDependencies, mode, true);
+}
 VGPU_EXPORT CUresult cuStreamEndCapture(CUstream hStream, CUgraph* phGraph) {
   return end_capture(hStream, phGraph, false);
 }
@@ -188,53 +239,51 @@ VGPU_EXPORT CUresult cuStreamIsCapturing_ptsz(CUstream hStream, CUstreamCaptureS
   return is_capturing(hStream, captureStatus, true);
 }
 VGPU_EXPORT CUresult cuStreamGetCaptureInfo(CUstream hStream, CUstreamCaptureStatus* status, cuuint64_t* id) {
-  return capture_info(hStream, {status, id, nullptr, nullptr, nullptr}, false);
+  return capture_info(hStream, {status, id, nullptr, nullptr, nullptr, nullptr}, false);
 }
 VGPU_EXPORT CUresult cuStreamGetCaptureInfo_ptsz(CUstream hStream, CUstreamCaptureStatus* status,
                                                  cuuint64_t* id) {
-  return capture_info(hStream, {status, id, nullptr, nullptr, nullptr}, true);
+  return capture_info(hStream, {status, id, nullptr, nullptr, nullptr, nullptr}, true);
 }
 VGPU_EXPORT CUresult cuStreamGetCaptureInfo_v2(CUstream hStream, CUstreamCaptureStatus* status,
                                                cuuint64_t* id, CUgraph* graph,
                                                const CUgraphNode** dependencies, size_t* count) {
-  return capture_info(hStream, {status, id, graph, dependencies, count}, false);
+  return capture_info(hStream, {status, id, graph, dependencies, nullptr, count}, false);
 }
 VGPU_EXPORT CUresult cuStreamGetCaptureInfo_v2_ptsz(CUstream hStream, CUstreamCaptureStatus* status,
                                                     cuuint64_t* id, CUgraph* graph,
                                                     const CUgraphNode** dependencies, size_t* count) {
-  return capture_info(hStream, {status, id, graph, dependencies, count}, true);
+  return capture_info(hStream, {status, id, graph, dependencies, nullptr, count}, true);
 }
 VGPU_EXPORT CUresult cuStreamGetCaptureInfo_v3(CUstream hStream, CUstreamCaptureStatus* status,
                                                cuuint64_t* id, CUgraph* graph,
                                                const CUgraphNode** dependencies,
                                                const CUgraphEdgeData** edges, size_t* count) {
-  if (edges != nullptr) *edges = nullptr;
-  return capture_info(hStream, {status, id, graph, dependencies, count}, false);
+  return capture_info(hStream, {status, id, graph, dependencies, edges, count}, false);
 }
 VGPU_EXPORT CUresult cuStreamGetCaptureInfo_v3_ptsz(CUstream hStream, CUstreamCaptureStatus* status,
                                                     cuuint64_t* id, CUgraph* graph,
                                                     const CUgraphNode** dependencies,
                                                     const CUgraphEdgeData** edges, size_t* count) {
-  if (edges != nullptr) *edges = nullptr;
-  return capture_info(hStream, {status, id, graph, dependencies, count}, true);
+  return capture_info(hStream, {status, id, graph, dependencies, edges, count}, true);
 }
 VGPU_EXPORT CUresult cuStreamUpdateCaptureDependencies(CUstream hStream, CUgraphNode* dependencies,
                                                        size_t count, unsigned int flags) {
-  return update_dependencies(hStream, dependencies, count, flags, false);
+  return update_dependencies(hStream, dependencies, nullptr, count, flags, false);
 }
 VGPU_EXPORT CUresult cuStreamUpdateCaptureDependencies_ptsz(CUstream hStream, CUgraphNode* dependencies,
                                                             size_t count, unsigned int flags) {
-  return update_dependencies(hStream, dependencies, count, flags, true);
+  return update_dependencies(hStream, dependencies, nullptr, count, flags, true);
 }
 VGPU_EXPORT CUresult cuStreamUpdateCaptureDependencies_v2(CUstream hStream, CUgraphNode* dependencies,
                                                           const CUgraphEdgeData* edges, size_t count,
                                                           unsigned int flags) {
-  return edges != nullptr ? refuse_edges() : update_dependencies(hStream, dependencies, count, flags, false);
+  return update_dependencies(hStream, dependencies, edges, count, flags, false);
 }
 VGPU_EXPORT CUresult cuStreamUpdateCaptureDependencies_v2_ptsz(CUstream hStream, CUgraphNode* dependencies,
                                                                const CUgraphEdgeData* edges, size_t count,
                                                                unsigned int flags) {
-  return edges != nullptr ? refuse_edges() : update_dependencies(hStream, dependencies, count, flags, true);
+  return update_dependencies(hStream, dependencies, edges, count, flags, true);
 }
 
 VGPU_EXPORT CUresult cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode* mode) {

@@ -138,7 +138,8 @@ CUresult destroy_context(CUcontext handle) {
     return result;
   }
   Context* context = handle != nullptr ? call.process().contexts.find(handle) : nullptr;
-  if (context == nullptr || context->primary) return CUDA_ERROR_INVALID_CONTEXT;
+  // A green context's other form ends with it.
+  if (context == nullptr || context->primary || context->green != 0) return CUDA_ERROR_INVALID_CONTEXT;
   cudaabi::context_storage_drop(handle);
   record::cuCtxDestroy_v2 record;
   record.index = context->index;
@@ -152,6 +153,27 @@ CUresult destroy_context(CUcontext handle) {
   CUresult result = detached.enter_without_context();
   if (result == CUDA_SUCCESS) result = detached.ask(record);
   drop_contents(call.process(), gone);
+  return result;
+}
+
+// Sends a record about an event in a context that need not be the current one.
+template <class Record>
+CUresult with_event(CUcontext handle, CUevent event) {
+  if (handle == nullptr || event == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  Context* context = nullptr;
+  if (const CUresult result = find_context(handle, context); result != CUDA_SUCCESS) return result;
+  push_context(this_thread(), context);
+  Call call;
+  CUresult result = call.enter();
+  if (result == CUDA_SUCCESS && call.process().events.find(bits(event)) == nullptr)
+    result = CUDA_ERROR_INVALID_HANDLE;
+  if (result == CUDA_SUCCESS) {
+    Record record;
+    record.event = bits(event);
+    result = call.ask(record);
+  }
+  Context* ignored = nullptr;
+  static_cast<void>(pop_context(this_thread(), ignored));
   return result;
 }
 
@@ -234,6 +256,33 @@ VGPU_EXPORT CUresult cuCtxPopCurrent(CUcontext* pctx) {
 }
 VGPU_EXPORT CUresult cuCtxPopCurrent_v2(CUcontext* pctx) {
   return pop_current(pctx);
+}
+
+// Deprecated: a count on the context beside its life (cuCtxCreate counts as one).
+VGPU_EXPORT CUresult cuCtxAttach(CUcontext* pctx, unsigned int flags) {
+  if (pctx == nullptr || flags != 0) return CUDA_ERROR_INVALID_VALUE;
+  Context* context = nullptr;
+  if (const CUresult result = find_context(nullptr, context); result != CUDA_SUCCESS) return result;
+  ++context->attached;
+  *pctx = context->cu();
+  return CUDA_SUCCESS;
+}
+VGPU_EXPORT CUresult cuCtxDetach(CUcontext ctx) {
+  Context* context = nullptr;
+  if (const CUresult result = find_context(ctx, context); result != CUDA_SUCCESS) return result;
+  if (ctx == nullptr || context != this_thread().current) return CUDA_ERROR_INVALID_CONTEXT;
+  if (context->attached.load() > 0) {
+    --context->attached;
+    return CUDA_SUCCESS;
+  }
+  return destroy_context(ctx);
+}
+
+VGPU_EXPORT CUresult cuCtxRecordEvent(CUcontext hCtx, CUevent hEvent) {
+  return with_event<vgpu::record::cuCtxRecordEvent>(hCtx, hEvent);
+}
+VGPU_EXPORT CUresult cuCtxWaitEvent(CUcontext hCtx, CUevent hEvent) {
+  return with_event<vgpu::record::cuCtxWaitEvent>(hCtx, hEvent);
 }
 
 VGPU_EXPORT CUresult cuCtxSetCurrent(CUcontext ctx) {

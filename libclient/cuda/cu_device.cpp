@@ -5,6 +5,7 @@
 #include "cudaabi/error_names.hpp"
 #include "cudaabi/unsupported.hpp"
 #include "libclient/cuda/stub_runtime.hpp"
+#include "vgpu/records.hpp"
 
 namespace vgpu::client {
 namespace {
@@ -284,4 +285,27 @@ VGPU_EXPORT CUresult cuProfilerStart() {
 }
 VGPU_EXPORT CUresult cuProfilerStop() {
   return process() != nullptr ? CUDA_SUCCESS : CUDA_ERROR_NOT_INITIALIZED;
+}
+
+VGPU_EXPORT CUresult cuDeviceGetGraphMemAttribute(CUdevice device, CUgraphMem_attribute attr, void* value) {
+  if (value == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  Call call;
+  if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
+  if (device != 0) return CUDA_ERROR_INVALID_DEVICE;
+  vgpu::record::cuDeviceGetGraphMemAttribute record;
+  record.attribute = static_cast<std::int32_t>(attr);
+  vgpu::reply::cuDeviceGetGraphMemAttribute reply;
+  const CUresult result = call.ask(record, reply);
+  if (result == CUDA_SUCCESS) *static_cast<cuuint64_t*>(value) = reply.value;
+  return result;
+}
+VGPU_EXPORT CUresult cuDeviceSetGraphMemAttribute(CUdevice device, CUgraphMem_attribute attr, void* value) {
+  if (value == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  Call call;
+  if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
+  if (device != 0) return CUDA_ERROR_INVALID_DEVICE;
+  vgpu::record::cuDeviceSetGraphMemAttribute record;
+  record.attribute = static_cast<std::int32_t>(attr);
+  record.value = *static_cast<const cuuint64_t*>(value);
+  return call.ask(record);
 }

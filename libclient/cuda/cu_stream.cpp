@@ -2,6 +2,7 @@
 // The ordering calls on them are generated.
 #include "libclient/cuda/copy.hpp"
 #include "libclient/cuda/stub_runtime.hpp"
+#include "protocol/graph_node.hpp"
 #include "vgpu/records.hpp"
 
 namespace vgpu::client {
@@ -129,8 +130,10 @@ CUresult get_context(CUstream stream, CUcontext* context, bool per_thread) {
 }
 
 CUresult get_context_v2(CUstream stream, CUcontext* context, CUgreenCtx* green, bool per_thread) {
-  if (green != nullptr) *green = nullptr;
-  return get_context(stream, context, per_thread);
+  if (const CUresult result = get_context(stream, context, per_thread); result != CUDA_SUCCESS) return result;
+  const Context* const known = process()->contexts.find(*context);
+  if (green != nullptr) *green = from_bits<CUgreenCtx>(known != nullptr ? known->green : 0);
+  return CUDA_SUCCESS;
 }
 
 CUresult get_device(CUstream stream, CUdevice* device, bool per_thread) {
@@ -139,6 +142,18 @@ CUresult get_device(CUstream stream, CUdevice* device, bool per_thread) {
   const CUresult result = describe(stream, per_thread, found);
   if (result == CUDA_SUCCESS) *device = 0;
   return result;
+}
+
+CUresult batch_operations(CUstream stream, unsigned count, const CUstreamBatchMemOpParams* operations,
+                          unsigned flags, bool per_thread) {
+  if (operations == nullptr || count == 0 || count > max_batch_operations) return CUDA_ERROR_INVALID_VALUE;
+  Call call;
+  if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
+  record::cuStreamBatchMemOp_v2 record;
+  record.stream = call.stream(stream, per_thread);
+  record.count = count;
+  record.flags = flags;
+  return call.post(record, std::as_bytes(std::span(operations, count)));
 }
 
 // Managed memory is host memory that the device sees: it is attached to every stream at all times.
@@ -230,6 +245,23 @@ VGPU_EXPORT CUresult cuStreamAttachMemAsync(CUstream hStream, CUdeviceptr dptr, 
 }
 VGPU_EXPORT CUresult cuStreamAttachMemAsync_ptsz(CUstream hStream, CUdeviceptr dptr, size_t, unsigned int) {
   return attach_memory(hStream, dptr, true);
+}
+
+VGPU_EXPORT CUresult cuStreamBatchMemOp(CUstream stream, unsigned int count,
+                                        CUstreamBatchMemOpParams* paramArray, unsigned int flags) {
+  return batch_operations(stream, count, paramArray, flags, false);
+}
+VGPU_EXPORT CUresult cuStreamBatchMemOp_ptsz(CUstream stream, unsigned int count,
+                                             CUstreamBatchMemOpParams* paramArray, unsigned int flags) {
+  return batch_operations(stream, count, paramArray, flags, true);
+}
+VGPU_EXPORT CUresult cuStreamBatchMemOp_v2(CUstream stream, unsigned int count,
+                                           CUstreamBatchMemOpParams* paramArray, unsigned int flags) {
+  return batch_operations(stream, count, paramArray, flags, false);
+}
+VGPU_EXPORT CUresult cuStreamBatchMemOp_v2_ptsz(CUstream stream, unsigned int count,
+                                                CUstreamBatchMemOpParams* paramArray, unsigned int flags) {
+  return batch_operations(stream, count, paramArray, flags, true);
 }
 
 VGPU_EXPORT CUresult cuEventCreate(CUevent* phEvent, unsigned int Flags) {

@@ -79,7 +79,11 @@ class Hooks final : public cudaabi::RuntimeHooks {
   CUresult load_module(CUmodule* module, const void* image) override {
     Call call;
     if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
-    return client::load_module(call, module, image);
+    return client::load_module(call, module, image, {});
+  }
+
+  CUresult module_functions(CUmodule module, std::vector<CUfunction>& functions) override {
+    return client::module_functions(module, functions);
   }
 
   std::vector<cudaabi::PrivateTable> private_tables() override { return {{kBlasUuid, &blas_table}}; }

@@ -13,6 +13,8 @@
 #include "cudaabi/image.hpp"
 #include "libclient/cuda/arena_block.hpp"
 #include "libclient/cuda/host_memory.hpp"
+#include "libclient/cuda/image_transfer.hpp"
+#include "libclient/cuda/jit_options.hpp"
 #include "protocol/unique_fd.hpp"
 #include "vgpu/records.hpp"
 
@@ -21,50 +23,6 @@ namespace {
 
 // Room for the parameters of any kernel that a compiler makes.
 constexpr std::uint64_t kInfoBytes = 16 << 10;
-
-/// An image on its way to the worker: in the arena, or in a memfd if it is larger than fits there.
-class ImageTransfer {
- public:
-  template <class Record>
-  CUresult send(Call& call, const cudaabi::ImageExtent& image, Record& record) {
-    // PTX text ends with a NUL in the worker's copy too.
-    const std::size_t bytes = image.size + (image.kind == cudaabi::ImageKind::ptx ? 1 : 0);
-    if (bytes <= call.connection().largest_block()) {
-      ArenaLease block(call.connection(), bytes);
-      if (!block) return CUDA_ERROR_DEVICE_UNAVAILABLE;
-      std::memcpy(block.data(), image.data, image.size);
-      if (bytes > image.size) block.data()[image.size] = std::byte{0};
-      record.source = 0;
-      record.image = block.span(bytes);
-      const CUresult result = call.ask(record);
-      block.discard();
-      return result;
-    }
-    const UniqueFd fd(memfd_create("vgpud-image", MFD_CLOEXEC | MFD_ALLOW_SEALING));
-    if (!fd || !write_all(fd.get(), image, bytes)) return CUDA_ERROR_OUT_OF_MEMORY;
-    if (fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)
-      return CUDA_ERROR_OPERATING_SYSTEM;
-    static std::atomic<std::uint64_t> next_token{1};
-    record.source = 1;
-    record.token = next_token++;
-    record.image = {0, bytes};
-    if (const CUresult result = send_region(call, fd.get(), record.token, bytes); result != CUDA_SUCCESS)
-      return result;
-    return call.ask(record);
-  }
-
- private:
-  static bool write_all(int fd, const cudaabi::ImageExtent& image, std::size_t bytes) {
-    if (ftruncate(fd, static_cast<off_t>(bytes)) != 0) return false;
-    std::size_t at = 0;
-    while (at < image.size) {
-      const ssize_t written = pwrite(fd, image.data + at, image.size - at, static_cast<off_t>(at));
-      if (written <= 0) return false;
-      at += static_cast<std::size_t>(written);
-    }
-    return true;
-  }
-};
 
 std::span<const std::byte> name_bytes(const char* name) {
   return std::as_bytes(std::span(name, std::strlen(name)));
@@ -133,33 +91,85 @@ bool read_file(const char* path, std::vector<char>& out) {
   return true;
 }
 
-// The log buffers of JIT options come back empty: nothing is compiled in this process.
-void clear_logs(unsigned count, const CUjit_option* options, void* const* values) {
-  for (unsigned i = 0; options != nullptr && values != nullptr && i < count; ++i) {
-    if ((options[i] == CU_JIT_INFO_LOG_BUFFER || options[i] == CU_JIT_ERROR_LOG_BUFFER) &&
-        values[i] != nullptr) {
-      *static_cast<char*>(values[i]) = '\0';
-    }
-  }
+// Sends an image with JIT options, whose outputs come back whether it was accepted or not.
+template <class Record>
+CUresult send_with_options(Call& call, const cudaabi::ImageExtent& image, Record& record,
+                           const JitOptions& options) {
+  ArenaLease logs(call.connection(), options.output_bytes());
+  if (!logs) return CUDA_ERROR_DEVICE_UNAVAILABLE;
+  std::memset(logs.data(), 0, sizeof(JitOutputs));
+  record.logs = logs.span(options.output_bytes());
+  record.option_count = static_cast<std::uint32_t>(options.wire().size());
+  const CUresult result = send_image(call, image, record, std::as_bytes(options.wire()));
+  options.write_back({logs.data(), options.output_bytes()});
+  logs.discard();
+  return result;
 }
 
-CUresult load_library(CUlibrary* out, const void* code) {
+// Both options are hints about the program's memory: that the image stays (it is copied at once), and tables
+// of host counterparts of device symbols (which nothing in the worker could call).
+CUresult check_library_options(unsigned count, const CUlibraryOption* options) {
+  // cuBLASLt passes CU_LIBRARY_BINARY_IS_PRESERVED without values.
+  if (count != 0 && options == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  for (unsigned i = 0; i < count; ++i) {
+    const int option = static_cast<int>(options[i]);
+    if (option < 0 || option >= CU_LIBRARY_NUM_OPTIONS) return CUDA_ERROR_INVALID_VALUE;
+  }
+  return CUDA_SUCCESS;
+}
+
+CUresult load_library(CUlibrary* out, const void* code, const JitOptions& options) {
   if (out == nullptr || code == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  if (options.problem() != CUDA_SUCCESS) return options.problem();
   Call call;
   if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
   const auto extent = cudaabi::image_extent(code);
   if (!extent) return CUDA_ERROR_INVALID_IMAGE;
   const auto [image, handle] = call.process().libraries.create();
   if (image == nullptr) return CUDA_ERROR_OUT_OF_MEMORY;
-  record::cuLibraryLoadData record;
-  record.library = handle;
-  ImageTransfer transfer;
-  if (const CUresult result = transfer.send(call, *extent, record); result != CUDA_SUCCESS) {
+  CUresult result = CUDA_SUCCESS;
+  if (options.empty()) {
+    record::cuLibraryLoadData record;
+    record.library = handle;
+    result = send_image(call, *extent, record);
+  } else {
+    record::jit_library record;
+    record.library = handle;
+    result = send_with_options(call, *extent, record, options);
+  }
+  if (result != CUDA_SUCCESS) {
     call.process().libraries.destroy(handle);
     return result;
   }
   *out = from_bits<CUlibrary>(handle);
   return CUDA_SUCCESS;
+}
+
+// The names of a module's functions or a library's kernels, in the driver's order.
+template <class Record, class Answer>
+CUresult list_names(Call& call, Record& record, Answer& reply, std::vector<std::string>& names) {
+  std::uint64_t room = 64 << 10;
+  for (int attempt = 0; attempt < 2; ++attempt) {
+    ArenaLease block(call.connection(), room);
+    if (!block) return CUDA_ERROR_DEVICE_UNAVAILABLE;
+    record.names = block.span(room);
+    const CUresult result = call.ask(record, reply);
+    if (result == CUDA_SUCCESS && reply.name_bytes <= room) {
+      const char* text = reinterpret_cast<const char*>(block.data());
+      const char* const end = text + reply.name_bytes;
+      while (text < end && names.size() < reply.count) {
+        const std::size_t size = strnlen(text, static_cast<std::size_t>(end - text));
+        names.emplace_back(text, size);
+        text += size + 1;
+      }
+    }
+    block.discard();
+    if (result != CUDA_SUCCESS) return result;
+    if (reply.name_bytes <= room) return names.size() == reply.count ? CUDA_SUCCESS : CUDA_ERROR_UNKNOWN;
+    room = reply.name_bytes;
+    if (room > call.connection().largest_block()) return CUDA_ERROR_OUT_OF_MEMORY;
+  }
+  return CUDA_ERROR_UNKNOWN;
 }
 
 void forget_functions(Process& process, Image& image, ObjectTable<Function>& table) {
@@ -192,21 +202,47 @@ CUresult get_global(Call& call, std::uint64_t owner, Record& record, Answer& rep
 
 }  // namespace
 
-CUresult load_module(Call& call, CUmodule* module, const void* image) {
+CUresult load_module(Call& call, CUmodule* module, const void* image, const JitOptions& options) {
+  if (options.problem() != CUDA_SUCCESS) return options.problem();
   if (module == nullptr || image == nullptr) return CUDA_ERROR_INVALID_VALUE;
   const auto extent = cudaabi::image_extent(image);
   if (!extent) return CUDA_ERROR_INVALID_IMAGE;
   const auto [object, handle] = call.process().modules.create();
   if (object == nullptr) return CUDA_ERROR_OUT_OF_MEMORY;
   object->context = call.context() != nullptr ? call.context()->handle : 0;
-  record::cuModuleLoadData record;
-  record.module = handle;
-  ImageTransfer transfer;
-  if (const CUresult result = transfer.send(call, *extent, record); result != CUDA_SUCCESS) {
+  CUresult result = CUDA_SUCCESS;
+  if (options.empty()) {
+    record::cuModuleLoadData record;
+    record.module = handle;
+    result = send_image(call, *extent, record);
+  } else {
+    record::jit_module record;
+    record.module = handle;
+    result = send_with_options(call, *extent, record, options);
+  }
+  if (result != CUDA_SUCCESS) {
     call.process().modules.destroy(handle);
     return result;
   }
   *module = from_bits<CUmodule>(handle);
+  return CUDA_SUCCESS;
+}
+
+CUresult module_functions(CUmodule hmod, std::vector<CUfunction>& functions) {
+  Call call;
+  if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
+  if (call.process().modules.find(bits(hmod)) == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+  record::cuModuleEnumerateFunctions record;
+  record.hmod = bits(hmod);
+  reply::cuModuleEnumerateFunctions reply;
+  std::vector<std::string> names;
+  if (const CUresult result = list_names(call, record, reply, names); result != CUDA_SUCCESS) return result;
+  for (const std::string& name : names) {
+    CUfunction function = nullptr;
+    if (const CUresult result = cuModuleGetFunction(&function, hmod, name.c_str()); result != CUDA_SUCCESS)
+      return result;
+    functions.push_back(function);
+  }
   return CUDA_SUCCESS;
 }
 
@@ -219,13 +255,14 @@ namespace reply = vgpu::reply;
 VGPU_EXPORT CUresult cuModuleLoadData(CUmodule* module, const void* image) {
   Call call;
   if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
-  return load_module(call, module, image);
+  return load_module(call, module, image, {});
 }
 
 VGPU_EXPORT CUresult cuModuleLoadDataEx(CUmodule* module, const void* image, unsigned int numOptions,
                                         CUjit_option* options, void** optionValues) {
-  clear_logs(numOptions, options, optionValues);
-  return cuModuleLoadData(module, image);
+  Call call;
+  if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
+  return load_module(call, module, image, JitOptions(numOptions, options, optionValues));
 }
 
 VGPU_EXPORT CUresult cuModuleLoadFatBinary(CUmodule* module, const void* fatCubin) {
@@ -267,6 +304,15 @@ VGPU_EXPORT CUresult cuModuleGetFunction(CUfunction* hfunc, CUmodule hmod, const
   return result;
 }
 
+VGPU_EXPORT CUresult cuModuleEnumerateFunctions(CUfunction* functions, unsigned int numFunctions,
+                                                CUmodule mod) {
+  if (functions == nullptr || numFunctions == 0) return CUDA_ERROR_INVALID_VALUE;
+  std::vector<CUfunction> all;
+  if (const CUresult result = module_functions(mod, all); result != CUDA_SUCCESS) return result;
+  for (unsigned i = 0; i < numFunctions; ++i) functions[i] = i < all.size() ? all[i] : nullptr;
+  return CUDA_SUCCESS;
+}
+
 VGPU_EXPORT CUresult cuModuleGetGlobal_v2(CUdeviceptr* dptr, size_t* bytes, CUmodule hmod, const char* name) {
   if (name == nullptr) return CUDA_ERROR_INVALID_VALUE;
   Call call;
@@ -279,20 +325,25 @@ VGPU_EXPORT CUresult cuModuleGetGlobal_v2(CUdeviceptr* dptr, size_t* bytes, CUmo
 }
 
 VGPU_EXPORT CUresult cuLibraryLoadData(CUlibrary* library, const void* code, CUjit_option* jitOptions,
-                                       void** jitOptionsValues, unsigned int numJitOptions, CUlibraryOption*,
-                                       void**, unsigned int) {
-  clear_logs(numJitOptions, jitOptions, jitOptionsValues);
-  return load_library(library, code);
+                                       void** jitOptionsValues, unsigned int numJitOptions,
+                                       CUlibraryOption* libraryOptions, void** /*libraryOptionValues*/,
+                                       unsigned int numLibraryOptions) {
+  if (const CUresult result = check_library_options(numLibraryOptions, libraryOptions);
+      result != CUDA_SUCCESS) {
+    return result;
+  }
+  return load_library(library, code, JitOptions(numJitOptions, jitOptions, jitOptionsValues));
 }
 
 VGPU_EXPORT CUresult cuLibraryLoadFromFile(CUlibrary* library, const char* fileName, CUjit_option* jitOptions,
                                            void** jitOptionsValues, unsigned int numJitOptions,
-                                           CUlibraryOption*, void**, unsigned int) {
+                                           CUlibraryOption* libraryOptions, void** libraryOptionValues,
+                                           unsigned int numLibraryOptions) {
   if (fileName == nullptr) return CUDA_ERROR_INVALID_VALUE;
   std::vector<char> contents;
   if (!read_file(fileName, contents)) return CUDA_ERROR_FILE_NOT_FOUND;
-  clear_logs(numJitOptions, jitOptions, jitOptionsValues);
-  return load_library(library, contents.data());
+  return cuLibraryLoadData(library, contents.data(), jitOptions, jitOptionsValues, numJitOptions,
+                           libraryOptions, libraryOptionValues, numLibraryOptions);
 }
 
 VGPU_EXPORT CUresult cuLibraryUnload(CUlibrary library) {
@@ -324,6 +375,40 @@ VGPU_EXPORT CUresult cuLibraryGetKernel(CUkernel* pKernel, CUlibrary library, co
                                        &record::cuLibraryGetKernel::kernel, record, handle);
   if (result == CUDA_SUCCESS) *pKernel = from_bits<CUkernel>(handle);
   return result;
+}
+
+VGPU_EXPORT CUresult cuLibraryEnumerateKernels(CUkernel* kernels, unsigned int numKernels, CUlibrary lib) {
+  if (kernels == nullptr || numKernels == 0) return CUDA_ERROR_INVALID_VALUE;
+  Call call;
+  if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
+  if (call.process().libraries.find(bits(lib)) == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+  record::cuLibraryEnumerateKernels record;
+  record.library = bits(lib);
+  reply::cuLibraryEnumerateKernels reply;
+  std::vector<std::string> names;
+  if (const CUresult result = list_names(call, record, reply, names); result != CUDA_SUCCESS) return result;
+  for (unsigned i = 0; i < numKernels; ++i) {
+    kernels[i] = nullptr;
+    if (i >= names.size()) continue;
+    if (const CUresult result = cuLibraryGetKernel(&kernels[i], lib, names[i].c_str());
+        result != CUDA_SUCCESS)
+      return result;
+  }
+  return CUDA_SUCCESS;
+}
+
+VGPU_EXPORT CUresult cuLibraryGetUnifiedFunction(void** fptr, CUlibrary library, const char* symbol) {
+  if (fptr == nullptr || symbol == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  Call call;
+  if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
+  if (call.process().libraries.find(bits(library)) == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+  record::cuLibraryGetUnifiedFunction record;
+  record.library = bits(library);
+  reply::cuLibraryGetUnifiedFunction reply;
+  if (const CUresult result = call.ask(record, reply, name_bytes(symbol)); result != CUDA_SUCCESS)
+    return result;
+  *fptr = from_bits<void*>(reply.function);
+  return CUDA_SUCCESS;
 }
 
 VGPU_EXPORT CUresult cuLibraryGetModule(CUmodule* pMod, CUlibrary library) {

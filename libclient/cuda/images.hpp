@@ -4,12 +4,18 @@
 
 #include <cuda.h>
 
+#include <vector>
+
+#include "libclient/cuda/jit_options.hpp"
 #include "libclient/cuda/stub_runtime.hpp"
 
 namespace vgpu::client {
 
 /// Loads `image` (fatbin wrapper, fatbin, ELF or PTX text) into the current context.
-CUresult load_module(Call& call, CUmodule* module, const void* image);
+CUresult load_module(Call& call, CUmodule* module, const void* image, const JitOptions& options);
+
+/// All kernels of a module, in the driver's order.
+CUresult module_functions(CUmodule module, std::vector<CUfunction>& functions);
 
 /// The function behind a CUfunction or a CUkernel used as one; nullptr if there is none.
 inline Function* find_function(const Process& process, std::uint64_t handle) {

@@ -43,4 +43,33 @@ CUresult ask_nodes(Call& call, Record& record, Answer& reply, std::size_t capaci
   return result;
 }
 
+/// The data of a list's edges, which the worker writes into a block of their own.
+class EdgeBlock {
+ public:
+  /// Leases a block for `capacity` edges and names it in the record; false when the worker is gone.
+  bool lease(Call& call, std::size_t capacity, ArenaSpan& span) {
+    if (capacity == 0) return true;
+    const std::uint64_t bytes = capacity * sizeof(CUgraphEdgeData);
+    if (bytes > call.connection().largest_block()) return false;
+    block_ = ArenaLease(call.connection(), bytes);
+    if (!block_) return false;
+    std::memset(block_.data(), 0, bytes);
+    span = block_.span(bytes);
+    return true;
+  }
+  /// Copies the first `count` edges out.
+  void read(CUgraphEdgeData* edges, std::size_t count) const {
+    if (block_ && count != 0) std::memcpy(edges, block_.data(), count * sizeof *edges);
+  }
+  ~EdgeBlock() {
+    if (block_) block_.discard();
+  }
+  EdgeBlock() = default;
+  EdgeBlock(const EdgeBlock&) = delete;
+  EdgeBlock& operator=(const EdgeBlock&) = delete;
+
+ private:
+  ArenaLease block_;
+};
+
 }  // namespace vgpu::client

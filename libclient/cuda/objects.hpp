@@ -13,6 +13,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "libclient/cuda/jit_options.hpp"
 #include "libclient/cuda/kernel_parameters.hpp"
 #include "libclient/cuda/stream_work.hpp"
 #include "protocol/record.hpp"
@@ -73,7 +74,9 @@ struct Image {
 };
 
 struct Graph {
-  std::uint64_t parent = 0;
+  std::vector<std::uint64_t> nodes;  ///< handles that go with it, under Process::graphs_mutex
+  std::size_t hidden = 0;            ///< of them, how many are hidden
+  bool owned = false;                ///< a node's child graph or body: it ends with the node
   void reset() { *this = {}; }
 };
 
@@ -90,6 +93,36 @@ struct MipmappedArray {
   void reset() {
     descriptor = {};
     levels.clear();
+  }
+};
+
+/// A node, and what the answers to questions about its parameters point into, until they are asked for again.
+struct GraphNode {
+  std::uint64_t graph = 0;
+  std::vector<std::byte> params;
+  std::vector<void*> pointers;
+  std::vector<CUstreamBatchMemOpParams> operations;
+  std::vector<CUgraph> bodies;  ///< of a conditional node
+  /// A copy of pageable memory: the host node behind it that completes it. What depends on the copy depends
+  /// on that.
+  std::uint64_t completion = 0;
+  std::uint64_t completes = 0;  ///< of that host node: the copy
+  bool hidden = false;          ///< a host node that the program did not make
+  void reset() { *this = {}; }
+};
+
+struct GreenContext {
+  std::uint64_t context = 0;  ///< cuCtxFromGreenCtx
+  void reset() { *this = {}; }
+};
+
+/// A linker: where its logs go, and what it made.
+struct LinkState {
+  JitOptions options;
+  std::vector<char> image;
+  void reset() {
+    options = {};
+    image = {};
   }
 };
 

@@ -36,11 +36,15 @@ struct Process {
   ObjectTable<Function> kernels{HandleKind::kernel};
   ObjectTable<Graph> graphs{HandleKind::graph};
   ObjectTable<Opaque> graph_execs{HandleKind::graph_exec};
-  ObjectTable<Opaque> graph_nodes{HandleKind::graph_node};
+  ObjectTable<GraphNode> graph_nodes{HandleKind::graph_node};
+  std::mutex graphs_mutex;  ///< which nodes belong to which graph
+  ObjectTable<Opaque> user_objects{HandleKind::user_object};
   ObjectTable<Opaque> pools{HandleKind::mem_pool};
   ObjectTable<Opaque> allocations{HandleKind::mem_allocation};
   ObjectTable<Array> arrays{HandleKind::array};
   ObjectTable<MipmappedArray> mipmapped_arrays{HandleKind::mipmapped_array};
+  ObjectTable<GreenContext> green_contexts{HandleKind::green_context};
+  ObjectTable<LinkState> linkers{HandleKind::linker};
   std::atomic<std::uint32_t> captures{0};  ///< captures begun and not ended: while 0, no stream is capturing
   AllWork work;
   std::atomic<std::uint64_t> next_stream_id{16};

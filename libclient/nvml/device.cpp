@@ -132,6 +132,36 @@ unsigned architecture(const DeviceReport& report) {
   }
 }
 
+// Cores of a multiprocessor. Source: CUDA C++ Programming Guide, "Compute Capabilities"; 0: not known.
+unsigned cores_per_multiprocessor(const DeviceReport& report) {
+  switch (report.compute_major) {
+    case 3:
+      return 192;
+    case 5:
+      return 128;
+    case 6:
+      return report.compute_minor == 0 ? 64 : 128;
+    case 7:
+      return 64;
+    case 8:
+      return report.compute_minor == 0 ? 64 : 128;
+    case 9:
+    case 10:
+    case 12:
+      return 128;
+    default:
+      return 0;
+  }
+}
+
+// What is off or absent, seen from a client: MIG, displays, other boards.
+nvmlReturn_t zero(nvmlDevice_t handle, unsigned* out) {
+  return with_report(handle, out, [&](const DeviceReport&) {
+    *out = 0;
+    return NVML_SUCCESS;
+  });
+}
+
 }  // namespace
 
 NVML_EXPORT nvmlReturn_t nvmlDeviceGetName(nvmlDevice_t handle, char* name, unsigned length) {
@@ -303,4 +333,67 @@ NVML_EXPORT nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t handle, int count
     for (int i = 0; i < count; ++i) values[i].nvmlReturn = NVML_ERROR_NOT_SUPPORTED;
     return NVML_SUCCESS;
   });
+}
+
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetNumGpuCores(nvmlDevice_t handle, unsigned* cores) {
+  return with_report(handle, cores, [&](const DeviceReport& report) {
+    const unsigned each = cores_per_multiprocessor(report);
+    unsigned multiprocessors = 0;
+    if (each == 0) return NVML_ERROR_NOT_SUPPORTED;
+    const nvmlReturn_t result = attribute(report, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, &multiprocessors);
+    if (result == NVML_SUCCESS) *cores = each * multiprocessors;
+    return result;
+  });
+}
+
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetEccMode(nvmlDevice_t handle, unsigned* current, unsigned* pending) {
+  return with_report(handle, current, [&](const DeviceReport& report) {
+    if (pending == nullptr) return NVML_ERROR_INVALID_ARGUMENT;
+    const nvmlReturn_t result = attribute(report, CU_DEVICE_ATTRIBUTE_ECC_ENABLED, current);
+    if (result == NVML_SUCCESS) *pending = *current;
+    return result;
+  });
+}
+
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetMigMode(nvmlDevice_t handle, unsigned* current, unsigned* pending) {
+  const nvmlReturn_t result = zero(handle, current);
+  return result == NVML_SUCCESS ? zero(handle, pending) : result;
+}
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetMaxMigDeviceCount(nvmlDevice_t handle, unsigned* count) {
+  return zero(handle, count);
+}
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetDisplayMode(nvmlDevice_t handle, unsigned* enabled) {
+  return zero(handle, enabled);
+}
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetDisplayActive(nvmlDevice_t handle, unsigned* active) {
+  return zero(handle, active);
+}
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetMultiGpuBoard(nvmlDevice_t handle, unsigned* several) {
+  return zero(handle, several);
+}
+
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetMPSComputeRunningProcesses(nvmlDevice_t handle, unsigned* count,
+                                                                 void*) {
+  return no_processes(handle, count);
+}
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetMPSComputeRunningProcesses_v2(nvmlDevice_t handle, unsigned* count,
+                                                                    void*) {
+  return no_processes(handle, count);
+}
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetMPSComputeRunningProcesses_v3(nvmlDevice_t handle, unsigned* count,
+                                                                    void*) {
+  return no_processes(handle, count);
+}
+
+// One device has no others near it.
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetTopologyCommonAncestor(nvmlDevice_t a, nvmlDevice_t b, int* level) {
+  if (const nvmlReturn_t result = check(b); result != NVML_SUCCESS) return result;
+  return with_report(a, level, [&](const DeviceReport&) {
+    *level = 0;  // NVML_TOPOLOGY_INTERNAL
+    return NVML_SUCCESS;
+  });
+}
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetTopologyNearestGpus(nvmlDevice_t handle, int, unsigned* count,
+                                                          nvmlDevice_t*) {
+  return zero(handle, count);
 }

@@ -2,6 +2,7 @@
 
 #include "libclient/nvml/nvml.hpp"
 
+#include <cuda.h>
 #include <dlfcn.h>
 #include <gtest/gtest.h>
 #include <sys/socket.h>
@@ -195,6 +196,39 @@ TEST_F(Nvml, PciAddressFindsTheDeviceInEverySpelling) {
   }
   nvmlDevice_t found = nullptr;
   EXPECT_EQ(call("nvmlDeviceGetHandleByPciBusId_v2", "0000:1b:00.0", &found), NVML_ERROR_NOT_FOUND);
+}
+
+TEST_F(Nvml, WhatToolsAskBesidesIsAnsweredFromTheClientsView) {
+  broker_.set([](DeviceStatus& status) {
+    const auto put = [&](CUdevice_attribute attribute, int value) {
+      const auto index = static_cast<std::size_t>(attribute);
+      status.device.attributes[index] = value;
+      status.device.attributes_valid[index / 64] |= std::uint64_t{1} << index % 64;
+    };
+    put(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, 10);
+    put(CU_DEVICE_ATTRIBUTE_ECC_ENABLED, 1);
+  });
+  const nvmlDevice_t device = open_device();
+  unsigned value = 7;
+  unsigned pending = 7;
+  EXPECT_EQ(call("nvmlDeviceGetNumGpuCores", device, &value), NVML_SUCCESS);
+  EXPECT_EQ(value, 640u);
+  EXPECT_EQ(call("nvmlDeviceGetEccMode", device, &value, &pending), NVML_SUCCESS);
+  EXPECT_EQ(value + pending, 2u);
+  EXPECT_EQ(call("nvmlDeviceGetMigMode", device, &value, &pending), NVML_SUCCESS);
+  EXPECT_EQ(value + pending, 0u);
+  int level = 7;
+  EXPECT_EQ(call("nvmlDeviceGetTopologyCommonAncestor", device, device, &level), NVML_SUCCESS);
+  EXPECT_EQ(level, 0);
+  value = 7;
+  EXPECT_EQ(call("nvmlDeviceGetMPSComputeRunningProcesses_v3", device, &value, static_cast<void*>(nullptr)),
+            NVML_SUCCESS);
+  EXPECT_EQ(value, 0u);
+  char name[256];
+  EXPECT_EQ(call("nvmlSystemGetProcessName", static_cast<unsigned>(::getpid()), name, 256u), NVML_SUCCESS);
+  EXPECT_NE(std::string(name).find("nvml_test"), std::string::npos) << name;
+  EXPECT_EQ(call("nvmlSystemGetProcessName", static_cast<unsigned>(::getpid()), name, 4u), NVML_SUCCESS);
+  EXPECT_EQ(std::string(name).size(), 3u);
 }
 
 TEST_F(Nvml, OlderPciStructuresAreNotOverrun) {

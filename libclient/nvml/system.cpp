@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <fstream>
 #include <string>
 
 #include "libclient/nvml/nvml.hpp"
@@ -164,4 +165,28 @@ NVML_EXPORT nvmlReturn_t nvmlDeviceGetHandleByPciBusId_v2(const char* bus_id, nv
 }
 NVML_EXPORT nvmlReturn_t nvmlDeviceGetHandleByPciBusId(const char* bus_id, nvmlDevice_t* out) {
   return nvmlDeviceGetHandleByPciBusId_v2(bus_id, out);
+}
+
+// The program's name as /proc has it: of the processes that the caller can see.
+NVML_EXPORT nvmlReturn_t nvmlSystemGetProcessName(unsigned pid, char* name, unsigned length) {
+  if (!initialized()) return NVML_ERROR_UNINITIALIZED;
+  if (name == nullptr || length == 0) return NVML_ERROR_INVALID_ARGUMENT;
+  std::ifstream file("/proc/" + std::to_string(pid) + "/cmdline");
+  std::string text;
+  if (!std::getline(file, text, '\0')) return NVML_ERROR_NOT_FOUND;
+  // NVML cuts what does not fit.
+  return copy_text(text.substr(0, length - 1), name, length);
+}
+
+// S-class units, and devices that the driver was told to leave out: none is visible through vgpud.
+NVML_EXPORT nvmlReturn_t nvmlUnitGetCount(unsigned* count) {
+  if (!initialized()) return NVML_ERROR_UNINITIALIZED;
+  if (count == nullptr) return NVML_ERROR_INVALID_ARGUMENT;
+  *count = 0;
+  return NVML_SUCCESS;
+}
+NVML_EXPORT nvmlReturn_t nvmlGetExcludedDeviceCount(unsigned* count) {
+  if (count == nullptr) return NVML_ERROR_INVALID_ARGUMENT;
+  *count = 0;
+  return NVML_SUCCESS;
 }

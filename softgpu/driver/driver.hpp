@@ -18,6 +18,7 @@ namespace softgpu {
 struct Array;
 struct Graph;
 struct GraphExec;
+struct Linker;
 struct LoadedModule;
 struct MemoryPool;
 struct MipmappedArray;
@@ -47,6 +48,7 @@ struct Driver {
   HandleTable<UserObject> user_objects;
   HandleTable<Array> arrays;  ///< levels of mipmapped ones, too
   HandleTable<MipmappedArray> mipmapped_arrays;
+  HandleTable<Linker> linkers;
 
   std::mutex graph_mutex;  ///< guards graphs, captures and graph nodes; taken before the scheduler's mutex
 

@@ -99,6 +99,14 @@ class Hooks final : public cudaabi::RuntimeHooks {
     return cuModuleLoadData(module, image);
   }
 
+  CUresult module_functions(CUmodule module, std::vector<CUfunction>& functions) override {
+    unsigned count = 0;
+    if (const CUresult result = cuModuleGetFunctionCount(&count, module); result != CUDA_SUCCESS)
+      return result;
+    functions.resize(count);
+    return count != 0 ? cuModuleEnumerateFunctions(functions.data(), count, module) : CUDA_SUCCESS;
+  }
+
   std::vector<cudaabi::PrivateTable> private_tables() override {
     cudaabi::PrivateTable table;
     static_assert(sizeof table.uuid == sizeof meter_uuid - 1);
