@@ -82,6 +82,7 @@ CUresult Session::handle(const record::cuCtxDestroy_v2& record, reply::cuCtxDest
   }
   const CUcontext context = contexts_[record.index];
   contexts_[record.index] = nullptr;
+  if (card_blas_ != nullptr) card_blas_->forget(context);
   if (context_index_ == record.index) {
     if (const CUresult result = switch_context(0); result != CUDA_SUCCESS) return result;
   }
