@@ -5,6 +5,12 @@
 #include <cstring>
 
 namespace vgpu::worker {
+namespace {
+
+constexpr std::array<unsigned char, 16> meter_uuid = {'s', 'o', 'f', 't', 'g', 'p', 'u', '-',
+                                                      'm', 'e', 't', 'e', 'r', '-', '0', '1'};
+
+}  // namespace
 
 std::string driver_error(const DriverTable& driver, const char* call, CUresult result) {
   const char* name = nullptr;
@@ -37,7 +43,7 @@ tl::expected<std::unique_ptr<DriverLibrary>, std::string> DriverLibrary::open(co
   if (const CUresult result = table.cuCtxSetCurrent(driver->context_); result != CUDA_SUCCESS) {
     return tl::unexpected(driver_error(table, "cuCtxSetCurrent", result));
   }
-  const auto* const meter = static_cast<const MeterTable*>(driver->export_table("softgpu-meter-01"));
+  const auto* const meter = static_cast<const MeterTable*>(driver->export_table(meter_uuid));
   if (meter != nullptr && meter->size >= sizeof(MeterTable)) driver->meter_ = meter;
   return driver;
 }
@@ -48,10 +54,10 @@ std::optional<std::uint64_t> DriverLibrary::busy_ns() const {
   return ns;
 }
 
-const void* DriverLibrary::export_table(const char (&uuid)[17]) const {
+const void* DriverLibrary::export_table(const std::array<unsigned char, 16>& uuid) const {
   if (table_.cuGetExportTable == nullptr) return nullptr;
   CUuuid id;
-  std::memcpy(id.bytes, uuid, sizeof id.bytes);
+  std::memcpy(id.bytes, uuid.data(), sizeof id.bytes);
   const void* found = nullptr;
   return table_.cuGetExportTable(&found, &id) == CUDA_SUCCESS ? found : nullptr;
 }

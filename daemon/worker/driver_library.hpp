@@ -2,6 +2,7 @@
 // nothing of clients.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -34,7 +35,7 @@ class DriverLibrary {
   /// Device time used by this process, where the driver measures it (the software GPU).
   std::optional<std::uint64_t> busy_ns() const;
   /// The private table of that UUID, or nullptr.
-  const void* export_table(const char (&uuid)[17]) const;
+  const void* export_table(const std::array<unsigned char, 16>& uuid) const;
   /// Everything a client may ask about the device.
   DeviceReport report() const;
 

@@ -82,7 +82,11 @@ Session::Session(const SessionParts& parts)
     driver_.cuMemHostRegister_v2(channel_.arena().data(), channel_.arena().size(),
                                  CU_MEMHOSTREGISTER_PORTABLE);
   }
-  if (parts.library != nullptr) blas_table_ = parts.library->export_table("softgpu-blas-001");
+  if (parts.library != nullptr) {
+    const auto* const table =
+        static_cast<const cudaabi::BlasTable*>(parts.library->export_table(cudaabi::blas_table_uuid));
+    if (table != nullptr && table->size >= sizeof *table) blas_table_ = table;
+  }
 }
 
 Session::~Session() {

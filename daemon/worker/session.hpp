@@ -22,7 +22,9 @@
 #include <unordered_set>
 #include <vector>
 
+#include "cudaabi/blas_extension.hpp"
 #include "daemon/worker/accounting.hpp"
+#include "daemon/worker/card_blas.hpp"
 #include "daemon/worker/completions.hpp"
 #include "daemon/worker/console.hpp"
 #include "daemon/worker/deferred_upcalls.hpp"
@@ -102,6 +104,8 @@ class Session {
   const DriverTable& driver() const { return driver_; }
   CUdevice device() const { return parts_.device; }
   CUresult unsupported(std::uint16_t call);
+  /// Loads the card's cuBLAS at the first need; false where there is none.
+  bool find_card_blas();
 
   bool can_bind(HandleKind kind, std::uint64_t handle) const { return handles_.can_bind(kind, handle); }
   template <class T>
@@ -495,12 +499,15 @@ class Session {
   std::size_t captures_ = 0;
   std::unordered_map<std::uint64_t, std::uint64_t> nodes_;  // the driver's node -> the client's handle
   std::vector<std::pair<std::uint64_t, UniqueFd>> host_fds_;
-  const void* blas_table_ = nullptr;
   std::map<std::uint64_t, std::unique_ptr<Linker>> linkers_;  // by client handle
   std::vector<CUdevResource> resources_;                      // by the client's number, from 1
   std::vector<CUdevResourceDesc> descriptions_;               // the same
   std::map<std::uint64_t, UserObject> user_objects_;          // by client handle
   std::unordered_set<std::uint64_t> conditionals_;            // the driver's conditional handles
+  // Who carries out matrix operations: the software GPU's own executor, or the card's cuBLAS.
+  const cudaabi::BlasTable* blas_table_ = nullptr;
+  std::unique_ptr<CardBlas> card_blas_;
+  bool card_blas_sought_ = false;
 
   std::mutex work_mutex_;  // the two below and all StreamWork
   std::map<StreamKey, std::shared_ptr<StreamWork>> work_;

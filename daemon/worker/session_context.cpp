@@ -108,6 +108,7 @@ CUresult Session::handle(const record::cuCtxDestroy_v2& record, reply::cuCtxDest
 CUresult Session::end_context(std::uint16_t index, std::function<CUresult()> destroy) {
   const CUcontext context = contexts_[index];
   contexts_[index] = nullptr;
+  if (card_blas_ != nullptr) card_blas_->forget(context);
   const auto of_context = [index](const auto& entry) { return entry.first.first == index; };
   std::erase_if(limits_, of_context);
   std::erase_if(usual_limits_, of_context);

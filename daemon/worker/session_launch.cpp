@@ -1,5 +1,9 @@
 // Launches of kernels, graphs and host functions, and the occupancy questions that take a launch
 // configuration.
+#include <unistd.h>
+
+#include <cstdio>
+
 #include "daemon/worker/session.hpp"
 
 namespace vgpu::worker {
@@ -216,18 +220,33 @@ CUresult Session::handle(const record::cuOccupancyMaxPotentialClusterSize& recor
   return driver_.cuOccupancyMaxPotentialClusterSize(&reply.size, function, &config);
 }
 
+bool Session::find_card_blas() {
+  if (!card_blas_ && !card_blas_sought_ && !software_) {
+    card_blas_sought_ = true;
+    auto opened = CardBlas::open(CardBlas::usual_places());
+    if (opened) {
+      card_blas_ = std::move(*opened);
+    } else {
+      std::fprintf(
+          stderr,
+          "vgpud-worker[%d]: a client uses the forwarding libcublas, but there is no cuBLAS here: %s\n",
+          getpid(), opened.error().c_str());
+    }
+  }
+  return card_blas_ != nullptr;
+}
+
 CUresult Session::handle(const record::extension_blas& record, reply::extension_blas&, Tail tail) {
-  /// The software GPU's private export table "softgpu-blas-001".
-  struct BlasTable {
-    std::size_t size;
-    CUresult (*enqueue)(CUstream stream, const void* descriptor, std::size_t bytes);
-  };
-  const auto* const table = static_cast<const BlasTable*>(blas_table_);
-  if (table == nullptr || table->size < sizeof(BlasTable)) return unsupported(record.header.call);
+  cudaabi::BlasDescriptor descriptor;
+  if (tail.size() != sizeof descriptor) return CUDA_ERROR_INVALID_VALUE;
+  std::memcpy(&descriptor, tail.data(), sizeof descriptor);
+  if (blas_table_ == nullptr && !find_card_blas()) return unsupported(record.header.call);
   CUstream stream = nullptr;
   if (!resolve(record.stream, stream)) return CUDA_ERROR_INVALID_HANDLE;
   admit(stream);
-  const CUresult result = table->enqueue(stream, tail.data(), tail.size());
+  const CUresult result = blas_table_ != nullptr
+                              ? blas_table_->enqueue(stream, &descriptor, sizeof descriptor)
+                              : card_blas_->enqueue(contexts_[context_index_], stream, descriptor);
   if (result != CUDA_SUCCESS) return result;
   accounting_.page().launches.fetch_add(1, std::memory_order_relaxed);
   submitted_command(stream);

@@ -1,6 +1,7 @@
 // What NVIDIA's runtime asks of this library beyond the driver API (cudaabi/runtime_hooks.hpp).
 #include <cstring>
 
+#include "cudaabi/blas_extension.hpp"
 #include "cudaabi/runtime_hooks.hpp"
 #include "libclient/cuda/images.hpp"
 #include "libclient/cuda/stub_runtime.hpp"
@@ -12,24 +13,17 @@ CUresult stream_id_of(CUstream stream, std::uint64_t* id);
 
 namespace {
 
-// The table by which our libcublas reaches the device: "softgpu-blas-001". A descriptor goes along as it is.
-constexpr std::array<unsigned char, 16> kBlasUuid = {'s', 'o', 'f', 't', 'g', 'p', 'u', '-',
-                                                     'b', 'l', 'a', 's', '-', '0', '0', '1'};
-
-CUresult enqueue_blas(CUstream stream, const void* descriptor, std::size_t bytes) {
-  constexpr std::size_t kMostBytes = 4096;
-  if (descriptor == nullptr || bytes == 0 || bytes > kMostBytes) return CUDA_ERROR_INVALID_VALUE;
+// The way of our libcublas to the device. A descriptor goes along as it is; the worker judges it.
+CUresult enqueue_blas(CUstream stream, const cudaabi::BlasDescriptor* descriptor, std::size_t bytes) {
+  if (descriptor == nullptr || bytes != sizeof *descriptor) return CUDA_ERROR_INVALID_VALUE;
   Call call;
   if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
   record::extension_blas record;
   record.stream = call.stream(stream, false);
-  return call.post(record, {static_cast<const std::byte*>(descriptor), bytes});
+  return call.post(record, {reinterpret_cast<const std::byte*>(descriptor), bytes});
 }
 
-const struct {
-  std::size_t size;
-  CUresult (*enqueue)(CUstream, const void*, std::size_t);
-} blas_table = {sizeof blas_table, &enqueue_blas};
+constexpr cudaabi::BlasTable blas_table{sizeof(cudaabi::BlasTable), enqueue_blas};
 
 class Hooks final : public cudaabi::RuntimeHooks {
  public:
@@ -86,7 +80,9 @@ class Hooks final : public cudaabi::RuntimeHooks {
     return client::module_functions(module, functions);
   }
 
-  std::vector<cudaabi::PrivateTable> private_tables() override { return {{kBlasUuid, &blas_table}}; }
+  std::vector<cudaabi::PrivateTable> private_tables() override {
+    return {{cudaabi::blas_table_uuid, &blas_table}};
+  }
 };
 
 // Only stores a pointer: nothing happens before the program calls.

@@ -2,17 +2,16 @@
 """Runs llama.cpp's test-backend-ops on the CUDA backend and makes a table of it: every case compares the engine's CUDA
 kernels with its own CPU backend.
 
-    backend_ops.py --on softgpu|vgpud [--cases few|all] [--ops REGEX] [--table FILE] [--timeout SECONDS]
+    backend_ops.py --on softgpu|vgpud [--cases few|all] [--ops REGEX] [--journal FILE] [--table FILE] [--seconds N]
 
-`few` is a representative selection: every operation with every combination of types, the smallest cases of each. The exit
-status is 0 when no case failed. A case that ends the process is counted as crashed and the run goes on behind it.
+`few` is a representative selection: every operation with every combination of types, the smallest cases of each. `all` is
+every case that both backends support, small ones first; with a journal it can be stopped (also by --seconds) and goes on
+where it was. Through vgpud the launches of each group of cases are counted: a group that gave the device less to do than
+it has cases has failed, whatever it computed. The exit status is 0 when no case failed.
 """
 
 import argparse
 import collections
-import contextlib
-import csv
-import io
 import pathlib
 import re
 import subprocess
@@ -29,12 +28,13 @@ import engine  # noqa: E402  (the path must be set first)
 
 FEW = 1000
 PER_SIGNATURE = 4
-BATCH = 250
-BACKEND = "CUDA0"
-COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-RESULT = re.compile(r"^\s*(?P<case>[A-Z0-9_]+\(.*\)): (?P<verdict>OK|FAIL|not supported.*)$")
+MANY = 1 << 24  # Larger cases are left to `all`, unless an operation has no smaller one.
+# Calls that make the device compute or move: what a case must cause at least one of.
+DEVICE_CALLS = re.compile(r"cuLaunch|cuGraphLaunch|cuMemcpyDtoD|cuMemcpyAsync|copy_3d|cuMemset|extension_blas")
+VERDICTS = ("OK", "FAIL", "CRASH", "UNSUPPORTED", "NO WORK")
+BAD = ("FAIL", "CRASH", "NO WORK")
 
-Case = collections.namedtuple("Case", "op parameters")
+Case = collections.namedtuple("Case", "index full op parameters")
 
 
 def name(case):
@@ -42,17 +42,14 @@ def name(case):
 
 
 def all_cases(home, env):
-    """Every case that compares one operation and that both backends support, in the program's order."""
-    def supported(backend):
-        done = subprocess.run([home / "bin" / "test-backend-ops", "support", "-b", backend, "--output", "csv"], check=False,
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
-        rows = list(csv.DictReader(io.StringIO(done.stdout)))
-        if done.returncode != 0 or not rows:
-            raise SystemExit(f"test-backend-ops does not see {backend}:\n{done.stderr[-4000:]}")
-        return [Case(row["op_name"], row["op_params"]) for row in rows if row["supported"] == "1"]
-
-    on_cpu = set(supported("CPU"))
-    return [case for case in dict.fromkeys(supported(BACKEND)) if case in on_cpu]
+    """Every case that both backends support, fused ones too, in the program's order."""
+    done = subprocess.run([home / "bin" / "operations", "list"], check=False, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True, env=env)
+    if done.returncode != 0:
+        raise SystemExit(f"test-backend-ops does not see the device:\n{done.stderr[-4000:]}")
+    rows = [line.split("\t") for line in done.stdout.splitlines() if re.match(r"\d+\t[01]\t[01]\t", line)]
+    return [Case(int(index), full == "1", op, parameters) for index, supported, full, op, parameters in rows
+            if supported == "1"]
 
 
 def signature(case):
@@ -64,101 +61,162 @@ def signature(case):
 def size(case):
     """A rough measure of a case's work: the product of its dimensions."""
     product = 1
-    for number in re.findall(r"(?<![a-zA-Z_])\d+", case.parameters):
+    for number in re.findall(r"(?<![a-zA-Z_\d])\d+", case.parameters):
         product *= max(1, int(number))
     return product
 
 
+def kinds(case):
+    """What a selection must have at least one case of: the operation, and the operation with each of its types."""
+    return {case.op} | {(case.op, value) for value in re.findall(r"\btype\w*=\w+", case.parameters)}
+
+
 def select_few(cases):
-    groups = collections.defaultdict(list)
-    for case in cases:
-        groups[signature(case)].append(case)
-    rounds = [sorted(group, key=size)[:PER_SIGNATURE] for group in groups.values()]
-    chosen = set()
+    """The smallest case of each kind, then the smallest of every signature in turn until there are FEW."""
+    chosen, covered = set(), set()
+    for case in sorted(cases, key=size):
+        if not kinds(case) <= covered and (size(case) <= MANY or case.op not in covered):
+            chosen.add(case)
+            covered |= kinds(case)
+    by_signature = collections.defaultdict(list)
+    for case in sorted(cases, key=size):
+        if size(case) <= MANY:
+            by_signature[signature(case)].append(case)
     for turn in range(PER_SIGNATURE):
-        candidates = sorted((group[turn] for group in rounds if len(group) > turn), key=size)
-        # Every operation has its first signature taken whatever the others take.
-        first = {case.op: case for case in reversed(candidates)}
-        for case in list(first.values()) + candidates:
+        for group in sorted((group for group in by_signature.values() if len(group) > turn), key=lambda group: size(group[turn])):
             if len(chosen) < FEW:
-                chosen.add(case)
+                chosen.add(group[turn])
     return [case for case in cases if case in chosen]
 
 
-class Results:
-    """What became of the cases, and how long each operation took."""
+def groups(cases):
+    """Cases of one operation and of like size, small ones first."""
+    by_key = collections.defaultdict(list)
+    for case in cases:
+        by_key[size(case).bit_length() // 4, case.op].append(case)
+    return [by_key[key] for key in sorted(by_key)]
 
-    def __init__(self):
-        self.verdicts = {}
-        self.reasons = {}
-        self.seconds = collections.Counter()
+
+class Results:
+    """What became of the cases, and how long each took."""
+
+    def __init__(self, journal=None):
+        self.verdicts, self.reasons, self.seconds = {}, {}, {}
+        self.journal = journal
+
+    def read(self, cases):
+        """Takes over what the journal says of these cases, in which a later line overrides."""
+        by_index = {case.index: case for case in cases}
+        for line in self.journal.read_text().splitlines() if self.journal and self.journal.exists() else []:
+            index, verdict, seconds, reason = line.split("\t")
+            if int(index) in by_index:
+                self.add(by_index[int(index)], verdict, float(seconds), reason, write=False)
+
+    def add(self, case, verdict, seconds, reason="", write=True):
+        self.verdicts[case], self.seconds[case] = verdict, seconds
+        self.reasons[case] = " ".join(reason.split())
+        if write and self.journal:
+            with self.journal.open("a") as out:
+                out.write(f"{case.index}\t{verdict}\t{seconds:.3f}\t{self.reasons[case]}\n")
 
     def of(self, *verdicts):
         return [case for case, verdict in self.verdicts.items() if verdict in verdicts]
 
-    def table(self):
-        operations = collections.defaultdict(collections.Counter)
-        for case, verdict in self.verdicts.items():
-            operations[case.op][verdict] += 1
-        lines = ["operation\tpassed\tfailed\tcrashed\tnot supported\tseconds"]
-        for op, counts in sorted(operations.items()):
-            lines.append(f"{op}\t{counts['OK']}\t{counts['FAIL']}\t{counts['CRASH']}\t{counts['unsupported']}"
-                         f"\t{self.seconds[op]:.1f}")
-        total = collections.Counter(self.verdicts.values())
-        lines.append(f"all {len(operations)}\t{total['OK']}\t{total['FAIL']}\t{total['CRASH']}\t{total['unsupported']}"
-                     f"\t{sum(self.seconds.values()):.1f}")
+    def bad(self):
+        return [f"{self.verdicts[case]} {name(case)}: {self.reasons[case]}" for case in self.of(*BAD)]
+
+    def table(self, cases):
+        counts, seconds = collections.defaultdict(collections.Counter), collections.Counter()
+        for case in cases:
+            for row in (case.op, "all"):
+                counts[row][self.verdicts.get(case, "not run")] += 1
+                seconds[row] += self.seconds.get(case, 0)
+        heads = [*VERDICTS, "not run"]
+        lines = ["\t".join(["operation", "cases", *(head.lower() for head in heads), "seconds"])]
+        for row in sorted(counts, key=lambda row: (row == "all", row)):
+            label = f"all {len(counts) - 1}" if row == "all" else row
+            lines.append("\t".join([label, str(sum(counts[row].values())), *(str(counts[row][head]) for head in heads),
+                                    f"{seconds[row]:.1f}"]))
         return "\n".join(lines) + "\n"
 
 
-def run_batch(home, env, batch, results, timeout):
-    """Runs cases of one process; returns those that it did not get to."""
-    command = [home / "bin" / "test-backend-ops", "test", "-b", BACKEND, "-o", ",".join(map(name, batch))]
-    start = time.monotonic()
-    # Kept apart from standard output, whose lines it would split.
-    with tempfile.TemporaryFile("w+", errors="replace") as log, \
-         subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=log, text=True, errors="replace") as process:
-        by_name = {name(case): case for case in batch}
-        said, last = [], start
-        with contextlib.ExitStack() as stack:
-            stack.callback(process.kill)
-            timer = threading.Timer(timeout, process.kill)
-            stack.callback(timer.cancel)
-            timer.start()
-            for line in process.stdout:
-                line = COLOUR.sub("", line.rstrip("\n"))
-                match = RESULT.match(line)
-                case = by_name.get(match["case"]) if match else None
-                if case is None:
-                    said.append(line)
-                    continue
-                now = time.monotonic()
-                results.seconds[case.op] += now - last
-                last = now
-                verdict = match["verdict"] if match["verdict"] in ("OK", "FAIL") else "unsupported"
-                results.verdicts[case] = verdict
-                if verdict == "FAIL":
-                    results.reasons[case] = " ".join(said[-2:])
-                said.clear()
-            process.wait()
-        log.seek(0)
-        said += log.read().splitlines()[-8:]
-    left = [case for case in batch if case not in results.verdicts]
-    if left:
-        results.verdicts[left[0]] = "CRASH"
-        results.reasons[left[0]] = f"status {process.returncode}: " + " | ".join(text for text in said if text.strip())
-    return left[1:]
+class Process:
+    """One run of the program, told case by case what to do."""
+
+    def __init__(self, home, env):
+        # Standard error is kept apart, so that it cannot split the answers.
+        self.log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115  (closed with the process)
+        self.process = subprocess.Popen([home / "bin" / "operations", "run"], env=env, stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, stderr=self.log, text=True, errors="replace")
+
+    def run(self, case, timeout):
+        """(verdict, seconds, reason); after CRASH the process is gone."""
+        said = []
+        start = time.monotonic()
+        timer = threading.Timer(timeout, self.process.kill)
+        timer.start()
+        try:
+            self.process.stdin.write(f"{case.index}\n")
+            self.process.stdin.flush()
+            for line in self.process.stdout:
+                match = re.match(rf"= {case.index} (OK|FAIL|UNSUPPORTED) ([\d.]+)$", line)
+                if match:
+                    return match[1], float(match[2]) / 1000, " ".join(said)
+                said.append(line)
+        except BrokenPipeError:
+            pass
+        finally:
+            timer.cancel()
+        status = self.process.wait()
+        self.log.seek(0)
+        said += self.log.read().splitlines()[-8:]
+        self.close()
+        return "CRASH", time.monotonic() - start, f"status {status}: " + " ".join(said)
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+        self.log.close()
 
 
-def run(home, env, cases, timeout, progress=lambda text: None):
-    """Runs the cases; returns their Results. A process may take `timeout` seconds."""
-    results = Results()
-    for start in range(0, len(cases), BATCH):
-        left = cases[start:start + BATCH]
-        while left:
-            left = run_batch(home, env, left, results, timeout)
-            bad = len(results.of("FAIL", "CRASH"))
-            progress(f"{len(results.verdicts)} of {len(cases)} cases, {bad} bad")
-    return results
+def device_calls(service):
+    """How many calls that make the device work vgpud has seen, of clients now and before."""
+    rows = service.stats("--calls")
+    return sum(count for row in rows["clients"] + rows["ended"] for call, count in row.get("calls", {}).items()
+               if DEVICE_CALLS.match(call))
+
+
+def run(home, env, cases, results, service=None, timeout=600, until=None, progress=lambda text: None):
+    """Runs the cases that results has no verdict of. `service`: counts the device's work there. A case may take `timeout`
+    seconds; none is begun after `until` (time.monotonic())."""
+    process = None
+    todo = [[case for case in group if case not in results.verdicts] for group in groups(cases)]
+    try:
+        for group in filter(None, todo):
+            before = device_calls(service) if service else 0
+            done = []
+            for case in group:
+                if until is not None and time.monotonic() > until:
+                    break
+                process = process or Process(home, env)
+                verdict, seconds, reason = process.run(case, timeout)
+                if verdict == "CRASH":
+                    process = None
+                results.add(case, verdict, seconds, reason)
+                done += [case] if verdict == "OK" and case.full else []
+            work = device_calls(service) - before if service else len(done)
+            if work < len(done):
+                for case in done:
+                    results.add(case, "NO WORK", results.seconds[case], f"{work} device calls for {len(done)} cases")
+            progress(f"{len(results.verdicts)} of {len(cases)} cases, {len(results.of(*BAD))} bad, "
+                     f"{group[0].op}: {work} device calls")
+            if until is not None and time.monotonic() > until:
+                break
+    finally:
+        if process is not None:
+            process.close()
 
 
 def main():
@@ -166,24 +224,29 @@ def main():
     parser.add_argument("--on", choices=["softgpu", "vgpud"], required=True)
     parser.add_argument("--cases", choices=["few", "all"], default="few")
     parser.add_argument("--ops", default="", help="only operations that match this expression")
+    parser.add_argument("--journal", type=pathlib.Path, help="append each result to this file; skip what is in it")
     parser.add_argument("--table", type=pathlib.Path, help="write the table to this file")
-    parser.add_argument("--timeout", type=float, default=600, help="of one process, in seconds")
+    parser.add_argument("--seconds", type=float, help="begin no case after so long")
+    parser.add_argument("--timeout", type=float, default=600, help="of one case, in seconds")
     options = parser.parse_args()
 
     home = engine.home()
-    with engine.device(options.on) as env:
+    results = Results(options.journal)
+    until = None if options.seconds is None else time.monotonic() + options.seconds
+    with engine.device(options.on) as (env, service):
         cases = all_cases(home, env)
         if options.cases == "few":
             cases = select_few(cases)
         cases = [case for case in cases if re.search(options.ops, case.op)]
-        results = run(home, env, cases, options.timeout, lambda text: print(text, file=sys.stderr, flush=True))
-    for case in results.of("FAIL", "CRASH"):
-        print(f"{results.verdicts[case]} {name(case)}\n    {results.reasons.get(case, '')}")
-    table = results.table()
+        results.read(cases)
+        run(home, env, cases, results, service, options.timeout, until,
+            lambda text: print(text, file=sys.stderr, flush=True))
+    print("\n".join(results.bad()))
+    table = results.table(cases)
     print(table, end="")
     if options.table:
         options.table.write_text(table)
-    sys.exit(1 if results.of("FAIL", "CRASH") else 0)
+    sys.exit(1 if results.of(*BAD) else 0)
 
 
 if __name__ == "__main__":

@@ -46,12 +46,12 @@ def environment(libraries, **more):
 
 @contextlib.contextmanager
 def device(kind, **options):
-    """The environment in which the engine finds the software GPU alone (`softgpu`) or a private `vgpud`."""
+    """(environment, service): the engine finds the software GPU alone (`softgpu`, no service) or a private `vgpud`."""
     if kind == "softgpu":
-        yield environment([harness.SOFTWARE_GPU, CUBLAS])
+        yield environment([harness.SOFTWARE_GPU, CUBLAS]), None
         return
     with harness.Service(**options) as service:
-        yield service_environment(service)
+        yield service_environment(service), service
 
 
 def service_environment(service, **more):
@@ -78,7 +78,8 @@ class Output:
 
 def command(path, prompt_length=42, tokens=16, flash=False, gpu=True, logits=None):
     words = [home() / "bin" / "vgpud-generate", "--model", path, "--prompt-length", prompt_length, "--tokens", tokens,
-             "--flash", int(flash), "--gpu-layers", 99 if gpu else 0]
+             "--flash", int(flash), "--gpu-layers", 99 if gpu else 0,
+             "--threads", 1]  # of the CPU backend, whose threads spin for each other
     return [str(word) for word in words + (["--logits", logits] if logits else [])]
 
 

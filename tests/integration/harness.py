@@ -200,10 +200,13 @@ class Service:
                        for device in devices)
         wait_until(full, timeout, "the ready workers have started")
 
+    def stats(self, *options):
+        """The answer of `vgpud-cli stats --json`."""
+        return json.loads(self.cli("stats", "--json", *options).stdout)
+
     def clients(self):
         """The rows of `vgpud-cli stats --json` for clients that are connected now."""
-        rows = json.loads(self.cli("stats", "--json").stdout)["clients"]
-        return [row for row in rows if not row.get("ended", False)]
+        return [row for row in self.stats()["clients"] if not row.get("ended", False)]
 
 
 def first_line(process, timeout=20):
