@@ -28,13 +28,16 @@ struct GatePage {
                                                         ///< no_limit_ns: alone
   std::atomic<std::uint32_t> refill;                    ///< futex word: bumped after allowance_ns changed
   std::atomic<std::uint64_t> memory_quota;              ///< bytes, 0 = none
+  std::atomic<std::uint64_t> window_ns;    ///< predicted device time that may be in flight; 0 = no bound
+  std::atomic<std::uint32_t> others_wait;  ///< 1: tell the broker when there is nothing in flight any more
 
   // Written by the worker; scheduling.
   alignas(64) std::atomic<std::uint64_t> consumed_ns;  ///< device time used so far
-  std::atomic<std::uint32_t> backlogged;               ///< 1 while it has work to submit or in flight
-  std::atomic<std::uint32_t> blocked;                  ///< 1 while it waits for a refill
-  std::atomic<std::uint32_t> in_flight;                ///< commands submitted and not known to be complete
-  std::atomic<std::uint64_t> last_activity_ns;         ///< CLOCK_MONOTONIC of the latest record
+  std::atomic<std::uint32_t> metered;  ///< 1: consumed_ns is what the device measured, not time on the clock
+  std::atomic<std::uint32_t> backlogged;        ///< 1 while it has work to submit or in flight
+  std::atomic<std::uint32_t> blocked;           ///< 1 while it waits for a refill
+  std::atomic<std::uint32_t> in_flight;         ///< commands submitted and not known to be complete
+  std::atomic<std::uint64_t> last_activity_ns;  ///< CLOCK_MONOTONIC of the latest record
 
   // Written by the worker; statistics.
   alignas(64) std::atomic<std::uint64_t> launches;

@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+#include "daemon/scheduler/policies.hpp"
+
 namespace vgpu::daemon {
 
 enum class DeviceKind { automatic, software, cuda };
@@ -30,8 +32,9 @@ struct DeviceConfig {
   unsigned ordinal = 0;  // of the driver library's devices
   std::string driver;    // path of libcuda.so.1; empty: found by daemon/devices
   Sharing sharing = Sharing::isolated;
-  unsigned prestart = 1;      // workers kept ready for the next clients
-  unsigned max_workers = 64;  // workers at a time, ready ones included
+  unsigned prestart = 1;                 // workers kept ready for the next clients
+  unsigned max_workers = 64;             // workers at a time, ready ones included
+  PolicyKind policy = PolicyKind::fair;  // order among clients of one priority
 };
 
 // What a client of a class gets and may use.
@@ -69,11 +72,9 @@ struct LimitsConfig {
 };
 
 struct SchedulerConfig {
-  // How far one busy client may get ahead of another, at weight 100.
-  std::chrono::microseconds quantum{4000};
-  // A client that pauses for less keeps its turn; measured: 2 ms made 3:1 weights 2.6:1 on a loaded machine,
-  // where client processes are often kept from the CPU for longer.
-  std::chrono::microseconds idle_after{20000};
+  PolicyOptions policy;
+  // Predicted device time that a client may have in flight while others may want the device.
+  std::chrono::microseconds window{1000};
 };
 
 struct LogConfig {

@@ -70,8 +70,8 @@ void read_limits(const YAML::Node& node, LimitsConfig& out, ErrorSink& errors) {
 
 void read_scheduler(const YAML::Node& node, SchedulerConfig& out, ErrorSink& errors) {
   MapReader map(node, "'scheduler'", errors);
-  map.duration("quantum", out.quantum, microseconds{100});
-  map.duration("idle_after", out.idle_after, microseconds{0});
+  map.duration("quantum", out.policy.quantum, microseconds{100});
+  map.duration("idle_after", out.policy.idle_after, microseconds{0});
   map.finish();
 }
 

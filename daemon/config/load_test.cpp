@@ -46,7 +46,7 @@ rules:
   ASSERT_TRUE(config) << config.error().front().text();
   EXPECT_EQ(config->socket, "/tmp/a.sock");
   EXPECT_EQ(config->limits.handshake_timeout, std::chrono::milliseconds(250));
-  EXPECT_EQ(config->scheduler.quantum, std::chrono::milliseconds(2));
+  EXPECT_EQ(config->scheduler.policy.quantum, std::chrono::milliseconds(2));
   EXPECT_EQ(config->devices[1].kind, DeviceKind::cuda);
   EXPECT_EQ(config->devices[1].ordinal, 1U);
   EXPECT_EQ(config->classes.at("low").memory_quota, 512ULL << 20U);

@@ -1,26 +1,16 @@
 #include "daemon/devices/device.hpp"
 
 #include "daemon/base/log.hpp"
-#include "daemon/scheduler/fair_queue.hpp"
+#include "daemon/scheduler/policies.hpp"
 
 namespace vgpu::daemon {
-namespace {
-
-std::unique_ptr<SchedulingPolicy> make_policy(const SchedulerConfig& config) {
-  using std::chrono::nanoseconds;
-  return std::make_unique<FairQueue>(static_cast<std::uint64_t>(nanoseconds(config.quantum).count()),
-                                     static_cast<std::uint64_t>(nanoseconds(config.idle_after).count()));
-}
-
-}  // namespace
-
 Device::Device(EventLoop& loop, DeviceConfig config, const SchedulerConfig& scheduler,
                const Locations& locations, Callbacks callbacks)
     : loop_(loop),
       config_(std::move(config)),
       locations_(locations),
       callbacks_(std::move(callbacks)),
-      gates_(loop, make_policy(scheduler)) {
+      gates_(loop, make_policy(config_.policy, scheduler.policy)) {
   choose(config_.kind);
 }
 

@@ -31,6 +31,17 @@ void close_orphaned_channel(int channel_fd, const GatePage& page) {
   close_channel(**channel);
 }
 
+// What the scheduler is to know of a class.
+Terms terms_of(const ClassConfig& from) {
+  Terms terms;
+  terms.weight = from.weight;
+  return terms;
+}
+
+std::uint64_t window_of(const ClassConfig&, const Config& config) {
+  return static_cast<std::uint64_t>(nanoseconds(config.scheduler.window).count());
+}
+
 const char* to_string(SessionState state) {
   switch (state) {
     case SessionState::waiting:
@@ -221,7 +232,8 @@ bool SessionManager::attach(Session& session, Worker& worker) {
   if (const auto sent = send_message(session.socket.get(), welcome, client_fds); !sent) return false;
 
   session.state = SessionState::running;
-  session.device->gates().add(id, session.client_class.weight, session.gate, worker.attention.get());
+  session.device->gates().add(id, terms_of(session.client_class), window_of(session.client_class, *config_),
+                              session.gate, worker.attention.get());
   ++counters_.admitted;
   const Identity& who = session.peer.identity;
   log::info("client admitted session={} pid={} uid={} program={} unit={} class={} device={} worker_pid={}",
@@ -312,7 +324,7 @@ void SessionManager::apply(std::shared_ptr<const Config> config) {
     const auto found = config_->classes.find(session->client_class.name);
     if (found == config_->classes.end()) continue;
     session->client_class = found->second;
-    session->device->gates().set_weight(id, found->second.weight);
+    session->device->gates().set_terms(id, terms_of(found->second), window_of(found->second, *config_));
     if (session->gate) session->gate->page().memory_quota.store(found->second.memory_quota.value_or(0));
   }
 }

@@ -11,7 +11,9 @@ constexpr std::uint64_t gate_sleep_ns = 10'000'000;
 
 Accounting::Accounting(GatePage& page, const DriverLibrary* driver, int attention)
     : page_(page), driver_(driver), attention_(attention) {
-  if (driver_ != nullptr) meter_start_ = driver_->busy_ns().value_or(0);
+  if (driver_ == nullptr) return;
+  meter_start_ = driver_->busy_ns().value_or(0);
+  page_.metered.store(driver_->software() ? 1 : 0, std::memory_order_relaxed);
 }
 
 void Accounting::wake_broker() const {
