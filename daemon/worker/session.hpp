@@ -10,6 +10,7 @@
 #include <cstring>
 #include <deque>
 #include <functional>
+#include <initializer_list>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -25,8 +26,10 @@
 #include "daemon/worker/completions.hpp"
 #include "daemon/worker/console.hpp"
 #include "daemon/worker/driver_library.hpp"
+#include "daemon/worker/estimates.hpp"
 #include "daemon/worker/handle_table.hpp"
 #include "daemon/worker/host_regions.hpp"
+#include "daemon/worker/token_bucket.hpp"
 #include "protocol/channel.hpp"
 #include "protocol/ring.hpp"
 #include "protocol/unique_fd.hpp"
@@ -131,7 +134,7 @@ class Session {
     return look_up(HandleKind::mem_pool, handle, out);
   }
 
-  /// Says that `stream` has work which a later synchronisation must wait for.
+  /// Says that `stream` has work of unknown length which a later synchronisation must wait for.
   void note_stream_work(CUstream stream);
 
 #define VGPU_HANDLER(call) CUresult handle(const record::call& record, reply::call& reply, Tail tail)
@@ -220,6 +223,11 @@ class Session {
 #undef VGPU_HANDLER
 
  private:
+  /// Commands that were submitted while the work in flight is bounded and that no fence follows yet.
+  struct Batch {
+    std::uint32_t count = 0;
+    std::uint64_t predicted_ns = 0;
+  };
   /// What is known of a stream's unfinished work.
   struct StreamWork {
     CUcontext context = nullptr;
@@ -227,6 +235,7 @@ class Session {
     std::uint64_t submitted = 0;
     std::uint64_t fenced = 0;  // of `submitted`, what a completion will report
     bool dirty = false;
+    Batch open;
   };
   /// A waited call that is answered later.
   struct PendingReply {
@@ -289,9 +298,34 @@ class Session {
   /// is none.
   void when_all_done(std::function<void(CUresult)> done, CUcontext context = nullptr);
   bool capturing(CUstream stream) const;
-  /// Admission and accounting around a command that takes device time.
-  void admit(CUstream stream);
-  void submitted_command(CUstream stream);
+
+  // session_schedule.cpp: admission and accounting around a command that takes device time.
+  /// What a rate limit counts.
+  struct Cost {
+    std::uint64_t launches = 0;
+    std::uint64_t bytes = 0;  // to or from the host
+  };
+  static Prediction predict_copy(std::uint64_t bytes);
+  /// Waits until the command may be submitted.
+  void admit(CUstream stream, const Prediction& prediction, const Cost& cost);
+  void admit_copy(CUstream stream, std::uint64_t bytes, bool host) {
+    admit(stream, predict_copy(bytes), {0, host ? bytes : 0});
+  }
+  /// It was.
+  void submitted_command(CUstream stream, const Prediction& prediction);
+  void throttle(const Cost& cost);
+  /// Counts what was submitted while nothing was bounded as one batch in flight.
+  void bound_earlier_work();
+  void release_batch(const Batch& batch) {
+    if (batch.count != 0) accounting_.finished(batch.count, batch.predicted_ns);
+  }
+  /// An event before a command that is to be timed, or nullptr; and the one after it.
+  CUevent begin_timing(CUstream stream, const Prediction& prediction);
+  void end_timing(CUstream stream, const Prediction& prediction, CUevent begin);
+  CUevent take_timer();
+  void put_timers(std::initializer_list<CUevent> events);
+  /// The priority that the driver is told for a stream of a client of this class.
+  int stream_priority(int wanted) const;
 
   // Helpers of the handlers.
   std::span<std::byte> arena_bytes(const ArenaSpan& span) const;
@@ -349,6 +383,7 @@ class Session {
     std::uint64_t submitted = 0;
     std::function<void(CUresult)> done;
     bool print = false;
+    Batch batch;
   };
   std::optional<SoonWait> soon_;
   bool software_ = false;  // the device is the software GPU, whose copies this machine's CPUs make
@@ -363,6 +398,14 @@ class Session {
 
   std::mutex host_calls_mutex_;
   std::deque<std::unique_ptr<HostCall>> kept_host_calls_;
+
+  // Scheduling; dispatcher only but for the timers.
+  Estimates estimates_;
+  bool bounded_ = false;
+  TokenBucket launch_bucket_;
+  TokenBucket byte_bucket_;
+  std::mutex timers_mutex_;
+  std::vector<CUevent> timers_;  // of the primary context
 
   std::atomic<int> sticky_{0};
   std::atomic<int> async_error_{0};

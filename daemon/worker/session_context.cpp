@@ -1,4 +1,6 @@
 // Contexts: the primary one and those that a program makes itself.
+#include <utility>
+
 #include "daemon/worker/session.hpp"
 
 namespace vgpu::worker {
@@ -45,7 +47,10 @@ void Session::empty_primary_context() {
   stream_contexts_.clear();
   {
     const std::lock_guard lock(work_mutex_);
-    for (const auto& [key, work] : work_) work->dirty = false;
+    for (const auto& [key, work] : work_) {
+      work->dirty = false;
+      release_batch(std::exchange(work->open, {}));
+    }
     work_.clear();
     if (dirty_streams_ != 0) accounting_.work_ended();
     dirty_streams_ = 0;
@@ -106,6 +111,7 @@ CUresult Session::handle(const record::cuCtxDestroy_v2& record, reply::cuCtxDest
           it->second->dirty = false;
           if (--dirty_streams_ == 0) accounting_.work_ended();
         }
+        release_batch(std::exchange(it->second->open, {}));
         it = work_.erase(it);
       }
     }
