@@ -20,11 +20,13 @@ enum class DeviceKind { automatic, software, cuda };
 // How the clients of a GPU share it: each in a context of its own that the driver runs in turns, or side by
 // side under NVIDIA's multi-process service, where they share faults too (daemon/devices/mps.hpp).
 enum class Sharing { isolated, mps };
+enum class Priority { high, medium, low };
 enum class LogTarget { automatic, journal, stderr_stream };
 enum class LogLevel { debug, info, warning, error };
 
 // The words of the configuration file for these values ("auto", "software", ...).
 [[nodiscard]] const char* to_string(DeviceKind kind);
+[[nodiscard]] const char* to_string(Priority priority);
 
 // Where something stands in a file of the configuration. Lines and columns count from 1; 0: the file as a
 // whole.
@@ -41,18 +43,31 @@ struct DeviceConfig {
   unsigned ordinal = 0;  // of the driver library's devices
   std::string driver;    // path of libcuda.so.1; empty: found by daemon/devices
   Sharing sharing = Sharing::isolated;
-  unsigned prestart = 1;                 // workers kept ready for the next clients
-  unsigned max_workers = 64;             // workers at a time, ready ones included
-  PolicyKind policy = PolicyKind::fair;  // order among clients of one priority
+  unsigned prestart = 1;      // workers kept ready for the next clients
+  unsigned max_workers = 64;  // workers at a time, ready ones included
+  // Order among clients of one priority; none: time slices where contexts take turns anyway (kind cuda,
+  // isolated), else fair.
+  std::optional<PolicyKind> policy;
+  std::string pool = "default";  // clients are placed on the least loaded device of their pool
 };
 
 // What a client of a class gets and may use.
 struct ClassConfig {
   std::string name;
-  std::uint32_t weight = 100;                 // share of device time, relative to other busy clients
-  std::optional<std::uint64_t> memory_quota;  // bytes of device memory a client; none: the device's
-  unsigned max_clients = 0;                   // of this class at a time; 0: no limit of its own
-  std::uint64_t arena_bytes = 32ULL << 20U;   // bulk arena of the client's channel
+  std::uint32_t weight = 100;                  // share of device time, relative to other busy clients
+  Priority priority = Priority::medium;        // lower ones run when no higher one has work
+  std::chrono::microseconds deadline{50'000};  // policy deadline: from becoming busy to its turn
+  std::optional<std::uint64_t> memory_quota;   // bytes of device memory a client; none: the device's
+  unsigned max_clients = 0;                    // of this class at a time; 0: no limit of its own
+  unsigned max_clients_per_user = 0;           // of this class and one user; 0: no limit of its own
+  unsigned launch_rate = 0;                    // kernels and graphs a second; 0: no limit
+  std::optional<std::uint64_t> bandwidth;      // bytes a second to and from the host; none: no limit
+  unsigned queue_depth = 0;                    // commands in flight; 0: the worker's own bound
+  std::chrono::microseconds window{0};         // as scheduler.window; 0: the scheduler's
+  std::chrono::microseconds watchdog{0};       // longest device time of one command; 0: no limit
+  unsigned quarantine_after = 0;               // faults of one user's program; 0: never
+  std::chrono::microseconds quarantine_time{600'000'000};  // 0: until released by hand
+  std::uint64_t arena_bytes = 32ULL << 20U;                // bulk arena of the client's channel
 };
 
 // Keys of a class with the values that differ from it, as written: {"weight", "50"}. Later ones win.
@@ -68,11 +83,12 @@ struct RuleConfig {
   std::vector<std::string> units;        // shell patterns on the systemd unit's name
   std::vector<std::string> cgroups;      // shell patterns on the cgroup path
   std::string class_name;
-  std::string device;  // empty: the default device
+  std::string pool;    // empty: the first device's
+  std::string device;  // empty: the least loaded of the pool
   Settings settings;   // what its clients have otherwise than the class says
   bool reject = false;
-  bool named = false;                      // the file gives its name, so that other files can refer to it
-  Place place, class_place, device_place;  // for messages
+  bool named = false;  // the file gives its name, so that other files can refer to it
+  Place place, class_place, device_place, pool_place;  // for messages
 };
 
 // Bounds on what all clients together can cost the broker.

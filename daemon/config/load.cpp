@@ -76,6 +76,10 @@ void read_scheduler(const YAML::Node& node, SchedulerConfig& out, ErrorSink& err
   MapReader map(node, "'scheduler'", errors);
   map.duration("quantum", out.policy.quantum, microseconds{100});
   map.duration("idle_after", out.policy.idle_after, microseconds{0});
+  map.duration("linger", out.policy.linger, microseconds{0});
+  map.duration("aging", out.policy.aging, microseconds{0});
+  map.duration("slice", out.policy.slice, microseconds{100});
+  map.duration("window", out.window, microseconds{50});
   map.finish();
 }
 
@@ -99,6 +103,18 @@ void read_device(const YAML::Node& item, DeviceConfig& device, ErrorSink& errors
   map.path("driver", device.driver);
   map.integer("prestart", device.prestart, 0, 64);
   map.integer("max_workers", device.max_workers, 1, 1024);
+  map.text("pool", device.pool);
+  if (!good_name(device.pool)) {
+    errors.add(item.Mark(), "a pool's name may hold letters, digits, '-', '_' and '.'");
+  }
+  PolicyKind policy = device.policy.value_or(PolicyKind::fair);
+  read_word<PolicyKind, 4>(map, "policy", policy,
+                           {{{"fair", PolicyKind::fair},
+                             {"fifo", PolicyKind::fifo},
+                             {"deadline", PolicyKind::deadline},
+                             {"time_slice", PolicyKind::time_slice}}},
+                           errors);
+  if (item.IsMap() && item["policy"].IsDefined()) device.policy = policy;
   map.finish();
 }
 
@@ -140,10 +156,22 @@ void read_devices(const YAML::Node& node, bool main, Config& config, ErrorSink& 
 
 // The keys of a class. The one place that knows them: `classes`, a rule's `set` and vgpud-cli set all come
 // here.
-void read_class_settings(MapReader& map, ClassConfig& out) {
+void read_class_settings(MapReader& map, ClassConfig& out, ErrorSink& errors) {
   map.integer("weight", out.weight, 1, 10'000);
   map.optional_size("memory_quota", out.memory_quota, kMiB, 1ULL << 50U);
+  read_word<Priority, 3>(map, "priority", out.priority,
+                         {{{"high", Priority::high}, {"medium", Priority::medium}, {"low", Priority::low}}},
+                         errors);
+  map.duration("deadline", out.deadline, microseconds{100});
   map.integer("max_clients", out.max_clients, 0, 4096);
+  map.integer("max_clients_per_user", out.max_clients_per_user, 0, 4096);
+  map.integer("launch_rate", out.launch_rate, 0, 100'000'000);
+  map.optional_size("bandwidth", out.bandwidth, 64ULL << 10U, 1ULL << 50U);
+  map.integer("queue_depth", out.queue_depth, 0, 4096);
+  map.duration("window", out.window, microseconds{0});
+  map.duration("watchdog", out.watchdog, microseconds{0});
+  map.integer("quarantine_after", out.quarantine_after, 0, 1'000'000);
+  map.duration("quarantine_time", out.quarantine_time, microseconds{0});
   map.size("arena", out.arena_bytes, kMiB, 1024 * kMiB);
 }
 
@@ -165,7 +193,7 @@ void read_classes(const YAML::Node& node, bool main, Config& config, ErrorSink& 
     ClassConfig& value = config.classes[name];
     value.name = name;
     MapReader map(entry.second, "class '" + name + "'", errors);
-    read_class_settings(map, value);
+    read_class_settings(map, value, errors);
     map.finish();
     if (!names.insert(name).second) errors.add(entry.first.Mark(), "class '" + name + "' stands twice");
   }
@@ -218,7 +246,7 @@ void read_settings(const YAML::Node& node, Settings& out, ErrorSink& errors) {
   if (!node.IsDefined()) return;
   ClassConfig scratch;
   MapReader map(node, "'set'", errors);
-  read_class_settings(map, scratch);
+  read_class_settings(map, scratch, errors);
   map.finish();
   if (!node.IsMap()) return;
   for (const auto& entry : node) {
@@ -247,6 +275,9 @@ void read_rule(const YAML::Node& item, RuleConfig& rule, ErrorSink& errors) {
     rule.device_place = errors.place(node.Mark());
   }
   map.text("device", rule.device);
+  if (const YAML::Node node = map.child("pool"); node.IsDefined())
+    rule.pool_place = errors.place(node.Mark());
+  map.text("pool", rule.pool);
   read_settings(map.child("set"), rule.settings, errors);
   map.flag("reject", rule.reject);
   map.finish();
@@ -300,6 +331,13 @@ void check_references(const Config& config, const Place& default_class, ErrorSin
     const auto is_named = [&](const DeviceConfig& device) { return device.name == rule.device; };
     if (!rule.device.empty() && std::none_of(config.devices.begin(), config.devices.end(), is_named)) {
       errors.add(rule.device_place, "there is no device '" + rule.device + "'");
+    }
+    const auto is_in_pool = [&](const DeviceConfig& device) { return device.pool == rule.pool; };
+    if (!rule.pool.empty() && std::none_of(config.devices.begin(), config.devices.end(), is_in_pool)) {
+      errors.add(rule.pool_place, "pool '" + rule.pool + "' has no device");
+    }
+    if (!rule.pool.empty() && !rule.device.empty()) {
+      errors.add(rule.pool_place, "a rule may name a device or a pool, not both");
     }
   }
 }
@@ -425,7 +463,7 @@ tl::expected<void, std::string> apply_settings(ClassConfig& client_class, const 
   ErrorSink errors({});
   ClassConfig changed = client_class;
   MapReader map(node, "a class", errors);
-  read_class_settings(map, changed);
+  read_class_settings(map, changed, errors);
   map.finish();
   if (errors.empty()) {
     client_class = std::move(changed);

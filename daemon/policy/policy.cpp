@@ -51,6 +51,7 @@ tl::expected<Placement, std::string> place_client(const Config& config, const Id
   }
   placement.client_class = config.classes.at(rule->class_name);
   placement.device = rule->device;
+  placement.pool = rule->pool;
   if (const auto applied = apply_settings(placement.client_class, rule->settings); !applied) {
     return tl::unexpected("the rule in line " + std::to_string(rule->place.line) + " of " + rule->place.file +
                           ": " + applied.error());

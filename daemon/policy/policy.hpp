@@ -28,7 +28,8 @@ struct Identity {
 // What the policy says about a client.
 struct Placement {
   ClassConfig client_class;  // the class, with what the rule sets otherwise
-  std::string device;        // empty: the default device
+  std::string device;        // empty: any of the pool
+  std::string pool;          // empty: the first device's
 };
 
 // The first rule that matches decides; none: the default class. The error is the sentence for the client and

@@ -12,6 +12,7 @@ namespace {
 
 constexpr std::chrono::nanoseconds kBusyPeriod{1'000'000};
 constexpr std::chrono::nanoseconds kIdlePeriod{10'000'000};
+constexpr std::chrono::nanoseconds kNever = std::chrono::nanoseconds::max();
 // A policy's wish for an earlier look is not taken more literally than that.
 constexpr std::uint64_t kShortestPeriodNs = 20'000;
 
@@ -31,16 +32,15 @@ GateKeeper::~GateKeeper() {
   for (const auto& [client, entry] : entries_) loop_.forget(entry.attention_fd);
 }
 
-void GateKeeper::add(ClientId client, const Terms& terms, std::uint64_t window_ns,
-                     std::shared_ptr<GateMapping> gate, int attention_fd) {
+void GateKeeper::add(ClientId client, const GateTerms& terms, std::shared_ptr<GateMapping> gate,
+                     int attention_fd) {
   Entry entry;
   entry.seen_ns = gate->page().consumed_ns.load(std::memory_order_acquire);
   entry.gate = std::move(gate);
   entry.attention_fd = attention_fd;
   entry.terms = terms;
-  entry.window_ns = window_ns;
   entries_[client] = std::move(entry);
-  policy_->add(client, terms, 0);
+  policy_->add(client, terms.terms, 0);
   loop_.watch(attention_fd, EPOLLIN, [this, attention_fd](std::uint32_t) {
     std::uint64_t count = 0;
     if (read(attention_fd, &count, sizeof count) == static_cast<ssize_t>(sizeof count)) tick();
@@ -57,12 +57,11 @@ void GateKeeper::remove(ClientId client) {
   tick();
 }
 
-void GateKeeper::set_terms(ClientId client, const Terms& terms, std::uint64_t window_ns) {
+void GateKeeper::set_terms(ClientId client, const GateTerms& terms) {
   const auto found = entries_.find(client);
   if (found == entries_.end()) return;
   found->second.terms = terms;
-  found->second.window_ns = window_ns;
-  if (!found->second.held) policy_->set_terms(client, terms);
+  if (!found->second.held) policy_->set_terms(client, terms.terms);
   tick();
 }
 
@@ -74,7 +73,7 @@ void GateKeeper::hold(ClientId client, bool held) {
   if (held) {
     policy_->remove(client);
   } else {
-    policy_->add(client, entry.terms, entry.figures.charged_ns);
+    policy_->add(client, entry.terms.terms, entry.figures.charged_ns);
   }
   tick();
 }
@@ -99,13 +98,36 @@ void GateKeeper::read_pages(std::uint64_t now) {
           static_cast<double>(entry.more_ns) * static_cast<double>(elapsed) / static_cast<double>(unmetered));
     }
     entry.figures.charged_ns += entry.more_ns;
+    if (is_stuck(entry, elapsed) && stuck_) {
+      // Later: what is done about it removes the client.
+      loop_.after(std::chrono::nanoseconds(0), [this, id = client] {
+        if (entries_.contains(id)) stuck_(id);
+      });
+    }
     if (entry.held) continue;
     usage_.push_back({client, entry.figures.charged_ns, entry.backlogged,
                       page.in_flight.load(std::memory_order_acquire) != 0});
   }
 }
 
-void GateKeeper::apply(const Grant& grant, bool somebody_waits) {
+bool GateKeeper::is_stuck(Entry& entry, std::uint64_t elapsed) {
+  const GatePage& page = entry.gate->page();
+  const std::uint64_t progress = page.progress.load(std::memory_order_acquire);
+  const bool on_device = page.in_flight.load(std::memory_order_acquire) != 0;
+  const bool same = progress == entry.progress && on_device && entry.on_device;
+  entry.progress = progress;
+  entry.on_device = on_device;
+  if (!same || entry.terms.watchdog_ns == 0) {
+    entry.stuck_ns = 0;
+    return false;
+  }
+  // On a device without a meter, time in which others had it does not count.
+  entry.stuck_ns += page.metered.load(std::memory_order_relaxed) != 0 ? elapsed : entry.more_ns;
+  // The worker keeps up to a quarter of the limit in flight before what is too long.
+  return entry.stuck_ns > entry.terms.watchdog_ns + entry.terms.watchdog_ns / 4;
+}
+
+void GateKeeper::apply(const Grant& grant, std::size_t waiting) {
   Entry& entry = entries_.at(grant.client);
   GatePage& page = entry.gate->page();
   const bool waits = entry.backlogged && grant.more_ns == 0;
@@ -114,8 +136,8 @@ void GateKeeper::apply(const Grant& grant, bool somebody_waits) {
     ++switches_;
   }
   entry.waited = waits;
-  page.window_ns.store(grant.bounded ? entry.window_ns : 0, std::memory_order_relaxed);
-  page.others_wait.store(somebody_waits && !waits ? 1 : 0, std::memory_order_relaxed);
+  page.window_ns.store(grant.bounded ? entry.terms.window_ns : 0, std::memory_order_relaxed);
+  page.others_wait.store(waiting > (waits ? 1U : 0U) ? 1 : 0, std::memory_order_relaxed);
   set_allowance(page, grant.more_ns == kUnlimited ? no_limit_ns : entry.seen_ns + grant.more_ns);
 }
 
@@ -124,10 +146,10 @@ void GateKeeper::tick() {
   const std::uint64_t now = now_ns();
   read_pages(now);
   const std::vector<Grant> grants = policy_->update(now, usage_);
-  const bool somebody_waits = std::any_of(grants.begin(), grants.end(), [&](const Grant& grant) {
+  const auto waiting = std::count_if(grants.begin(), grants.end(), [&](const Grant& grant) {
     return grant.more_ns == 0 && entries_.at(grant.client).backlogged;
   });
-  for (const Grant& grant : grants) apply(grant, somebody_waits);
+  for (const Grant& grant : grants) apply(grant, static_cast<std::size_t>(waiting));
   for (auto& [client, entry] : entries_) {
     if (entry.held) set_allowance(entry.gate->page(), entry.seen_ns);
   }
@@ -142,11 +164,19 @@ GateFigures GateKeeper::figures(ClientId client) const {
 void GateKeeper::schedule_next() {
   loop_.cancel(timer_);
   timer_ = 0;
-  if (entries_.size() < 2) return;
-  std::chrono::nanoseconds period = policy_->active() > 1 ? kBusyPeriod : kIdlePeriod;
-  if (const std::uint64_t wish = policy_->look_again_ns(); wish != kUnlimited) {
-    period = std::min(period, std::chrono::nanoseconds(std::max(wish, kShortestPeriodNs)));
+  std::chrono::nanoseconds period = kNever;
+  for (const auto& [client, entry] : entries_) {
+    if (entry.terms.watchdog_ns == 0) continue;
+    const std::chrono::nanoseconds look(entry.terms.watchdog_ns / 8);
+    period = std::min(period, std::max(look, kBusyPeriod));
   }
+  if (entries_.size() > 1) {
+    period = std::min(period, policy_->active() > 1 ? kBusyPeriod : kIdlePeriod);
+    if (const std::uint64_t wish = policy_->look_again_ns(); wish != kUnlimited) {
+      period = std::min(period, std::chrono::nanoseconds(std::max(wish, kShortestPeriodNs)));
+    }
+  }
+  if (period == kNever) return;
   timer_ = loop_.after(period, [this] {
     timer_ = 0;
     tick();

@@ -22,11 +22,11 @@ struct PolicyOptions {
   // where client processes are often kept from the CPU for longer.
   std::chrono::microseconds idle_after{20'000};
   // For that long a pause keeps the device from those whose turn it is not.
-  std::chrono::microseconds linger{100};
+  std::chrono::microseconds linger{400};
   // Who has waited so long gets a turn in spite of higher priorities; 0: never.
   std::chrono::microseconds aging{1'000'000};
   // An exclusive window at weight 100.
-  std::chrono::microseconds slice{20'000};
+  std::chrono::microseconds slice{8000};
 };
 
 // Strict priorities over policies of `kind`.

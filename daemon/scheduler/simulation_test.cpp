@@ -20,6 +20,7 @@ constexpr PolicyKind kKinds[] = {PolicyKind::fair, PolicyKind::fifo, PolicyKind:
 PolicyOptions options() {
   PolicyOptions made;
   made.aging = std::chrono::milliseconds(100);
+  made.linger = std::chrono::microseconds(100);
   made.slice = std::chrono::milliseconds(8);
   return made;
 }

@@ -9,7 +9,8 @@
 namespace vgpu::worker {
 namespace {
 constexpr std::uint64_t gate_sleep_ns = 10'000'000;
-}
+constexpr std::uint64_t slack_ns = 1'000'000;
+}  // namespace
 
 Accounting::Accounting(GatePage& page, const DriverLibrary* driver, int attention)
     : page_(page), driver_(driver), attention_(attention) {
@@ -79,8 +80,10 @@ std::uint64_t Accounting::clocked_ns() const {
   const std::uint64_t since = busy_since_.load();
   if (since == 0) return sum;
   const std::uint64_t elapsed = now_ns() - since;
-  const bool known = all_known_.load(std::memory_order_relaxed);
-  return sum + (known ? std::min(elapsed, expected_.load(std::memory_order_relaxed)) : elapsed);
+  const std::uint64_t expected = expected_.load(std::memory_order_relaxed);
+  // What takes much longer than was expected is not a pause but another command than it used to be.
+  const bool plausible = all_known_.load(std::memory_order_relaxed) && elapsed <= 2 * expected + slack_ns;
+  return sum + (plausible ? std::min(elapsed, expected) : elapsed);
 }
 
 void Accounting::measure() {
