@@ -16,7 +16,7 @@
 namespace vgpu {
 
 inline constexpr std::uint64_t no_limit_ns = UINT64_MAX;
-inline constexpr std::uint32_t gate_window = 16;  ///< commands a worker keeps in flight when others compete
+inline constexpr std::uint32_t gate_window = 128;  ///< commands in flight at most when others may compete
 inline constexpr std::size_t latency_buckets = 160;
 inline constexpr std::size_t gate_call_slots = 640;  ///< at least as many as there are call ids
 
@@ -28,13 +28,25 @@ struct GatePage {
                                                         ///< no_limit_ns: alone
   std::atomic<std::uint32_t> refill;                    ///< futex word: bumped after allowance_ns changed
   std::atomic<std::uint64_t> memory_quota;              ///< bytes, 0 = none
+  std::atomic<std::uint64_t> window_ns;    ///< predicted device time that may be in flight; 0 = no bound
+  std::atomic<std::uint64_t> watchdog_ns;  ///< device time that one command may take; 0 = no limit
+  std::atomic<std::uint64_t> launch_rate;  ///< launches a second; 0 = no limit
+  std::atomic<std::uint64_t> byte_rate;    ///< bytes copied from or to the host a second; 0 = no limit
+  std::atomic<std::uint32_t> queue_limit;  ///< commands in flight; 0 = the worker's own bound
+  std::atomic<std::uint32_t> level;        ///< of the client's priority, for its streams: 0 is the highest
+  std::atomic<std::uint32_t> others_wait;  ///< 1: tell the broker when nothing is in flight any more
 
   // Written by the worker; scheduling.
   alignas(64) std::atomic<std::uint64_t> consumed_ns;  ///< device time used so far
-  std::atomic<std::uint32_t> backlogged;               ///< 1 while it has work to submit or in flight
-  std::atomic<std::uint32_t> blocked;                  ///< 1 while it waits for a refill
-  std::atomic<std::uint32_t> in_flight;                ///< commands submitted and not known to be complete
-  std::atomic<std::uint64_t> last_activity_ns;         ///< CLOCK_MONOTONIC of the latest record
+  std::atomic<std::uint32_t> metered;  ///< 1: consumed_ns is what the device measured, not time on the clock
+  std::atomic<std::uint32_t> backlogged;        ///< 1 while it has work to submit or in flight
+  std::atomic<std::uint32_t> blocked;           ///< 1 while it waits for a refill
+  std::atomic<std::uint32_t> in_flight;         ///< commands submitted and not known to be complete
+  std::atomic<std::uint64_t> last_activity_ns;  ///< CLOCK_MONOTONIC of the latest record
+  std::atomic<std::uint64_t> predicted_ns;      ///< expected device time of what is in flight
+  std::atomic<std::uint64_t> progress;      ///< grows whenever something in flight is known to be complete
+  std::atomic<std::uint64_t> gate_wait_ns;  ///< for how long its commands waited for their turn
+  std::atomic<std::uint64_t> throttled_ns;  ///< for how long a rate limit held its calls up
 
   // Written by the worker; statistics.
   alignas(64) std::atomic<std::uint64_t> launches;

@@ -14,6 +14,18 @@ const char* to_string(DeviceKind kind) {
   return "auto";
 }
 
+const char* to_string(Priority priority) {
+  switch (priority) {
+    case Priority::high:
+      return "high";
+    case Priority::medium:
+      return "medium";
+    case Priority::low:
+      return "low";
+  }
+  return "medium";
+}
+
 Config default_config() {
   Config config;
   DeviceConfig device;

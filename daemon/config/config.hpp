@@ -9,7 +9,10 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
+
+#include "daemon/scheduler/policies.hpp"
 
 namespace vgpu::daemon {
 
@@ -17,11 +20,21 @@ enum class DeviceKind { automatic, software, cuda };
 // How the clients of a GPU share it: each in a context of its own that the driver runs in turns, or side by
 // side under NVIDIA's multi-process service, where they share faults too (daemon/devices/mps.hpp).
 enum class Sharing { isolated, mps };
+enum class Priority { high, medium, low };
 enum class LogTarget { automatic, journal, stderr_stream };
 enum class LogLevel { debug, info, warning, error };
 
 // The words of the configuration file for these values ("auto", "software", ...).
 [[nodiscard]] const char* to_string(DeviceKind kind);
+[[nodiscard]] const char* to_string(Priority priority);
+
+// Where something stands in a file of the configuration. Lines and columns count from 1; 0: the file as a
+// whole.
+struct Place {
+  std::string file;
+  int line = 0;
+  int column = 0;
+};
 
 // One device that vgpud serves.
 struct DeviceConfig {
@@ -32,29 +45,50 @@ struct DeviceConfig {
   Sharing sharing = Sharing::isolated;
   unsigned prestart = 1;      // workers kept ready for the next clients
   unsigned max_workers = 64;  // workers at a time, ready ones included
+  // Order among clients of one priority; none: time slices where contexts take turns anyway (kind cuda,
+  // isolated), else fair.
+  std::optional<PolicyKind> policy;
+  std::string pool = "default";  // clients are placed on the least loaded device of their pool
 };
 
 // What a client of a class gets and may use.
 struct ClassConfig {
   std::string name;
-  std::uint32_t weight = 100;                 // share of device time, relative to other busy clients
-  std::optional<std::uint64_t> memory_quota;  // bytes of device memory a client; none: the device's
-  unsigned max_clients = 0;                   // of this class at a time; 0: no limit of its own
-  std::uint64_t arena_bytes = 32ULL << 20U;   // bulk arena of the client's channel
+  std::uint32_t weight = 100;                  // share of device time, relative to other busy clients
+  Priority priority = Priority::medium;        // lower ones run when no higher one has work
+  std::chrono::microseconds deadline{50'000};  // policy deadline: from becoming busy to its turn
+  std::optional<std::uint64_t> memory_quota;   // bytes of device memory a client; none: the device's
+  unsigned max_clients = 0;                    // of this class at a time; 0: no limit of its own
+  unsigned max_clients_per_user = 0;           // of this class and one user; 0: no limit of its own
+  unsigned launch_rate = 0;                    // kernels and graphs a second; 0: no limit
+  std::optional<std::uint64_t> bandwidth;      // bytes a second to and from the host; none: no limit
+  unsigned queue_depth = 0;                    // commands in flight; 0: the worker's own bound
+  std::chrono::microseconds window{0};         // as scheduler.window; 0: the scheduler's
+  std::chrono::microseconds watchdog{0};       // longest device time of one command; 0: no limit
+  unsigned quarantine_after = 0;               // faults of one user's program; 0: never
+  std::chrono::microseconds quarantine_time{600'000'000};  // 0: until released by hand
+  std::uint64_t arena_bytes = 32ULL << 20U;                // bulk arena of the client's channel
 };
+
+// Keys of a class with the values that differ from it, as written: {"weight", "50"}. Later ones win.
+using Settings = std::vector<std::pair<std::string, std::string>>;
 
 // A rule: every condition that is given must hold (each holds when any of its values does). The first rule
 // that matches decides.
 struct RuleConfig {
+  std::string name;  // given, or made from its place: "rule2", "50-cli-rule1"
   std::vector<uid_t> uids;
   std::vector<gid_t> gids;               // primary or supplementary
   std::vector<std::string> executables;  // shell patterns on the full path
   std::vector<std::string> units;        // shell patterns on the systemd unit's name
   std::vector<std::string> cgroups;      // shell patterns on the cgroup path
   std::string class_name;
-  std::string device;  // empty: the default device
+  std::string pool;    // empty: the first device's
+  std::string device;  // empty: the least loaded of the pool
+  Settings settings;   // what its clients have otherwise than the class says
   bool reject = false;
-  int line = 0;  // in the file, for messages
+  bool named = false;  // the file gives its name, so that other files can refer to it
+  Place place, class_place, device_place, pool_place;  // for messages
 };
 
 // Bounds on what all clients together can cost the broker.
@@ -69,11 +103,9 @@ struct LimitsConfig {
 };
 
 struct SchedulerConfig {
-  // How far one busy client may get ahead of another, at weight 100.
-  std::chrono::microseconds quantum{4000};
-  // A client that pauses for less keeps its turn; measured: 2 ms made 3:1 weights 2.6:1 on a loaded machine,
-  // where client processes are often kept from the CPU for longer.
-  std::chrono::microseconds idle_after{20000};
+  PolicyOptions policy;
+  // Predicted device time that a client may have in flight while others may want the device.
+  std::chrono::microseconds window{1000};
 };
 
 struct LogConfig {
@@ -82,11 +114,13 @@ struct LogConfig {
 };
 
 struct Config {
-  std::string file;  // where it came from; empty: built-in defaults
+  std::string file;  // the operator's file, without its drop-ins; empty: built-in defaults
   std::string socket = "/run/vgpud/vgpud.sock";
   std::string control = "/run/vgpud/control.sock";
   std::string group = "vgpu";
-  std::string worker;  // path of vgpud-worker; empty: found beside the binary
+  std::string admin_group = "vgpu-admin";  // members may change what is not theirs
+  std::optional<gid_t> admin_gid;          // of admin_group, where the system has it
+  std::string worker;                      // path of vgpud-worker; empty: found beside the binary
   LogConfig log;
   LimitsConfig limits;
   SchedulerConfig scheduler;

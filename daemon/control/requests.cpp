@@ -3,8 +3,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
+#include <iterator>
 #include <nlohmann/json.hpp>
 
+#include "daemon/policy/placing.hpp"
 #include "protocol/handshake.hpp"
 
 namespace vgpu::daemon {
@@ -51,6 +54,12 @@ json to_json(const ClientStats& stats) {
       {"bytes_on_device", stats.bytes_on_device},
       {"queue_depth", stats.queue_depth},
       {"in_flight", stats.in_flight},
+      {"priority", stats.priority},
+      {"weight", stats.weight},
+      {"turns", stats.turns},
+      {"gate_wait_ns", stats.gate_wait_ns},
+      {"throttled_ns", stats.throttled_ns},
+      {"predicted_ns", stats.predicted_ns},
       {"records", stats.records},
       {"waited_calls", stats.waited_calls},
       {"doorbells", stats.doorbells},
@@ -75,6 +84,9 @@ json device_json(const BrokerState& state, const Device& device) {
       {"chosen_because", device.driver() ? device.driver()->why : ""},
       {"ordinal", device.config().ordinal},
       {"sharing", device.under_mps() ? "mps" : "isolated"},
+      {"policy", to_string(device.policy())},
+      {"pool", device.config().pool},
+      {"switches", device.gates().switches()},
       {"problem", device.problem()},
       {"busy", state.sessions.utilisation(device)}};
   if (const auto& report = device.report()) {
@@ -84,6 +96,9 @@ json device_json(const BrokerState& state, const Device& device) {
     result["compute_capability"] =
         std::to_string(report->compute_major) + "." + std::to_string(report->compute_minor);
     result["pci"] = std::string(report->pci_bus_id);
+    std::array<std::uint8_t, 16> uuid{};
+    std::copy(std::begin(report->uuid), std::end(report->uuid), uuid.begin());
+    result["uuid"] = uuid_text(uuid);
   }
   if (const WorkerPool* pool = device.pool()) {
     result["workers_ready"] = pool->count(WorkerState::ready);
@@ -110,6 +125,11 @@ json broker_json(const BrokerState& state) {
           {"clients_admitted", sessions.admitted},
           {"clients_refused", sessions.refused},
           {"worker_failures", sessions.worker_failures},
+          {"faults", sessions.faults},
+          {"watchdog_kills", sessions.watchdog_kills},
+          {"quarantines", sessions.quarantines},
+          {"refused_quarantined", sessions.refused_quarantined},
+          {"refused_limits", sessions.refused_limits},
           {"handshakes_pending", state.greeter.pending()},
           {"handshakes_over_limit", greeter.over_limit},
           {"handshakes_timed_out", greeter.timed_out},

@@ -1,27 +1,28 @@
 #include "daemon/devices/device.hpp"
 
 #include "daemon/base/log.hpp"
-#include "daemon/scheduler/fair_queue.hpp"
+#include "daemon/scheduler/policies.hpp"
 
 namespace vgpu::daemon {
-namespace {
-
-std::unique_ptr<SchedulingPolicy> make_policy(const SchedulerConfig& config) {
-  using std::chrono::nanoseconds;
-  return std::make_unique<FairQueue>(static_cast<std::uint64_t>(nanoseconds(config.quantum).count()),
-                                     static_cast<std::uint64_t>(nanoseconds(config.idle_after).count()));
-}
-
-}  // namespace
-
-Device::Device(EventLoop& loop, DeviceConfig config, const SchedulerConfig& scheduler,
+Device::Device(EventLoop& loop, DeviceConfig config, unsigned index, const SchedulerConfig& scheduler,
                const Locations& locations, Callbacks callbacks)
     : loop_(loop),
       config_(std::move(config)),
       locations_(locations),
       callbacks_(std::move(callbacks)),
-      gates_(loop, make_policy(scheduler)) {
+      policy_options_(scheduler.policy),
+      index_(index),
+      gates_(loop, make_policy(PolicyKind::fair, scheduler.policy)) {
+  gates_.on_stuck(callbacks_.on_stuck);
   choose(config_.kind);
+}
+
+PolicyKind Device::policy() const {
+  if (config_.policy) return *config_.policy;
+  // Contexts of their own share a GPU in turns, and each change of turns is dear: better ours than the
+  // driver's.
+  const bool turns = driver_ && driver_->kind == DeviceKind::cuda && !mps_;
+  return turns ? PolicyKind::time_slice : PolicyKind::fair;
 }
 
 void Device::choose(DeviceKind kind) {
@@ -77,11 +78,14 @@ void Device::make_pool() {
                 log::quoted(report.name), report.total_memory >> 20U, report.driver_version);
     }
     report_ = report;
+    // Two software GPUs of one machine are told apart by their place only.
+    if (report.software != 0) report_->uuid[15] = static_cast<std::uint8_t>(report.uuid[15] + index_);
     problem_.clear();
     callbacks_.on_worker_ready();
   };
   callbacks.on_start_failed = [this](const std::string& why) { on_start_failed(why); };
   pool_ = std::make_unique<WorkerPool>(loop_, std::move(options), std::move(callbacks));
+  gates_.use(make_policy(policy(), policy_options_));
 }
 
 void Device::start() {

@@ -23,10 +23,12 @@ class Device {
   struct Callbacks {
     std::function<void()> on_worker_ready;
     std::function<void(const std::string&)> on_problem;
+    std::function<void(ClientId)> on_stuck;  // see GateKeeper
   };
 
-  Device(EventLoop& loop, DeviceConfig config, const SchedulerConfig& scheduler, const Locations& locations,
-         Callbacks callbacks);
+  // `index`: its place in the configuration.
+  Device(EventLoop& loop, DeviceConfig config, unsigned index, const SchedulerConfig& scheduler,
+         const Locations& locations, Callbacks callbacks);
   Device(const Device&) = delete;
   Device& operator=(const Device&) = delete;
 
@@ -45,6 +47,9 @@ class Device {
   // Null when there is no driver.
   [[nodiscard]] WorkerPool* pool() const { return pool_.get(); }
   [[nodiscard]] GateKeeper& gates() { return gates_; }
+  [[nodiscard]] const GateKeeper& gates() const { return gates_; }
+  // The policy in force: the configured one or, where none is, what suits the device.
+  [[nodiscard]] PolicyKind policy() const;
 
  private:
   void choose(DeviceKind kind);
@@ -59,6 +64,8 @@ class Device {
   std::optional<DriverChoice> driver_;
   std::optional<DeviceReport> report_;
   std::string problem_;
+  PolicyOptions policy_options_;
+  unsigned index_;
   GateKeeper gates_;
   std::unique_ptr<MpsControl> mps_;  // before the pool: workers end first
   std::unique_ptr<WorkerPool> pool_;

@@ -19,6 +19,9 @@ void read_page(const GatePage& page, ClientStats& stats) {
   stats.bytes_on_device = get(page.bytes_on_device);
   stats.queue_depth = get(page.queue_depth);
   stats.in_flight = get(page.in_flight);
+  stats.gate_wait_ns = get(page.gate_wait_ns);
+  stats.throttled_ns = get(page.throttled_ns);
+  stats.predicted_ns = get(page.predicted_ns);
   stats.records = get(page.records);
   stats.waited_calls = get(page.waited_calls);
   stats.doorbells = get(page.doorbells);

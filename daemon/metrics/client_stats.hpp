@@ -26,7 +26,7 @@ struct ClientStats {
   std::string class_name;
   std::string device;
   std::vector<pid_t> ancestors;
-  std::string state;   // "waiting", "running", "failed", "ended"
+  std::string state;   // "waiting", "running", "paused", "quarantined", "failed", "ended"
   std::string ending;  // how it ended; empty while it runs
   std::uint64_t age_ns = 0;
 
@@ -35,6 +35,12 @@ struct ClientStats {
   double share = 0;  // of the device time used by all of its clients in the last second, 0..1
   std::uint64_t bytes_to_device = 0, bytes_from_device = 0, bytes_on_device = 0;
   std::uint64_t queue_depth = 0, in_flight = 0;
+  std::string priority;  // "high", "medium", "low"
+  std::uint32_t weight = 0;
+  std::uint64_t turns = 0;         // how often it was given the device after it had had to wait
+  std::uint64_t gate_wait_ns = 0;  // for how long its commands waited for their turn
+  std::uint64_t throttled_ns = 0;  // for how long rate limits held its calls up
+  std::uint64_t predicted_ns = 0;  // expected device time of what is in flight
   std::uint64_t records = 0, waited_calls = 0, doorbells = 0;
   std::uint64_t modules = 0, allocations = 0;
   std::uint64_t p50_ns = 0, p95_ns = 0, p99_ns = 0;

@@ -16,9 +16,10 @@ constexpr double kMostLag = 4;
 FairQueue::FairQueue(std::uint64_t quantum_ns, std::uint64_t idle_after_ns)
     : quantum_(static_cast<double>(quantum_ns)), idle_after_ns_(idle_after_ns) {}
 
-void FairQueue::add(ClientId client, std::uint32_t weight) {
+void FairQueue::add(ClientId client, const Terms& terms, std::uint64_t consumed_ns) {
   Account account;
-  account.weight = std::max<std::uint32_t>(weight, 1);
+  account.weight = std::max<std::uint32_t>(terms.weight, 1);
+  account.consumed_ns = consumed_ns;
   account.clock = present_;
   accounts_[client] = account;
 }
@@ -27,9 +28,9 @@ void FairQueue::remove(ClientId client) {
   accounts_.erase(client);
 }
 
-void FairQueue::set_weight(ClientId client, std::uint32_t weight) {
+void FairQueue::set_terms(ClientId client, const Terms& terms) {
   const auto found = accounts_.find(client);
-  if (found != accounts_.end()) found->second.weight = std::max<std::uint32_t>(weight, 1);
+  if (found != accounts_.end()) found->second.weight = std::max<std::uint32_t>(terms.weight, 1);
 }
 
 void FairQueue::charge(Account& account, const Usage& usage, std::uint64_t now_ns) {
@@ -85,7 +86,7 @@ std::vector<Grant> FairQueue::update(std::uint64_t now_ns, std::span<const Usage
   std::vector<Grant> grants;
   grants.reserve(usage.size());
   for (const Usage& one : usage) {
-    Grant grant{one.client, kUnlimited};
+    Grant grant{one.client, kUnlimited, false};
     const auto found = accounts_.find(one.client);
     if (found != accounts_.end()) {
       const Account& account = found->second;
@@ -93,8 +94,8 @@ std::vector<Grant> FairQueue::update(std::uint64_t now_ns, std::span<const Usage
       if (!alone) {
         // An idle client may start at once, with one quantum; the next update sees it.
         const double lead = account.active ? floor + quantum_ - account.clock : quantum_;
-        const double more = std::max(0.0, lead) * account.weight / kUnitWeight;
-        grant.allowance_ns = account.consumed_ns + static_cast<std::uint64_t>(more);
+        grant.more_ns = static_cast<std::uint64_t>(std::max(0.0, lead) * account.weight / kUnitWeight);
+        grant.bounded = true;
       }
     }
     grants.push_back(grant);

@@ -16,9 +16,9 @@ class FairQueue final : public SchedulingPolicy {
   // that long counts as idle; shorter gaps (between a result and the next launch) keep its place.
   FairQueue(std::uint64_t quantum_ns, std::uint64_t idle_after_ns);
 
-  void add(ClientId client, std::uint32_t weight) override;
+  void add(ClientId client, const Terms& terms, std::uint64_t consumed_ns) override;
   void remove(ClientId client) override;
-  void set_weight(ClientId client, std::uint32_t weight) override;
+  void set_terms(ClientId client, const Terms& terms) override;
   std::vector<Grant> update(std::uint64_t now_ns, std::span<const Usage> usage) override;
   [[nodiscard]] std::size_t active() const override { return active_; }
 

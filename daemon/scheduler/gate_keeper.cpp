@@ -3,13 +3,24 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "protocol/futex.hpp"
 
 namespace vgpu::daemon {
 namespace {
 
-constexpr std::chrono::milliseconds kBusyPeriod{1};
-constexpr std::chrono::milliseconds kIdlePeriod{10};
+constexpr std::chrono::nanoseconds kBusyPeriod{1'000'000};
+constexpr std::chrono::nanoseconds kIdlePeriod{10'000'000};
+constexpr std::chrono::nanoseconds kNever = std::chrono::nanoseconds::max();
+// A policy's wish for an earlier look is not taken more literally than that.
+constexpr std::uint64_t kShortestPeriodNs = 20'000;
+
+void set_allowance(GatePage& page, std::uint64_t allowance) {
+  if (page.allowance_ns.exchange(allowance) == allowance) return;
+  page.refill.fetch_add(1);  // sequentially consistent with the worker: it sets blocked, then looks again
+  if (page.blocked.load() != 0) futex_wake(page.refill);
+}
 
 }  // namespace
 
@@ -21,10 +32,15 @@ GateKeeper::~GateKeeper() {
   for (const auto& [client, entry] : entries_) loop_.forget(entry.attention_fd);
 }
 
-void GateKeeper::add(ClientId client, std::uint32_t weight, std::shared_ptr<GateMapping> gate,
+void GateKeeper::add(ClientId client, const GateTerms& terms, std::shared_ptr<GateMapping> gate,
                      int attention_fd) {
-  policy_->add(client, weight);
-  entries_[client] = Entry{std::move(gate), attention_fd};
+  Entry entry;
+  entry.seen_ns = gate->page().consumed_ns.load(std::memory_order_acquire);
+  entry.gate = std::move(gate);
+  entry.attention_fd = attention_fd;
+  entry.terms = terms;
+  entries_[client] = std::move(entry);
+  policy_->add(client, terms.terms, 0);
   loop_.watch(attention_fd, EPOLLIN, [this, attention_fd](std::uint32_t) {
     std::uint64_t count = 0;
     if (read(attention_fd, &count, sizeof count) == static_cast<ssize_t>(sizeof count)) tick();
@@ -36,37 +52,132 @@ void GateKeeper::remove(ClientId client) {
   const auto found = entries_.find(client);
   if (found == entries_.end()) return;
   loop_.forget(found->second.attention_fd);
+  if (!found->second.held) policy_->remove(client);
   entries_.erase(found);
-  policy_->remove(client);
   tick();
 }
 
-void GateKeeper::set_weight(ClientId client, std::uint32_t weight) {
-  policy_->set_weight(client, weight);
+void GateKeeper::set_terms(ClientId client, const GateTerms& terms) {
+  const auto found = entries_.find(client);
+  if (found == entries_.end()) return;
+  found->second.terms = terms;
+  if (!found->second.held) policy_->set_terms(client, terms.terms);
+  tick();
+}
+
+void GateKeeper::hold(ClientId client, bool held) {
+  const auto found = entries_.find(client);
+  if (found == entries_.end() || found->second.held == held) return;
+  Entry& entry = found->second;
+  entry.held = held;
+  if (held) {
+    policy_->remove(client);
+  } else {
+    policy_->add(client, entry.terms.terms, entry.figures.charged_ns);
+  }
+  tick();
+}
+
+void GateKeeper::read_pages(std::uint64_t now) {
+  std::uint64_t unmetered = 0;
+  for (auto& [client, entry] : entries_) {
+    const GatePage& page = entry.gate->page();
+    // A counter that went back is a lie or a fault of the worker: it earns nothing.
+    const std::uint64_t used = std::max(page.consumed_ns.load(std::memory_order_acquire), entry.seen_ns);
+    entry.more_ns = used - entry.seen_ns;
+    entry.seen_ns = used;
+    entry.backlogged = page.backlogged.load(std::memory_order_acquire) != 0;
+    if (page.metered.load(std::memory_order_relaxed) == 0) unmetered += entry.more_ns;
+  }
+  const std::uint64_t elapsed = now - last_tick_ns_;
+  last_tick_ns_ = now;
+  for (auto& [client, entry] : entries_) {
+    const GatePage& page = entry.gate->page();
+    if (unmetered > elapsed && page.metered.load(std::memory_order_relaxed) == 0) {
+      entry.more_ns = static_cast<std::uint64_t>(
+          static_cast<double>(entry.more_ns) * static_cast<double>(elapsed) / static_cast<double>(unmetered));
+    }
+    entry.figures.charged_ns += entry.more_ns;
+    if (is_stuck(entry, elapsed) && stuck_) {
+      // Later: what is done about it removes the client.
+      loop_.after(std::chrono::nanoseconds(0), [this, id = client] {
+        if (entries_.contains(id)) stuck_(id);
+      });
+    }
+    if (entry.held) continue;
+    usage_.push_back({client, entry.figures.charged_ns, entry.backlogged,
+                      page.in_flight.load(std::memory_order_acquire) != 0});
+  }
+}
+
+bool GateKeeper::is_stuck(Entry& entry, std::uint64_t elapsed) {
+  const GatePage& page = entry.gate->page();
+  const std::uint64_t progress = page.progress.load(std::memory_order_acquire);
+  const bool on_device = page.in_flight.load(std::memory_order_acquire) != 0;
+  const bool same = progress == entry.progress && on_device && entry.on_device;
+  entry.progress = progress;
+  entry.on_device = on_device;
+  if (!same || entry.terms.watchdog_ns == 0) {
+    entry.stuck_ns = 0;
+    return false;
+  }
+  // On a device without a meter, time in which others had it does not count.
+  entry.stuck_ns += page.metered.load(std::memory_order_relaxed) != 0 ? elapsed : entry.more_ns;
+  // The worker keeps up to a quarter of the limit in flight before what is too long.
+  return entry.stuck_ns > entry.terms.watchdog_ns + entry.terms.watchdog_ns / 4;
+}
+
+void GateKeeper::apply(const Grant& grant, std::size_t waiting) {
+  Entry& entry = entries_.at(grant.client);
+  GatePage& page = entry.gate->page();
+  const bool waits = entry.backlogged && grant.more_ns == 0;
+  if (entry.waited && !waits && entry.backlogged) {
+    ++entry.figures.turns;
+    ++switches_;
+  }
+  entry.waited = waits;
+  page.window_ns.store(grant.bounded ? entry.terms.window_ns : 0, std::memory_order_relaxed);
+  page.others_wait.store(waiting > (waits ? 1U : 0U) ? 1 : 0, std::memory_order_relaxed);
+  set_allowance(page, grant.more_ns == kUnlimited ? no_limit_ns : entry.seen_ns + grant.more_ns);
 }
 
 void GateKeeper::tick() {
   usage_.clear();
-  for (const auto& [client, entry] : entries_) {
-    const GatePage& page = entry.gate->page();
-    usage_.push_back({client, page.consumed_ns.load(std::memory_order_acquire),
-                      page.backlogged.load(std::memory_order_acquire) != 0});
-  }
-  for (const Grant& grant : policy_->update(now_ns(), usage_)) {
-    GatePage& page = entries_.at(grant.client).gate->page();
-    const std::uint64_t allowance = grant.allowance_ns == kUnlimited ? no_limit_ns : grant.allowance_ns;
-    if (page.allowance_ns.exchange(allowance) == allowance) continue;
-    page.refill.fetch_add(1);  // sequentially consistent with the worker: it sets blocked, then looks again
-    if (page.blocked.load() != 0) futex_wake(page.refill);
+  const std::uint64_t now = now_ns();
+  read_pages(now);
+  const std::vector<Grant> grants = policy_->update(now, usage_);
+  const auto waiting = std::count_if(grants.begin(), grants.end(), [&](const Grant& grant) {
+    return grant.more_ns == 0 && entries_.at(grant.client).backlogged;
+  });
+  for (const Grant& grant : grants) apply(grant, static_cast<std::size_t>(waiting));
+  for (auto& [client, entry] : entries_) {
+    if (entry.held) set_allowance(entry.gate->page(), entry.seen_ns);
   }
   schedule_next();
+}
+
+GateFigures GateKeeper::figures(ClientId client) const {
+  const auto found = entries_.find(client);
+  return found == entries_.end() ? GateFigures{} : found->second.figures;
 }
 
 void GateKeeper::schedule_next() {
   loop_.cancel(timer_);
   timer_ = 0;
-  if (entries_.size() < 2) return;
-  timer_ = loop_.after(policy_->active() > 1 ? kBusyPeriod : kIdlePeriod, [this] {
+  std::chrono::nanoseconds period = kNever;
+  for (const auto& [client, entry] : entries_) {
+    if (entry.terms.watchdog_ns == 0) continue;
+    const std::chrono::nanoseconds look(entry.terms.watchdog_ns / 8);
+    period = std::min(period, std::max(look, kBusyPeriod));
+  }
+  if (entries_.size() > 1) {
+    period = std::min(period, policy_->active() > 1 ? kBusyPeriod : kIdlePeriod);
+    if (const std::uint64_t wish = policy_->look_again_ns(); wish != kUnlimited) {
+      period = std::min(period, std::chrono::nanoseconds(std::max(wish, kShortestPeriodNs)));
+    }
+  }
+  if (period == kNever) return;
+  timer_ = loop_.after(period, [this] {
     timer_ = 0;
     tick();
   });

@@ -2,6 +2,7 @@
 // they may use, wakes those who wait. Mechanism only; who gets what is policy.hpp's.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <unordered_map>
 
@@ -11,36 +12,85 @@
 
 namespace vgpu::daemon {
 
+// What holds for one client on its device.
+struct GateTerms {
+  Terms terms;
+  std::uint64_t window_ns = 0;    // predicted device time in flight while others may want the device
+  std::uint64_t watchdog_ns = 0;  // device time that one command may take; 0: no limit
+};
+
+// What the keeper has done for one client.
+struct GateFigures {
+  std::uint64_t charged_ns = 0;  // device time as the policy counts it
+  std::uint64_t turns = 0;       // how often it was let on the device after it had had to wait
+};
+
 // Belongs to the loop's thread. Looks at the pages when a worker raises its attention descriptor and, while
 // there are several clients, every millisecond (several busy) or ten (at most one busy). A lone client costs
 // nothing.
+//
+// Where a device has no meter of its own, a worker can only say for how long its work was on the device. What
+// several had there at once they shared: each is charged its part, so that the sum is the device's time.
 class GateKeeper {
  public:
+  // Called, from the loop, with a client one command of which has taken longer than its watchdog allows.
+  using Stuck = std::function<void(ClientId)>;
+
   GateKeeper(EventLoop& loop, std::unique_ptr<SchedulingPolicy> policy);
   ~GateKeeper();
   GateKeeper(const GateKeeper&) = delete;
   GateKeeper& operator=(const GateKeeper&) = delete;
 
-  // A client's worker comes under the policy. `attention_fd` stays the caller's and must live until remove().
-  void add(ClientId client, std::uint32_t weight, std::shared_ptr<GateMapping> gate, int attention_fd);
+  // Another policy; only while there are no clients.
+  void use(std::unique_ptr<SchedulingPolicy> policy) { policy_ = std::move(policy); }
+  void on_stuck(Stuck stuck) { stuck_ = std::move(stuck); }
+
+  // A client's worker comes under the policy; what it has used before is not charged. `attention_fd` stays
+  // the caller's and must live until remove().
+  void add(ClientId client, const GateTerms& terms, std::shared_ptr<GateMapping> gate, int attention_fd);
   void remove(ClientId client);
-  void set_weight(ClientId client, std::uint32_t weight);
+  // Holds from the next tick on, which follows at once.
+  void set_terms(ClientId client, const GateTerms& terms);
+  // A held client gets no device time until it is let go; its calls wait.
+  void hold(ClientId client, bool held);
 
   // Reads all pages, asks the policy, writes the grants. Called by itself as said above.
   void tick();
 
+  [[nodiscard]] GateFigures figures(ClientId client) const;
+  // How often the device was given to a client that had had to wait.
+  [[nodiscard]] std::uint64_t switches() const { return switches_; }
+
  private:
   struct Entry {
     std::shared_ptr<GateMapping> gate;
-    int attention_fd;
+    int attention_fd = -1;
+    GateTerms terms;
+    std::uint64_t seen_ns = 0;  // its own counter at the last tick
+    std::uint64_t more_ns = 0;  // what that counter has grown by at this one
+    GateFigures figures;
+    std::uint64_t progress = 0;  // its counter of what has finished, at the last tick
+    std::uint64_t stuck_ns = 0;  // device time since that counter grew
+    bool on_device = false;
+    bool backlogged = false;
+    bool held = false;
+    bool waited = false;
   };
 
+  void read_pages(std::uint64_t now);
+  // `waiting`: clients with work that have to wait.
+  void apply(const Grant& grant, std::size_t waiting);
+  // Whether a command of its has been on the device for too long.
+  static bool is_stuck(Entry& entry, std::uint64_t elapsed);
   void schedule_next();
 
   EventLoop& loop_;
   std::unique_ptr<SchedulingPolicy> policy_;
   std::unordered_map<ClientId, Entry> entries_;
   std::vector<Usage> usage_;
+  Stuck stuck_;
+  std::uint64_t last_tick_ns_ = 0;
+  std::uint64_t switches_ = 0;
   EventLoop::TimerId timer_ = 0;
 };
 

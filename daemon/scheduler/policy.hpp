@@ -1,5 +1,6 @@
-// What a scheduling policy is: from what each client has used it says how much each may use. Knows weights
-// and time; never a gate page, a process or CUDA, so that it runs in tests with a clock of their own.
+// What a scheduling policy is: from what each client has used it says how much each may use. Knows queues,
+// weights, priorities and time; never a gate page, a process or CUDA, so that it runs in tests with a clock
+// of their own.
 #pragma once
 
 #include <cstdint>
@@ -13,20 +14,31 @@ using ClientId = std::uint64_t;
 // No bound on what a client may use.
 inline constexpr std::uint64_t kUnlimited = UINT64_MAX;
 
+// What a client is promised.
+struct Terms {
+  std::uint32_t weight = 100;              // >= 1, relative to other clients'
+  unsigned level = 1;                      // priority: 0 is served first; below kLevels
+  std::uint64_t deadline_ns = 50'000'000;  // from becoming busy to when it wants its turn
+};
+inline constexpr unsigned kLevels = 3;
+
 // What was measured of one client.
 struct Usage {
   ClientId client = 0;
   std::uint64_t consumed_ns = 0;  // device time since it came; only grows
   bool backlogged = false;        // it has work waiting or running now
+  bool in_flight = false;         // some of that work is on the device
 };
 
-// How much device time, in all since it came, a client may have used before it must wait.
+// What a client may do until the next update.
 struct Grant {
   ClientId client = 0;
-  std::uint64_t allowance_ns = kUnlimited;
+  std::uint64_t more_ns = kUnlimited;  // device time beyond what it has used; 0: it must wait
+  bool bounded = false;  // somebody may want the device soon: it is to keep little work in flight
 };
 
-// One device's policy. Not thread-safe.
+// One device's policy. Not thread-safe. Work-conserving: whenever a client has work, some client that has
+// work may run (or, where a policy says so, may after a pause of bounded length).
 class SchedulingPolicy {
  public:
   SchedulingPolicy() = default;
@@ -34,15 +46,18 @@ class SchedulingPolicy {
   SchedulingPolicy& operator=(const SchedulingPolicy&) = delete;
   virtual ~SchedulingPolicy() = default;
 
-  // A client comes. `weight` >= 1, relative to other clients'.
-  virtual void add(ClientId client, std::uint32_t weight) = 0;
+  // A client comes. It has used nothing yet, whatever its counter says at the first update.
+  virtual void add(ClientId client, const Terms& terms, std::uint64_t consumed_ns) = 0;
   virtual void remove(ClientId client) = 0;
-  // Changes a weight from now on; earlier use keeps its old price.
-  virtual void set_weight(ClientId client, std::uint32_t weight) = 0;
+  // Changes the terms from now on; earlier use keeps its old price.
+  virtual void set_terms(ClientId client, const Terms& terms) = 0;
 
-  // Takes the usage of every client, added ones only, at time `now_ns`, and returns a grant for each in the
+  // Takes the usage of every client that was added, at time `now_ns`, and returns a grant for each in the
   // same order.
   virtual std::vector<Grant> update(std::uint64_t now_ns, std::span<const Usage> usage) = 0;
+
+  // After how long the next update should come although nothing happens; kUnlimited: no wish.
+  [[nodiscard]] virtual std::uint64_t look_again_ns() const { return kUnlimited; }
 
   // How many clients had work at the last update.
   [[nodiscard]] virtual std::size_t active() const = 0;

@@ -147,8 +147,9 @@ tl::expected<void, std::string> Service::start() {
     callbacks.on_problem = [this, index](const std::string& why) {
       sessions_->device_problem(*devices_[index], why);
     };
-    devices_.push_back(
-        std::make_unique<Device>(loop_, wanted, config_->scheduler, locations, std::move(callbacks)));
+    callbacks.on_stuck = [this](ClientId client) { sessions_->command_too_long(client); };
+    devices_.push_back(std::make_unique<Device>(loop_, wanted, static_cast<unsigned>(index),
+                                                config_->scheduler, locations, std::move(callbacks)));
     sessions_->add_device(*devices_.back());
   }
   for (const auto& device : devices_) device->start();

@@ -23,6 +23,9 @@ struct Session {
   UniqueFd socket;  // to the client
   Peer peer;
   ClassConfig client_class;  // a copy: a reload may drop the class
+  bool paused = false;       // gets no device time: its queue waits
+  bool quarantined = false;  // the same, because of what its program did or the operator said
+  bool fault_counted = false;
   Device* device = nullptr;
   Worker* worker = nullptr;           // null unless running
   std::shared_ptr<GateMapping> gate;  // outlives the worker, for the last figures

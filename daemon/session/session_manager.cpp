@@ -91,6 +91,13 @@ std::string SessionManager::over_limit(const Identity& who, const ClassConfig& c
       limits.clients_per_user) {
     return fmt::format("vgpud serves at most {} clients of one user", limits.clients_per_user);
   }
+  if (client_class.max_clients_per_user != 0 && count([&](const Session& other) {
+                                                  return other.client_class.name == client_class.name &&
+                                                         other.peer.identity.uid == who.uid;
+                                                }) >= client_class.max_clients_per_user) {
+    return fmt::format("class '{}' is limited to {} clients of one user", client_class.name,
+                       client_class.max_clients_per_user);
+  }
   if (client_class.max_clients != 0 && count([&](const Session& other) {
                                          return other.client_class.name == client_class.name;
                                        }) >= client_class.max_clients) {
@@ -111,14 +118,19 @@ void SessionManager::admit(UniqueFd socket) {
     refuse(socket.get(), who, RefusalCode::not_allowed, placement.error());
     return;
   }
-  if (const std::string reason = over_limit(who, *placement->client_class); !reason.empty()) {
+  if (const std::string reason = over_limit(who, placement->client_class); !reason.empty()) {
+    ++counters_.refused_limits;
     refuse(socket.get(), who, RefusalCode::busy, reason);
     return;
   }
-  Device* device = find_device(placement->device);
-  if (device == nullptr || device->pool() == nullptr || !device->problem().empty()) {
-    refuse(socket.get(), who, RefusalCode::no_device,
-           device == nullptr ? "there is no such device" : "the device cannot serve: " + device->problem());
+  if (const QuarantineEntry* kept = quarantine_.find({who.uid, who.executable}, EventLoop::Clock::now())) {
+    ++counters_.refused_quarantined;
+    refuse(socket.get(), who, RefusalCode::not_allowed, "this program is in quarantine: " + kept->why);
+    return;
+  }
+  const auto device = place(*placement);
+  if (!device) {
+    refuse(socket.get(), who, RefusalCode::no_device, device.error());
     return;
   }
 
@@ -126,8 +138,8 @@ void SessionManager::admit(UniqueFd socket) {
   session->id = next_id_++;
   session->socket = std::move(socket);
   session->peer = std::move(*peer);
-  session->client_class = *placement->client_class;
-  session->device = device;
+  session->client_class = placement->client_class;
+  session->device = *device;
   session->since = EventLoop::Clock::now();
   Session& admitted = *session;
   sessions_.emplace(admitted.id, std::move(session));
@@ -203,7 +215,7 @@ bool SessionManager::attach(Session& session, Worker& worker) {
     return false;
   }
   session.channel = std::move(*channel);
-  worker.gate->page().memory_quota.store(quota);
+  push(session);
 
   Attach attach_message;
   attach_message.session = id;
@@ -212,7 +224,7 @@ bool SessionManager::attach(Session& session, Worker& worker) {
   Welcome welcome;
   welcome.session = id;
   welcome.memory_quota = quota;
-  welcome.device = worker.report;
+  welcome.device = session.device->report().value_or(worker.report);
   const std::array<int, 2> client_fds{session.channel.get(), direct->first.get()};
   if (const auto sent = send_message(worker.socket.get(), attach_message, worker_fds); !sent) {
     refuse(session.socket.get(), session.peer.identity, RefusalCode::internal, "its worker does not answer");
@@ -221,7 +233,8 @@ bool SessionManager::attach(Session& session, Worker& worker) {
   if (const auto sent = send_message(session.socket.get(), welcome, client_fds); !sent) return false;
 
   session.state = SessionState::running;
-  session.device->gates().add(id, session.client_class.weight, session.gate, worker.attention.get());
+  session.device->gates().add(id, gate_terms(session.client_class), session.gate, worker.attention.get());
+  hold_if_needed(session);
   ++counters_.admitted;
   const Identity& who = session.peer.identity;
   log::info("client admitted session={} pid={} uid={} program={} unit={} class={} device={} worker_pid={}",
@@ -243,14 +256,19 @@ void SessionManager::worker_ended(std::uint64_t id, const std::string& how, bool
     end(id, "the client left");
     return;
   }
+  ++counters_.worker_failures;
+  fail(session, how);
+}
+
+void SessionManager::fail(Session& session, const std::string& how) {
   release_worker(session);
   session.state = SessionState::failed;
   session.failure = how;
-  ++counters_.worker_failures;
-  log::warning("worker of a client ended by itself session={} pid={} program={} how={} device_error={}", id,
+  log::warning("worker of a client ended session={} pid={} program={} how={} device_error={}", session.id,
                session.peer.identity.pid, log::quoted(session.peer.identity.program), log::quoted(how),
                session.gate->page().sticky_error.load(std::memory_order_relaxed));
   if (session.channel) close_orphaned_channel(session.channel.get(), session.gate->page());
+  count_fault(session, how);
 }
 
 void SessionManager::end(std::uint64_t id, const std::string& why) {
@@ -268,6 +286,9 @@ void SessionManager::end(std::uint64_t id, const std::string& why) {
     close_orphaned_channel(session->channel.get(), session->gate->page());
   }
   if (served) {
+    if (const auto error = session->gate->page().sticky_error.load(std::memory_order_relaxed); error != 0) {
+      count_fault(*session, fmt::format("CUDA error {}", error));
+    }
     ClientStats last = describe(*session, true);
     last.state = "ended";
     last.ending = session->failure.empty() ? why : why + "; its worker had ended with " + session->failure;
@@ -312,12 +333,12 @@ void SessionManager::apply(std::shared_ptr<const Config> config) {
     const auto found = config_->classes.find(session->client_class.name);
     if (found == config_->classes.end()) continue;
     session->client_class = found->second;
-    session->device->gates().set_weight(id, found->second.weight);
-    if (session->gate) session->gate->page().memory_quota.store(found->second.memory_quota.value_or(0));
+    push(*session);
   }
 }
 
 void SessionManager::sample() {
+  look_at_quarantine();
   std::map<const Device*, std::uint64_t> used;
   for (const auto& [id, session] : sessions_) {
     if (!session->gate) continue;
@@ -360,6 +381,9 @@ void SessionManager::share_fault(Device& device, std::uint64_t error) {
   for (const auto& [id, session] : sessions_) {
     if (session->device != &device || session->state != SessionState::running) continue;
     std::uint64_t none = 0;
+    // Only whose work it was is to blame.
+    if (session->gate->page().sticky_error.load(std::memory_order_relaxed) == 0)
+      session->fault_counted = true;
     session->gate->page().sticky_error.compare_exchange_strong(none, error);
     release_worker(*session);
     session->state = SessionState::failed;
@@ -387,7 +411,13 @@ ClientStats SessionManager::describe(const Session& session, bool calls) const {
   stats.ancestors = who.ancestors;
   stats.class_name = session.client_class.name;
   stats.device = session.device->config().name;
-  stats.state = to_string(session.state);
+  stats.state = session.state != SessionState::running ? to_string(session.state)
+                : session.quarantined                  ? "quarantined"
+                : session.paused                       ? "paused"
+                                                       : "running";
+  stats.priority = to_string(session.client_class.priority);
+  stats.weight = session.client_class.weight;
+  stats.turns = session.device->gates().figures(session.id).turns;
   stats.ending = session.failure;
   stats.age_ns = static_cast<std::uint64_t>(nanoseconds(EventLoop::Clock::now() - session.since).count());
   stats.memory_quota = session.client_class.memory_quota.value_or(0);
@@ -411,7 +441,12 @@ void SessionManager::answer_status(UniqueFd socket) {
   if (!peer) return;
   const Identity& who = peer->identity;
   const auto placement = place_client(*config_, who);
-  const Device* device = placement ? find_device(placement->device) : nullptr;
+  const auto of_asker = std::find_if(sessions_.begin(), sessions_.end(), [&](const auto& entry) {
+    return entry.second->peer.identity.pid == who.pid;
+  });
+  const Device* device = of_asker != sessions_.end() ? of_asker->second->device
+                         : placement                 ? place(*placement).value_or(nullptr)
+                                                     : nullptr;
   if (device == nullptr || !device->report()) {
     send_refusal(socket.get(), placement ? RefusalCode::no_device : RefusalCode::not_allowed,
                  placement ? "the device is not ready" : placement.error());
@@ -419,7 +454,7 @@ void SessionManager::answer_status(UniqueFd socket) {
   }
   DeviceStatus status;
   status.device = *device->report();
-  status.memory_quota = placement->client_class->memory_quota.value_or(0);
+  status.memory_quota = placement->client_class.memory_quota.value_or(0);
   status.gpu_busy_percent = static_cast<std::uint32_t>(utilisation(*device) * 100);
   for (const auto& [id, session] : sessions_) {
     if (session->device != device || !session->gate) continue;

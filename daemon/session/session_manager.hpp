@@ -12,6 +12,7 @@
 #include "daemon/config/config.hpp"
 #include "daemon/devices/device.hpp"
 #include "daemon/metrics/client_stats.hpp"
+#include "daemon/policy/quarantine.hpp"
 #include "daemon/session/session.hpp"
 
 namespace vgpu::daemon {
@@ -21,6 +22,11 @@ struct SessionCounters {
   std::uint64_t admitted = 0;
   std::uint64_t refused = 0;
   std::uint64_t worker_failures = 0;
+  std::uint64_t faults = 0;               // sessions that ended with a fault of the device or of the worker
+  std::uint64_t watchdog_kills = 0;       // commands that took longer than their class allows
+  std::uint64_t quarantines = 0;          // put in quarantine, by faults or by hand
+  std::uint64_t refused_quarantined = 0;  // clients refused because of it
+  std::uint64_t refused_limits = 0;       // clients refused because there were too many
 };
 
 // Belongs to the loop's thread.
@@ -43,6 +49,17 @@ class SessionManager {
   void worker_ready(Device& device);
   void device_problem(Device& device, const std::string& why);
 
+  // From GateKeeper: a command of this session has taken longer than its class allows. The client gets
+  // CUDA_ERROR_LAUNCH_TIMEOUT, its worker is replaced.
+  void command_too_long(std::uint64_t id);
+
+  // Keeps a user's program from the device for `how_long` (0: until it is released): new clients of it are
+  // refused, those present wait.
+  void quarantine(const Subject& subject, std::chrono::microseconds how_long, const std::string& why);
+  // False when it was not in quarantine.
+  bool release(const Subject& subject);
+  [[nodiscard]] std::vector<QuarantineEntry> quarantined();
+
   // A new configuration: for new clients whole, for present ones the weight and quota of their class.
   void apply(std::shared_ptr<const Config> config);
 
@@ -62,9 +79,21 @@ class SessionManager {
   void refuse(int socket, const Identity& who, RefusalCode code, const std::string& text);
   [[nodiscard]] std::string over_limit(const Identity& who, const ClassConfig& client_class) const;
   Device* find_device(const std::string& name) const;
+  // session_limits.cpp
+  [[nodiscard]] tl::expected<Device*, std::string> place(const Placement& placement) const;
+  [[nodiscard]] GateTerms gate_terms(const ClassConfig& from) const;
+  // Makes what the session's class says hold for its worker.
+  void push(Session& session);
+  // Paused and quarantined clients get no device time.
+  void hold_if_needed(Session& session);
+  // A session ended with a fault: counts it, once, and may put its program in quarantine.
+  void count_fault(Session& session, const std::string& how);
+  void look_at_quarantine();
   void serve(Session& session);
   bool attach(Session& session, Worker& worker);
   void worker_ended(std::uint64_t id, const std::string& how, bool orderly);
+  // Its worker is no more or must be no more: the client's calls fail from now on.
+  void fail(Session& session, const std::string& how);
   void release_worker(Session& session);
   void end(std::uint64_t id, const std::string& why);
   void count_waiting(Device& device);
@@ -81,6 +110,7 @@ class SessionManager {
   Sessions sessions_;
   EndedClients ended_;
   SessionCounters counters_;
+  Quarantine quarantine_;
   log::Limiter refusals_{20, std::chrono::seconds(10)};
   std::map<const Device*, double> utilisation_;
   std::uint64_t next_id_ = 1;

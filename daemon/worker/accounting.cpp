@@ -2,16 +2,21 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "protocol/futex.hpp"
 
 namespace vgpu::worker {
 namespace {
 constexpr std::uint64_t gate_sleep_ns = 10'000'000;
-}
+constexpr std::uint64_t slack_ns = 1'000'000;
+}  // namespace
 
 Accounting::Accounting(GatePage& page, const DriverLibrary* driver, int attention)
     : page_(page), driver_(driver), attention_(attention) {
-  if (driver_ != nullptr) meter_start_ = driver_->busy_ns().value_or(0);
+  if (driver_ == nullptr) return;
+  meter_start_ = driver_->busy_ns().value_or(0);
+  page_.metered.store(driver_->software() ? 1 : 0, std::memory_order_relaxed);
 }
 
 void Accounting::wake_broker() const {
@@ -22,65 +27,145 @@ void Accounting::wake_broker() const {
 }
 
 void Accounting::work_came() {
+  if (page_.backlogged.load(std::memory_order_relaxed) != 0) return;
+  page_.backlogged.store(1, std::memory_order_release);
+  wake_broker();
+}
+
+void Accounting::publish_in_flight() {
+  const std::uint32_t counted = in_flight_.load(std::memory_order_acquire);
+  page_.in_flight.store(counted == 0 && on_device_.load(std::memory_order_acquire) ? 1 : counted,
+                        std::memory_order_release);
+}
+
+void Accounting::work_began() {
+  on_device_.store(true, std::memory_order_release);
+  publish_in_flight();
+  work_came();
   if (busy_since_.load(std::memory_order_relaxed) == 0)
     busy_since_.store(now_ns(), std::memory_order_relaxed);
-  if (page_.backlogged.load(std::memory_order_relaxed) == 0) {
-    page_.backlogged.store(1, std::memory_order_release);
-    // Who has the device without a limit shares it with nobody: the broker sees at its next look, and need
-    // not be woken at each little piece of work.
-    if (contended()) wake_broker();
-  }
 }
 
 void Accounting::work_ended(bool dispatcher_awake) {
   measure();
-  if (const std::uint64_t since = busy_since_.exchange(0, std::memory_order_relaxed); since != 0) {
-    busy_sum_.fetch_add(now_ns() - since, std::memory_order_relaxed);
+  // In this order, which clocked_ns() relies on: at worst it counts too little for a moment.
+  const std::uint64_t used = clocked_ns();
+  busy_since_.store(0);
+  busy_sum_.store(used);
+  expected_.store(0, std::memory_order_relaxed);
+  all_known_.store(true, std::memory_order_relaxed);
+  page_.progress.fetch_add(1, std::memory_order_relaxed);
+  on_device_.store(false, std::memory_order_release);
+  publish_in_flight();
+  if (!dispatcher_awake) {
+    rest();
+  } else if (page_.others_wait.load(std::memory_order_relaxed) != 0) {
+    wake_broker();
   }
-  if (!dispatcher_awake) rest();
+}
+
+void Accounting::rest() {
+  if (page_.backlogged.exchange(0, std::memory_order_acq_rel) == 0) return;
+  if (page_.others_wait.load(std::memory_order_relaxed) != 0) wake_broker();
+}
+
+void Accounting::expect(std::uint64_t predicted_ns, bool known) {
+  expected_.fetch_add(predicted_ns, std::memory_order_relaxed);
+  if (!known) all_known_.store(false, std::memory_order_relaxed);
+}
+
+// Time for which work was on the device, without the pauses in it that the lengths of its commands prove.
+std::uint64_t Accounting::clocked_ns() const {
+  const std::uint64_t sum = busy_sum_.load();
+  const std::uint64_t since = busy_since_.load();
+  if (since == 0) return sum;
+  const std::uint64_t elapsed = now_ns() - since;
+  const std::uint64_t expected = expected_.load(std::memory_order_relaxed);
+  // What takes much longer than was expected is not a pause but another command than it used to be.
+  const bool plausible = all_known_.load(std::memory_order_relaxed) && elapsed <= 2 * expected + slack_ns;
+  return sum + (plausible ? std::min(elapsed, expected) : elapsed);
 }
 
 void Accounting::measure() {
-  std::uint64_t used = 0;
-  if (driver_ != nullptr && driver_->software()) {
-    used = driver_->busy_ns().value_or(meter_start_) - meter_start_;
-  } else {
-    const std::uint64_t since = busy_since_.load(std::memory_order_relaxed);
-    used = busy_sum_.load(std::memory_order_relaxed) + (since != 0 ? now_ns() - since : 0);
-  }
+  const std::uint64_t used = driver_ != nullptr && driver_->software()
+                                 ? driver_->busy_ns().value_or(meter_start_) - meter_start_
+                                 : clocked_ns();
+  // A forecast that was corrected may have been published already; the counter only grows.
+  if (page_.consumed_ns.load(std::memory_order_relaxed) >= used) return;
   page_.consumed_ns.store(used, std::memory_order_release);
   page_.kernel_ns.store(used, std::memory_order_relaxed);
 }
 
-void Accounting::admit(const std::function<void()>& before_sleep, const std::function<bool()>& stopped) {
+std::uint64_t Accounting::window_ns() const {
+  const std::uint64_t window = page_.window_ns.load(std::memory_order_relaxed);
+  const std::uint64_t watchdog = page_.watchdog_ns.load(std::memory_order_relaxed);
+  // So that one command can be told from many.
+  const std::uint64_t watched = watchdog != 0 ? watchdog / 4 : no_limit_ns;
+  return std::min(window != 0 ? window : no_limit_ns, watched);
+}
+
+Accounting::Verdict Accounting::verdict(std::uint64_t next_ns, std::uint32_t flying) const {
+  const std::uint64_t used = page_.consumed_ns.load(std::memory_order_relaxed);
+  const std::uint64_t allowance = page_.allowance_ns.load(std::memory_order_acquire);
+  if (used >= allowance) return Verdict::no_time;
+  if (flying == 0) return Verdict::go;
+  const std::uint64_t ahead = predicted_.load(std::memory_order_relaxed);
+  if (allowance != no_limit_ns && ahead >= allowance - used) return Verdict::full;
+  const std::uint32_t limit = page_.queue_limit.load(std::memory_order_relaxed);
+  const std::uint64_t window = window_ns();
+  // One that fills the window alone goes alone, so that whoever comes waits for it only.
+  const bool room = flying < (limit != 0 ? std::min(limit, gate_window) : gate_window) && ahead < window &&
+                    next_ns <= window;
+  return room ? Verdict::go : Verdict::full;
+}
+
+void Accounting::admit(std::uint64_t next_ns, const Hooks& hooks) {
   work_came();
-  while (contended() && !stopped()) {
+  std::uint64_t since = 0;
+  bool told = false;
+  while (bounded() && !hooks.stopped()) {
     const std::uint32_t refill = page_.refill.load(std::memory_order_acquire);
     const std::uint32_t flying = in_flight_.load(std::memory_order_acquire);
     measure();
-    const bool allowed = page_.consumed_ns.load(std::memory_order_relaxed) <
-                         page_.allowance_ns.load(std::memory_order_acquire);
-    if (allowed && flying < gate_window) return;
-    before_sleep();
-    if (!allowed) {
-      page_.blocked.store(1, std::memory_order_release);
-      wake_broker();
+    const Verdict answer = verdict(next_ns, flying);
+    if (answer == Verdict::go) break;
+    const std::uint64_t now = now_ns();
+    if (since == 0) since = now;
+    if (answer == Verdict::no_time) {
+      hooks.before_sleep();
+      page_.blocked.store(1);
+      if (!told) wake_broker();
+      told = true;
       futex_wait(page_.refill, refill, gate_sleep_ns);
-      page_.blocked.store(0, std::memory_order_release);
+      page_.blocked.store(0);
+    } else if (now - since < hooks.spin_ns) {
+      hooks.poll();
+      if (in_flight_.load(std::memory_order_acquire) == flying) cpu_relax();
     } else {
+      hooks.before_sleep();
+      waiting_.store(1);
       futex_wait(in_flight_, flying, gate_sleep_ns);
+      waiting_.store(0);
     }
   }
+  if (since != 0) page_.gate_wait_ns.fetch_add(now_ns() - since, std::memory_order_relaxed);
 }
 
-void Accounting::submitted() {
-  page_.in_flight.store(in_flight_.fetch_add(1, std::memory_order_acq_rel) + 1, std::memory_order_relaxed);
+void Accounting::submitted(std::uint64_t predicted_ns) {
+  predicted_.fetch_add(predicted_ns, std::memory_order_relaxed);
+  in_flight_.fetch_add(1);
+  publish_in_flight();
 }
 
-void Accounting::finished() {
-  const std::uint32_t before = in_flight_.fetch_sub(1, std::memory_order_acq_rel);
-  page_.in_flight.store(before - 1, std::memory_order_relaxed);
-  if (before >= gate_window) futex_wake(in_flight_);
+void Accounting::finished(std::uint32_t count, std::uint64_t predicted_ns) {
+  page_.predicted_ns.store(predicted_.fetch_sub(predicted_ns, std::memory_order_relaxed) - predicted_ns,
+                           std::memory_order_relaxed);
+  page_.progress.fetch_add(1, std::memory_order_relaxed);
+  const std::uint32_t before = in_flight_.fetch_sub(count);
+  publish_in_flight();
+  // Sequentially consistent with admit(): it sets waiting_, then futex_wait looks at in_flight_ again.
+  if (waiting_.load() != 0) futex_wake(in_flight_);
+  if (before == count && page_.others_wait.load(std::memory_order_relaxed) != 0) wake_broker();
 }
 
 bool Accounting::charge(std::uint64_t bytes) {

@@ -18,21 +18,41 @@ class Accounting {
 
   GatePage& page() const { return page_; }
 
-  /// True when the broker has set a limit: others want the device too.
-  bool contended() const { return page_.allowance_ns.load(std::memory_order_relaxed) != no_limit_ns; }
-  /// Says that there is work; wakes the broker when there was none before and others want the device too.
+  /// True when what is in flight is bounded: others want the device or may want it soon, or a limit says so.
+  bool bounded() const {
+    return page_.allowance_ns.load(std::memory_order_relaxed) != no_limit_ns ||
+           page_.window_ns.load(std::memory_order_relaxed) != 0 ||
+           page_.watchdog_ns.load(std::memory_order_relaxed) != 0 ||
+           page_.queue_limit.load(std::memory_order_relaxed) != 0;
+  }
+  /// Predicted device time that may be in flight; no_limit_ns: any.
+  std::uint64_t window_ns() const;
+
+  /// Says that there is work; wakes the broker when there was none before.
   void work_came();
+  /// Says that work is on the device from now on.
+  void work_began();
   /// Says that all work has finished. `dispatcher_awake`: the dispatcher is awake and calls rest() before it
   /// sleeps, so the broker need not hear of every short pause.
   void work_ended(bool dispatcher_awake = false);
   /// The dispatcher has nothing to do and no work is under way.
-  void rest() { page_.backlogged.store(0, std::memory_order_release); }
-  /// Waits until one more command may be submitted. `before_sleep` is called before each sleep, `stopped`
-  /// after.
-  void admit(const std::function<void()>& before_sleep, const std::function<bool()>& stopped);
-  /// A command that was admitted under contention was submitted, or has finished.
-  void submitted();
-  void finished();
+  void rest();
+
+  /// What admit() does while it waits.
+  struct Hooks {
+    std::function<void()> poll;          ///< look whether something has finished
+    std::function<void()> before_sleep;  ///< see to it that finished() is called while the caller sleeps
+    std::function<bool()> stopped;
+    std::uint64_t spin_ns = 0;  ///< for how long to poll before sleeping
+  };
+  /// Waits until a command that is expected to take `next_ns` may be submitted.
+  void admit(std::uint64_t next_ns, const Hooks& hooks);
+  /// A command was submitted while bounded(), or `count` of them have finished.
+  void submitted(std::uint64_t predicted_ns);
+  void finished(std::uint32_t count, std::uint64_t predicted_ns);
+  /// What a command of the present busy time is expected to take; not `known`: nobody can say.
+  void expect(std::uint64_t predicted_ns, bool known);
+
   /// Brings consumed_ns and kernel_ns up to date. Cheap.
   void measure();
 
@@ -44,15 +64,25 @@ class Accounting {
   void refund(std::uint64_t bytes);
 
  private:
+  enum class Verdict { go, no_time, full };
+  Verdict verdict(std::uint64_t next_ns, std::uint32_t flying) const;
   void wake_broker() const;
+  void publish_in_flight();
+  std::uint64_t clocked_ns() const;
 
   GatePage& page_;
   const DriverLibrary* driver_;
   int attention_;
   std::uint64_t meter_start_ = 0;
   std::atomic<std::uint32_t> in_flight_{0};
-  std::atomic<std::uint64_t> busy_since_{
-      0};  // where the driver has no meter: since when work is under way, or 0
+  std::atomic<std::uint64_t> predicted_{0};  // of what is in flight
+  std::atomic<std::uint32_t> waiting_{0};    // the dispatcher sleeps until something finishes
+  std::atomic<bool> on_device_{false};
+  // Where the driver has no meter: since when work is on the device, or 0; what is expected of it; and the
+  // sum of what came before.
+  std::atomic<std::uint64_t> busy_since_{0};
+  std::atomic<std::uint64_t> expected_{0};
+  std::atomic<bool> all_known_{true};
   std::atomic<std::uint64_t> busy_sum_{0};
 };
 

@@ -57,10 +57,17 @@ CUresult Completions::after_stream(CUcontext context, CUstream stream, Done done
     put_event(context, event);
     return result;
   }
-  const auto key =
-      stream != nullptr ? reinterpret_cast<std::uint64_t>(stream) : reinterpret_cast<std::uint64_t>(context);
-  add(key, Entry{event, context, std::move(done)});
+  add(key_of(context, stream), Entry{event, context, std::move(done)});
   return CUDA_SUCCESS;
+}
+
+std::uint64_t Completions::key_of(CUcontext context, CUstream stream) {
+  return stream != nullptr ? reinterpret_cast<std::uint64_t>(stream)
+                           : reinterpret_cast<std::uint64_t>(context);
+}
+
+void Completions::after_recorded(CUcontext context, CUstream stream, CUevent event, Done done) {
+  add(key_of(context, stream), Entry{event, nullptr, std::move(done)});
 }
 
 void Completions::after_event(CUevent event, Done done) {

@@ -33,6 +33,8 @@ class Completions {
   /// `done` did not and will not run.
   /// `context` is the stream's: events of another would be refused, and the default stream is one a context.
   CUresult after_stream(CUcontext context, CUstream stream, Done done);
+  /// The same for an event that the caller has recorded in `stream` and keeps.
+  void after_recorded(CUcontext context, CUstream stream, CUevent event, Done done);
   /// The same for an event of the client's.
   void after_event(CUevent event, Done done);
 
@@ -63,6 +65,7 @@ class Completions {
     std::deque<Entry> entries;
     bool with_waiter = false;
   };
+  static std::uint64_t key_of(CUcontext context, CUstream stream);
   CUevent take_event(CUcontext context);
   void put_event(CUcontext context, CUevent event);
   void add(std::uint64_t key, Entry entry);

@@ -189,38 +189,5 @@ TEST_F(AccountingTest, QuotaIsNeverExceededBySeveralThreads) {
   EXPECT_FALSE(accounting.charge(UINT64_MAX));
 }
 
-TEST_F(AccountingTest, AtMostAWindowfulIsInFlightUnderContention) {
-  Accounting accounting(page(), nullptr, -1);
-  page().allowance_ns.store(no_limit_ns - 1);
-  std::atomic<std::uint32_t> flying{0};
-  std::atomic<bool> stop{false};
-  std::thread device([&] {
-    while (!stop.load() || flying.load() != 0) {
-      if (flying.load() == 0) {
-        std::this_thread::yield();
-        continue;
-      }
-      flying.fetch_sub(1);
-      accounting.finished();
-    }
-  });
-  for (int i = 0; i < 500; ++i) {
-    accounting.admit([] {}, [] { return false; });
-    accounting.submitted();
-    EXPECT_LE(flying.fetch_add(1) + 1, gate_window);
-  }
-  stop = true;
-  device.join();
-  EXPECT_EQ(page().in_flight.load(), 0u);
-}
-
-TEST_F(AccountingTest, AloneNothingIsHeldBack) {
-  Accounting accounting(page(), nullptr, -1);
-  for (int i = 0; i < 1000; ++i) accounting.admit([] { FAIL(); }, [] { return false; });
-  EXPECT_EQ(page().backlogged.load(), 1u);
-  accounting.work_ended();
-  EXPECT_EQ(page().backlogged.load(), 0u);
-}
-
 }  // namespace
 }  // namespace vgpu::worker

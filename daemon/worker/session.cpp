@@ -6,6 +6,7 @@
 #include <cctype>
 #include <cstdio>
 #include <thread>
+#include <utility>
 
 #include "daemon/worker/dispatch.hpp"
 #include "protocol/arena.hpp"
@@ -181,7 +182,7 @@ std::uint64_t Session::spin_time(bool pending, bool soon) const {
   if (!pending) return idle_spin_.ns();
   // A GPU tells of an end by an interrupt only, some 20 us late; it does not need the CPU that a spin takes.
   const std::uint64_t least = spin_long_ ? 10 * default_spin_ns() : default_spin_ns();
-  return soon && !accounting_.contended() ? wait_spin_.ns() : least;
+  return soon && !accounting_.bounded() ? wait_spin_.ns() : least;
 }
 
 bool Session::prepare_sleep() {
@@ -189,7 +190,7 @@ bool Session::prepare_sleep() {
   // Nobody waits for it, and nobody else for the device: a look now and then costs less than an event and a
   // thread that waits for it.
   bool lazily = false;
-  if (captures_ == 0 && !accounting_.contended()) {
+  if (captures_ == 0 && !accounting_.bounded()) {
     const std::lock_guard lock(work_mutex_);
     lazily = std::any_of(work_.begin(), work_.end(), [](const auto& entry) {
       return entry.second->dirty && entry.second->fenced != entry.second->submitted;
@@ -399,13 +400,14 @@ void Session::submitted_to(CUstream stream) {
   ++work.submitted;
   if (work.dirty) return;
   work.dirty = true;
-  if (++dirty_streams_ == 1) accounting_.work_came();
+  if (++dirty_streams_ == 1) accounting_.work_began();
 }
 
 void Session::done_with(const std::shared_ptr<StreamWork>& work, std::uint64_t submitted) {
   const std::lock_guard lock(work_mutex_);
   if (!work->dirty || work->submitted != submitted) return;
   work->dirty = false;
+  release_batch(std::exchange(work->open, {}));
   if (--dirty_streams_ == 0) accounting_.work_ended(std::this_thread::get_id() == dispatcher_);
 }
 
@@ -417,23 +419,29 @@ void Session::rest_if_done() {
 CUresult Session::after_stream(const StreamKey& key, std::function<void(CUresult)> done) {
   std::shared_ptr<StreamWork> work;
   std::uint64_t submitted = 0;
+  Batch batch;
   {
     const std::lock_guard lock(work_mutex_);
     work = work_of(key);
     submitted = work->submitted;
     work->fenced = submitted;
+    batch = std::exchange(work->open, {});
   }
   const CUcontext current = contexts_[context_index_];
   if (key.first != current) driver_.cuCtxSetCurrent(key.first);
   const CUresult recorded = completions_.after_stream(
-      key.first, key.second, [this, work, submitted, done = std::move(done)](CUresult result) {
+      key.first, key.second, [this, work, submitted, batch, done = std::move(done)](CUresult result) {
         note_result(result);
+        release_batch(batch);
         done_with(work, submitted);
         if (done) done(result);
       });
   if (key.first != current) driver_.cuCtxSetCurrent(current);
   // A stream in which nothing can be recorded any more (after a fault) has no work that could still end.
-  if (recorded != CUDA_SUCCESS) done_with(work, submitted);
+  if (recorded != CUDA_SUCCESS) {
+    release_batch(batch);
+    done_with(work, submitted);
+  }
   return recorded;
 }
 
@@ -445,7 +453,7 @@ CUresult Session::after_stream_soon(const StreamKey& key, std::function<void(CUr
   const std::lock_guard lock(work_mutex_);
   const std::shared_ptr<StreamWork> work = work_of(key);
   work->fenced = work->submitted;
-  soon_ = SoonWait{work, work->submitted, std::move(done), print};
+  soon_ = SoonWait{work, work->submitted, std::move(done), print, std::exchange(work->open, {})};
   return CUDA_SUCCESS;
 }
 
@@ -463,6 +471,7 @@ bool Session::poll_soon() {
   // The answer first: what else there is to do the client need not wait for.
   wait.done(result);
   note_result(result);
+  release_batch(wait.batch);
   done_with(wait.work, wait.submitted);
   return false;
 }
@@ -471,6 +480,11 @@ void Session::settle_soon() {
   if (!soon_) return;
   SoonWait wait = std::move(*soon_);
   soon_.reset();
+  {
+    const std::lock_guard lock(work_mutex_);
+    wait.work->open.count += wait.batch.count;
+    wait.work->open.predicted_ns += wait.batch.predicted_ns;
+  }
   const StreamKey key{wait.work->context, wait.work->stream};
   const auto done = std::make_shared<std::function<void(CUresult)>>(std::move(wait.done));
   const std::uint64_t settled = now_ns();
@@ -555,25 +569,6 @@ bool Session::capturing(CUstream stream) const {
   CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
   return driver_.cuStreamIsCapturing(stream, &status) != CUDA_SUCCESS ||
          status != CU_STREAM_CAPTURE_STATUS_NONE;
-}
-
-void Session::admit(CUstream stream) {
-  if (!accounting_.contended() || capturing(stream)) return;
-  accounting_.admit(
-      [this] {
-        fence_dirty_streams();
-        completions_.hand_off();
-      },
-      [this] { return !peers_alive(); });
-}
-
-void Session::submitted_command(CUstream stream) {
-  if (captures_ != 0 && capturing(stream)) return;
-  submitted_to(stream);
-  if (!accounting_.contended() || captures_ != 0) return;
-  accounting_.submitted();
-  const CUresult result = after_stream(stream, [this](CUresult) { accounting_.finished(); });
-  if (result != CUDA_SUCCESS) accounting_.finished();
 }
 
 std::span<std::byte> Session::arena_bytes(const ArenaSpan& span) const {

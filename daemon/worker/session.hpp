@@ -10,6 +10,7 @@
 #include <cstring>
 #include <deque>
 #include <functional>
+#include <initializer_list>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -29,9 +30,11 @@
 #include "daemon/worker/console.hpp"
 #include "daemon/worker/deferred_upcalls.hpp"
 #include "daemon/worker/driver_library.hpp"
+#include "daemon/worker/estimates.hpp"
 #include "daemon/worker/handle_table.hpp"
 #include "daemon/worker/host_regions.hpp"
 #include "daemon/worker/jit_state.hpp"
+#include "daemon/worker/token_bucket.hpp"
 #include "protocol/channel.hpp"
 #include "protocol/futex.hpp"
 #include "protocol/graph_node.hpp"
@@ -165,7 +168,7 @@ class Session {
   void to_driver(CUmemAllocationProp& prop) const { to_driver(prop.location); }
   void to_client(CUmemAllocationProp& prop) const;
 
-  /// Says that `stream` has work which a later synchronisation must wait for.
+  /// Says that `stream` has work of unknown length which a later synchronisation must wait for.
   void note_stream_work(CUstream stream);
 
 #define VGPU_HANDLER(call) CUresult handle(const record::call& record, reply::call& reply, Tail tail)
@@ -304,6 +307,11 @@ class Session {
 #undef VGPU_HANDLER
 
  private:
+  /// Commands that were submitted while the work in flight is bounded and that no fence follows yet.
+  struct Batch {
+    std::uint32_t count = 0;
+    std::uint64_t predicted_ns = 0;
+  };
   /// What is known of a stream's unfinished work.
   struct StreamWork {
     CUcontext context = nullptr;
@@ -311,6 +319,7 @@ class Session {
     std::uint64_t submitted = 0;
     std::uint64_t fenced = 0;  // of `submitted`, what a completion will report
     bool dirty = false;
+    Batch open;
   };
   /// A waited call that is answered later.
   struct PendingReply {
@@ -425,9 +434,34 @@ class Session {
   /// is none.
   void when_all_done(std::function<void(CUresult)> done, CUcontext context = nullptr);
   bool capturing(CUstream stream) const;
-  /// Admission and accounting around a command that takes device time.
-  void admit(CUstream stream);
-  void submitted_command(CUstream stream);
+
+  // session_schedule.cpp: admission and accounting around a command that takes device time.
+  /// What a rate limit counts.
+  struct Cost {
+    std::uint64_t launches = 0;
+    std::uint64_t bytes = 0;  // to or from the host
+  };
+  static Prediction predict_copy(std::uint64_t bytes);
+  /// Waits until the command may be submitted.
+  void admit(CUstream stream, const Prediction& prediction, const Cost& cost);
+  void admit_copy(CUstream stream, std::uint64_t bytes, bool host) {
+    admit(stream, predict_copy(bytes), {0, host ? bytes : 0});
+  }
+  /// It was.
+  void submitted_command(CUstream stream, const Prediction& prediction);
+  void throttle(const Cost& cost);
+  /// Counts what was submitted while nothing was bounded as one batch in flight.
+  void bound_earlier_work();
+  void release_batch(const Batch& batch) {
+    if (batch.count != 0) accounting_.finished(batch.count, batch.predicted_ns);
+  }
+  /// An event before a command that is to be timed, or nullptr; and the one after it.
+  CUevent begin_timing(CUstream stream, const Prediction& prediction);
+  void end_timing(CUstream stream, const Prediction& prediction, CUevent begin);
+  CUevent take_timer();
+  void put_timers(std::initializer_list<CUevent> events);
+  /// The priority that the driver is told for a stream of a client of this class.
+  int stream_priority(int wanted) const;
 
   // Helpers of the handlers.
   std::span<std::byte> arena_bytes(const ArenaSpan& span) const;
@@ -519,6 +553,7 @@ class Session {
     std::uint64_t submitted = 0;
     std::function<void(CUresult)> done;
     bool print = false;
+    Batch batch;
   };
   std::optional<SoonWait> soon_;
   bool software_ = false;  // the device is the software GPU, whose copies this machine's CPUs make
@@ -543,6 +578,14 @@ class Session {
   std::deque<std::unique_ptr<HostCall>> kept_host_calls_;
   std::unordered_map<const HostCall*, std::unique_ptr<HostCall>>
       destructors_;  // of user objects not yet gone
+
+  // Scheduling; dispatcher only but for the timers.
+  Estimates estimates_;
+  bool bounded_ = false;
+  TokenBucket launch_bucket_;
+  TokenBucket byte_bucket_;
+  std::mutex timers_mutex_;
+  std::vector<CUevent> timers_;  // of the primary context
 
   std::atomic<int> sticky_{0};
   std::atomic<int> async_error_{0};

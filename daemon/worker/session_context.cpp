@@ -1,5 +1,6 @@
 // Contexts: the primary one and those that a program makes itself.
 #include <algorithm>
+#include <utility>
 
 #include "daemon/worker/session.hpp"
 
@@ -62,7 +63,10 @@ void Session::empty_primary_context() {
   stream_contexts_.clear();
   {
     const std::lock_guard lock(work_mutex_);
-    for (const auto& [key, work] : work_) work->dirty = false;
+    for (const auto& [key, work] : work_) {
+      work->dirty = false;
+      release_batch(std::exchange(work->open, {}));
+    }
     work_.clear();
     if (dirty_streams_ != 0) accounting_.work_ended();
     dirty_streams_ = 0;
@@ -135,6 +139,7 @@ CUresult Session::end_context(std::uint16_t index, std::function<CUresult()> des
           it->second->dirty = false;
           if (--dirty_streams_ == 0) accounting_.work_ended();
         }
+        release_batch(std::exchange(it->second->open, {}));
         it = work_.erase(it);
       }
     }

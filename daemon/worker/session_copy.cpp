@@ -42,6 +42,7 @@ CUresult Session::handle(const record::copy_to_device_inline& record, reply::cop
   if (!resolve(record.stream, stream)) return CUDA_ERROR_INVALID_HANDLE;
   if (tail.empty() || tail.size() > max_record_bytes) return CUDA_ERROR_INVALID_VALUE;
   if (!device_range(record.dst, tail.size())) return CUDA_ERROR_INVALID_VALUE;
+  admit_copy(stream, tail.size(), true);
   // The source is pageable memory, which the driver has taken over when the call returns.
   const CUresult result = driver_.cuMemcpyHtoDAsync_v2(record.dst, tail.data(), tail.size(), stream);
   if (result != CUDA_SUCCESS) return result;
@@ -58,6 +59,7 @@ CUresult Session::handle(const record::copy_to_device_block& record, reply::copy
   CUstream stream = nullptr;
   if (!resolve(record.stream, stream)) return guard.refuse(CUDA_ERROR_INVALID_HANDLE);
   if (!device_range(record.dst, record.block.bytes)) return guard.refuse(CUDA_ERROR_INVALID_VALUE);
+  admit_copy(stream, record.block.bytes, true);
   if (software_ && driver_.cuMemcpyHtoD_v2 != nullptr && nothing_under_way()) {
     // This thread copies, in order since nothing else is under way; no other need be woken.
     const CUresult result = driver_.cuMemcpyHtoD_v2(record.dst, block + 1, record.block.bytes);
@@ -67,7 +69,7 @@ CUresult Session::handle(const record::copy_to_device_block& record, reply::copy
   CUresult result = driver_.cuMemcpyHtoDAsync_v2(record.dst, block + 1, record.block.bytes, stream);
   if (result != CUDA_SUCCESS) return guard.refuse(result);
   count_bytes(accounting_.page().bytes_to_device, record.block.bytes);
-  submitted_to(stream);
+  note_stream_work(stream);
   result = after_stream(stream,
                         [block](CUresult done) { complete_block(*block, static_cast<std::int32_t>(done)); });
   if (result != CUDA_SUCCESS) return guard.refuse(result);
@@ -83,6 +85,7 @@ CUresult Session::handle(const record::copy_from_device_block& record, reply::co
   CUstream stream = nullptr;
   if (!resolve(record.stream, stream)) return guard.refuse(CUDA_ERROR_INVALID_HANDLE);
   if (!device_range(record.src, record.block.bytes)) return guard.refuse(CUDA_ERROR_INVALID_VALUE);
+  admit_copy(stream, record.block.bytes, true);
   if ((software_ || record.block.bytes <= blocking_copy_bytes) && driver_.cuMemcpyDtoH_v2 != nullptr &&
       nothing_under_way()) {
     const CUresult result = driver_.cuMemcpyDtoH_v2(block + 1, record.src, record.block.bytes);
@@ -92,7 +95,7 @@ CUresult Session::handle(const record::copy_from_device_block& record, reply::co
   CUresult result = driver_.cuMemcpyDtoHAsync_v2(block + 1, record.src, record.block.bytes, stream);
   if (result != CUDA_SUCCESS) return guard.refuse(result);
   count_bytes(accounting_.page().bytes_from_device, record.block.bytes);
-  submitted_to(stream);
+  note_stream_work(stream);
   result = after_stream_soon(
       key_of(stream), [block](CUresult done) { complete_block(*block, static_cast<std::int32_t>(done)); },
       false);
@@ -109,10 +112,11 @@ CUresult Session::handle(const record::cuMemcpyAsync& record, reply::cuMemcpyAsy
   if (!reachable(record.dst, record.ByteCount) || !reachable(record.src, record.ByteCount)) {
     return CUDA_ERROR_INVALID_VALUE;
   }
-  const CUresult result = driver_.cuMemcpyAsync(record.dst, record.src, record.ByteCount, stream);
-  if (result != CUDA_SUCCESS) return result;
   const bool from_host = parts_.regions.contains(record.src, 1);
   const bool to_host = parts_.regions.contains(record.dst, 1);
+  admit_copy(stream, record.ByteCount, from_host || to_host);
+  const CUresult result = driver_.cuMemcpyAsync(record.dst, record.src, record.ByteCount, stream);
+  if (result != CUDA_SUCCESS) return result;
   GatePage& page = accounting_.page();
   (from_host ? page.bytes_to_device
    : to_host ? page.bytes_from_device
@@ -209,7 +213,9 @@ CUresult Session::handle(const record::copy_3d& record, reply::copy_3d&, Tail) {
   if (!resolve(record.stream, stream)) return refuse(CUDA_ERROR_INVALID_HANDLE);
   CUDA_MEMCPY3D copy = record.copy;
   CUresult result = fix_up_copy(copy, record.src_block, record.dst_block);
-  if (result == CUDA_SUCCESS) result = driver_.cuMemcpy3DAsync_v2(&copy, stream);
+  if (result != CUDA_SUCCESS) return refuse(result);
+  admit_copy(stream, copy.WidthInBytes * copy.Height * copy.Depth, from != nullptr || to != nullptr);
+  result = driver_.cuMemcpy3DAsync_v2(&copy, stream);
   if (result != CUDA_SUCCESS) return refuse(result);
   const std::uint64_t bytes = copy.WidthInBytes * copy.Height * copy.Depth;
   GatePage& page = accounting_.page();

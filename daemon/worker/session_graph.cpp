@@ -99,6 +99,8 @@ CUresult Session::handle(const record::cuStreamBeginCapture_v2& record, reply::c
   if (driver_.cuStreamBeginCapture_v2 == nullptr) return unsupported(record.header.call);
   CUstream stream = nullptr;
   if (!resolve(record.stream, stream)) return CUDA_ERROR_INVALID_HANDLE;
+  // No fence can be recorded during a capture: what is in flight must not wait for one at the gate.
+  fence_dirty_streams();
   const CUresult result = driver_.cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_MODE_RELAXED);
   if (result == CUDA_SUCCESS) ++captures_;
   return result;

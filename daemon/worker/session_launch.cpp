@@ -76,7 +76,9 @@ bool attribute_allowed(CUlaunchAttributeID id) {
 }
 
 void Session::note_stream_work(CUstream stream) {
-  if (captures_ == 0 || !capturing(stream)) submitted_to(stream);
+  if (captures_ != 0 && capturing(stream)) return;
+  submitted_to(stream);
+  accounting_.expect(0, false);
 }
 
 CUresult Session::handle(const record::cuLaunchKernel& record, reply::cuLaunchKernel&, Tail tail) {
@@ -94,15 +96,29 @@ CUresult Session::handle(const record::cuLaunchKernel& record, reply::cuLaunchKe
   void* extra[] = {CU_LAUNCH_PARAM_BUFFER_POINTER, const_cast<std::byte*>(tail.data()),
                    CU_LAUNCH_PARAM_BUFFER_SIZE, &size, CU_LAUNCH_PARAM_END};
   void** const parameters = size != 0 ? extra : nullptr;
-  admit(stream);
+  // Launches of one kernel in one shape take about the same time.
+  std::uint64_t shape = mix_key(record.function, record.grid_x);
+  for (const std::uint32_t part : {record.grid_y, record.grid_z, record.block_x, record.block_y,
+                                   record.block_z, record.dynamic_shared}) {
+    shape = mix_key(shape, part);
+  }
+  const Prediction prediction = estimates_.predict(shape);
+  admit(stream, prediction, {1, 0});
+  const CUevent began = begin_timing(stream, prediction);
   CUresult result = CUDA_ERROR_NOT_SUPPORTED;
   if (attributes.empty() && (record.flags & launch_cooperative) == 0) {
-    if (driver_.cuLaunchKernel == nullptr) return unsupported(record.header.call);
+    if (driver_.cuLaunchKernel == nullptr) {
+      put_timers({began});
+      return unsupported(record.header.call);
+    }
     result = driver_.cuLaunchKernel(function, record.grid_x, record.grid_y, record.grid_z, record.block_x,
                                     record.block_y, record.block_z, record.dynamic_shared, stream, nullptr,
                                     parameters);
   } else {
-    if (driver_.cuLaunchKernelEx == nullptr) return unsupported(record.header.call);
+    if (driver_.cuLaunchKernelEx == nullptr) {
+      put_timers({began});
+      return unsupported(record.header.call);
+    }
     if ((record.flags & launch_cooperative) != 0) {
       CUlaunchAttribute cooperative{};
       cooperative.id = CU_LAUNCH_ATTRIBUTE_COOPERATIVE;
@@ -112,9 +128,13 @@ CUresult Session::handle(const record::cuLaunchKernel& record, reply::cuLaunchKe
     const CUlaunchConfig config = config_of(record, stream, attributes);
     result = driver_.cuLaunchKernelEx(&config, function, nullptr, parameters);
   }
-  if (result != CUDA_SUCCESS) return result;
+  if (result != CUDA_SUCCESS) {
+    put_timers({began});
+    return result;
+  }
   accounting_.page().launches.fetch_add(1, std::memory_order_relaxed);
-  submitted_command(stream);
+  end_timing(stream, prediction, began);
+  submitted_command(stream, prediction);
   return CUDA_SUCCESS;
 }
 
@@ -123,11 +143,17 @@ CUresult Session::handle(const record::cuGraphLaunch& record, reply::cuGraphLaun
   CUgraphExec exec = nullptr;
   CUstream stream = nullptr;
   if (!resolve(record.hGraphExec, exec) || !resolve(record.hStream, stream)) return CUDA_ERROR_INVALID_HANDLE;
-  admit(stream);
+  const Prediction prediction = estimates_.predict(mix_key(record.hGraphExec, 0));
+  admit(stream, prediction, {1, 0});
+  const CUevent began = begin_timing(stream, prediction);
   const CUresult result = driver_.cuGraphLaunch(exec, stream);
-  if (result != CUDA_SUCCESS) return result;
+  if (result != CUDA_SUCCESS) {
+    put_timers({began});
+    return result;
+  }
   accounting_.page().graph_launches.fetch_add(1, std::memory_order_relaxed);
-  submitted_command(stream);
+  end_timing(stream, prediction, began);
+  submitted_command(stream, prediction);
   return CUDA_SUCCESS;
 }
 
@@ -243,13 +269,25 @@ CUresult Session::handle(const record::extension_blas& record, reply::extension_
   if (blas_table_ == nullptr && !find_card_blas()) return unsupported(record.header.call);
   CUstream stream = nullptr;
   if (!resolve(record.stream, stream)) return CUDA_ERROR_INVALID_HANDLE;
-  admit(stream);
+  std::uint64_t shape = tail.size();
+  for (std::size_t at = 0; at + sizeof shape <= tail.size(); at += sizeof shape) {
+    std::uint64_t word = 0;
+    std::memcpy(&word, tail.data() + at, sizeof word);
+    shape = mix_key(shape, word);
+  }
+  const Prediction prediction = estimates_.predict(shape);
+  admit(stream, prediction, {1, 0});
+  const CUevent began = begin_timing(stream, prediction);
   const CUresult result = blas_table_ != nullptr
                               ? blas_table_->enqueue(stream, &descriptor, sizeof descriptor)
                               : card_blas_->enqueue(contexts_[context_index_], stream, descriptor);
-  if (result != CUDA_SUCCESS) return result;
+  if (result != CUDA_SUCCESS) {
+    put_timers({began});
+    return result;
+  }
   accounting_.page().launches.fetch_add(1, std::memory_order_relaxed);
-  submitted_command(stream);
+  end_timing(stream, prediction, began);
+  submitted_command(stream, prediction);
   return CUDA_SUCCESS;
 }
 

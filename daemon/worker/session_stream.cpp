@@ -7,7 +7,8 @@ CUresult Session::handle(const record::cuStreamCreate& record, reply::cuStreamCr
   if (driver_.cuStreamCreateWithPriority == nullptr) return unsupported(record.header.call);
   if (!can_bind(HandleKind::stream, record.stream)) return CUDA_ERROR_INVALID_HANDLE;
   CUstream stream = nullptr;
-  const CUresult result = driver_.cuStreamCreateWithPriority(&stream, record.flags, record.priority);
+  const CUresult result =
+      driver_.cuStreamCreateWithPriority(&stream, record.flags, stream_priority(record.priority));
   if (result != CUDA_SUCCESS) return result;
   bind(HandleKind::stream, record.stream, stream);
   stream_contexts_[stream] = contexts_[context_index_];

@@ -89,7 +89,7 @@ def wait_until(condition, timeout, what):
 class Service:
     """A vgpud of one's own in a temporary folder; use it as a context manager."""
 
-    def __init__(self, classes=None, rules=None, prestart=2, extra="", device=""):
+    def __init__(self, classes=None, rules=None, prestart=2, extra="", device="", more_devices=()):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="vgpud-test-"))
         self.socket = self.folder / "vgpud.sock"
         self.control = self.folder / "control.sock"
@@ -98,6 +98,7 @@ class Service:
         self.prestart = prestart
         self.extra = extra
         self.device = device
+        self.more_devices = more_devices
         self.process = None
         self.write_config(classes, rules)
 
@@ -105,7 +106,9 @@ class Service:
         """Writes the configuration; classes: {name: {key: value}}, rules: [(executable pattern, class)]."""
         lines = ["log: {level: info, target: stderr}",
                  f"devices: [{{name: test, kind: {DEVICE_KIND}, prestart: {self.prestart}"
-                 + (f", {self.device}" if self.device else "") + "}]",
+                 + (f", {self.device}" if self.device else "") + "}"
+                 + "".join(f", {{kind: {DEVICE_KIND}, prestart: {self.prestart}, {more}}}" for more in self.more_devices)
+                 + "]",
                  "classes:"]
         for name, values in (classes or {"default": {}}).items():
             body = ", ".join(f"{key}: {value}" for key, value in values.items())

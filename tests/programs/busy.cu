@@ -2,6 +2,8 @@
 // seconds; checks its data at the end and prints how many kernels it got done in the time.
 //   busy [--seconds S] [--start-at UNIX_SECONDS] [--rounds N] [--blocks N] [--in-flight N] [--memory-mb N]
 //        [--tag TEXT]
+// With --step N it works in steps instead: N kernels, a wait for them, a pause of --pause-us; and prints how
+// long the steps took, pauses left out.
 #include <algorithm>
 #include <string>
 
@@ -30,6 +32,8 @@ int main(int argc, char** argv) {
   unsigned in_flight = 8;
   size_t memory_mb = 0;
   std::string tag = "busy";
+  unsigned step = 0;
+  unsigned pause_us = 0;
   for (int i = 1; i + 1 < argc; i += 2) {
     const std::string option = argv[i];
     if (option == "--seconds") seconds = std::atof(argv[i + 1]);
@@ -39,6 +43,8 @@ int main(int argc, char** argv) {
     if (option == "--in-flight") in_flight = static_cast<unsigned>(std::max(1, std::atoi(argv[i + 1])));
     if (option == "--memory-mb") memory_mb = std::strtoull(argv[i + 1], nullptr, 10);
     if (option == "--tag") tag = argv[i + 1];
+    if (option == "--step") step = static_cast<unsigned>(std::atoi(argv[i + 1]));
+    if (option == "--pause-us") pause_us = static_cast<unsigned>(std::atoi(argv[i + 1]));
   }
   constexpr unsigned kThreads = 128;
   const unsigned count = blocks * kThreads;
@@ -62,7 +68,17 @@ int main(int argc, char** argv) {
   const double end = check::seconds() + seconds;
   uint64_t launched = 0;
   uint64_t finished_in_time = 0;
-  for (;;) {
+  std::vector<double> steps;
+  while (step != 0 && check::seconds() < end) {
+    const double began = check::seconds();
+    for (unsigned i = 0; i < step; ++i) churn<<<blocks, kThreads>>>(data, rounds);
+    CUDA_OK(cudaStreamSynchronize(nullptr));
+    steps.push_back(check::seconds() - began);
+    launched += step;
+    finished_in_time += step;
+    std::this_thread::sleep_for(std::chrono::microseconds(pause_us));
+  }
+  while (step == 0) {
     const size_t slot = launched % in_flight;
     if (launched >= in_flight) {
       CUDA_OK(cudaEventSynchronize(events[slot]));
@@ -80,6 +96,14 @@ int main(int argc, char** argv) {
     wanted = wanted * 1664525U + 1013904223U;
   for (unsigned i = 0; i < count; ++i)
     EXPECT(seen[i] == wanted, "element %u is %u, wanted %u", i, seen[i], wanted);
+  if (!steps.empty()) {
+    std::sort(steps.begin(), steps.end());
+    const auto at = [&](double part) {
+      return 1e6 * steps[static_cast<size_t>(part * static_cast<double>(steps.size() - 1))];
+    };
+    std::printf("%s: steps %zu p50 %.1f p95 %.1f p99 %.1f max %.1f us\n", tag.c_str(), steps.size(), at(0.50),
+                at(0.95), at(0.99), at(1.0));
+  }
   std::printf("%s: kernels %llu seconds %.3f checksum %08x\n", tag.c_str(),
               static_cast<unsigned long long>(finished_in_time), seconds, wanted);
   return 0;

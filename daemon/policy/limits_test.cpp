@@ -1,0 +1,118 @@
+// Quarantine and placement.
+#include <gtest/gtest.h>
+
+#include "daemon/policy/placing.hpp"
+#include "daemon/policy/quarantine.hpp"
+
+namespace vgpu::daemon {
+namespace {
+
+using namespace std::chrono_literals;
+
+const Subject kProgram{1000, "/usr/bin/faulty"};
+const Subject kOther{1001, "/usr/bin/faulty"};
+
+struct QuarantineTest : testing::Test {
+  Quarantine quarantine;
+  Quarantine::TimePoint now{1000h};
+};
+
+TEST_F(QuarantineTest, BeginsWithTheFaultThatIsOneTooManyAndEndsByItself) {
+  EXPECT_FALSE(quarantine.fault(kProgram, 3, 10min, "faults", now));
+  EXPECT_FALSE(quarantine.fault(kProgram, 3, 10min, "faults", now));
+  EXPECT_EQ(quarantine.find(kProgram, now), nullptr);
+  EXPECT_TRUE(quarantine.fault(kProgram, 3, 10min, "faults", now));
+  ASSERT_NE(quarantine.find(kProgram, now), nullptr);
+  EXPECT_EQ(quarantine.find(kProgram, now)->faults, 3U);
+  EXPECT_EQ(quarantine.find(kOther, now), nullptr);
+  EXPECT_NE(quarantine.find(kProgram, now + 10min - 1us), nullptr);
+  EXPECT_EQ(quarantine.find(kProgram, now + 10min), nullptr);
+  // Its faults are forgotten with it.
+  EXPECT_FALSE(quarantine.fault(kProgram, 3, 10min, "faults", now + 11min));
+}
+
+TEST_F(QuarantineTest, FaultsFarApartDoNotAddUp) {
+  for (int i = 0; i < 10; ++i) {
+    EXPECT_FALSE(quarantine.fault(kProgram, 2, 10min, "faults", now));
+    now += Quarantine::kFaultMemory;
+  }
+}
+
+TEST_F(QuarantineTest, ZeroNeverQuarantines) {
+  for (int i = 0; i < 100; ++i) EXPECT_FALSE(quarantine.fault(kProgram, 0, 10min, "faults", now));
+  EXPECT_TRUE(quarantine.all(now).empty());
+}
+
+TEST_F(QuarantineTest, ByHandLastsUntilReleased) {
+  quarantine.put(kProgram, 0us, "by hand", now);
+  EXPECT_NE(quarantine.find(kProgram, now + 1000h), nullptr);
+  ASSERT_EQ(quarantine.all(now).size(), 1U);
+  EXPECT_EQ(quarantine.all(now)[0].why, "by hand");
+  EXPECT_TRUE(quarantine.release(kProgram, now));
+  EXPECT_FALSE(quarantine.release(kProgram, now));
+  EXPECT_EQ(quarantine.find(kProgram, now), nullptr);
+}
+
+TEST_F(QuarantineTest, MemoryIsBoundedAndTheQuarantinedStay) {
+  quarantine.put(kProgram, 0us, "by hand", now);
+  for (uid_t uid = 2000; uid < 2000 + 2 * Quarantine::kMostSubjects; ++uid) {
+    quarantine.fault({uid, "/x"}, 5, 10min, "faults", now + std::chrono::microseconds(uid));
+  }
+  EXPECT_NE(quarantine.find(kProgram, now), nullptr);
+}
+
+std::vector<PlacingDevice> three() {
+  std::vector<PlacingDevice> devices(3);
+  devices[0].name = "gpu0";
+  devices[1].name = "gpu1";
+  devices[2].name = "gpu2";
+  devices[0].pool = devices[1].pool = "a";
+  devices[2].pool = "b";
+  for (std::uint8_t i = 0; i < 3; ++i) {
+    devices[i].uuid.fill(static_cast<std::uint8_t>(0x10 + i));
+    devices[i].uuid_known = true;
+  }
+  return devices;
+}
+
+TEST(Placing, LeastLoadedOfThePoolAndTheFirstOfSeveral) {
+  auto devices = three();
+  EXPECT_EQ(choose_device(devices, "", "", ""), 0U);
+  devices[0].load = 200;
+  devices[1].load = 100;
+  EXPECT_EQ(choose_device(devices, "", "", ""), 1U);
+  devices[1].serves = false;
+  EXPECT_EQ(choose_device(devices, "", "a", ""), 0U);
+  EXPECT_EQ(choose_device(devices, "", "b", ""), 2U);
+  EXPECT_FALSE(choose_device(devices, "", "c", ""));
+}
+
+TEST(Placing, RulesPinADevice) {
+  auto devices = three();
+  devices[1].load = 1000;
+  EXPECT_EQ(choose_device(devices, "gpu1", "", ""), 1U);
+  EXPECT_FALSE(choose_device(devices, "gpu7", "", ""));
+}
+
+TEST(Placing, ClientAsksByIndexInItsPool) {
+  const auto devices = three();
+  EXPECT_EQ(choose_device(devices, "", "a", "1"), 1U);
+  EXPECT_EQ(choose_device(devices, "", "b", "0"), 2U);
+  EXPECT_FALSE(choose_device(devices, "", "b", "1"));
+  EXPECT_FALSE(choose_device(devices, "", "a", "-1"));
+  EXPECT_FALSE(choose_device(devices, "", "a", "1x"));
+  EXPECT_FALSE(choose_device(devices, "gpu0", "", "1"));
+}
+
+TEST(Placing, ClientAsksByUuidWholeOrShortened) {
+  const auto devices = three();
+  EXPECT_EQ(uuid_text(devices[1].uuid), "GPU-11111111-1111-1111-1111-111111111111");
+  EXPECT_EQ(choose_device(devices, "", "a", "GPU-11111111-1111-1111-1111-111111111111"), 1U);
+  EXPECT_EQ(choose_device(devices, "", "a", "GPU-11"), 1U);
+  EXPECT_FALSE(choose_device(devices, "", "a", "GPU-1"));   // of both
+  EXPECT_FALSE(choose_device(devices, "", "a", "GPU-12"));  // of another pool
+  EXPECT_FALSE(choose_device(devices, "", "a", "GPU-"));
+}
+
+}  // namespace
+}  // namespace vgpu::daemon

@@ -1,0 +1,141 @@
+#include "daemon/scheduler/simulator.hpp"
+
+#include <algorithm>
+
+namespace vgpu::daemon::simulation {
+
+Simulator::Simulator(std::unique_ptr<SchedulingPolicy> policy, std::vector<Program> programs, Pick pick,
+                     unsigned seed, std::uint64_t window_ns)
+    : policy_(std::move(policy)), pick_(std::move(pick)), random_(seed), window_ns_(window_ns) {
+  for (Program& program : programs) {
+    Client client;
+    client.program = program;
+    client.next_job_ns = program.from_ns;
+    clients_.push_back(std::move(client));
+  }
+}
+
+std::uint64_t Simulator::spread(std::uint64_t base, std::uint64_t more) {
+  return more == 0 ? base : base + random_() % more;
+}
+
+void Simulator::set_terms(std::size_t i, const Terms& terms) {
+  clients_[i].program.terms = terms;
+  policy_->set_terms(i, terms);
+}
+
+void Simulator::arrive() {
+  for (std::size_t i = 0; i < clients_.size(); ++i) {
+    Client& client = clients_[i];
+    const Program& program = client.program;
+    if (!client.added && now_ >= program.from_ns) {
+      policy_->add(i, program.terms, 0);
+      client.added = true;
+    }
+    if (client.job || now_ < client.next_job_ns || client.next_job_ns >= program.until_ns) continue;
+    client.job = true;
+    client.job_since_ns = client.wants_since_ns = now_;
+    for (unsigned n = 0; n < program.burst; ++n) {
+      client.waiting.push_back(
+          std::max<std::uint64_t>(spread(program.kernel_ns, program.kernel_spread_ns), 1));
+    }
+  }
+}
+
+void Simulator::decide() {
+  std::vector<Usage> usage;
+  for (std::size_t i = 0; i < clients_.size(); ++i) {
+    const Client& client = clients_[i];
+    if (client.added) usage.push_back({i, client.outcome.consumed_ns, client.job, !client.submitted.empty()});
+  }
+  for (const Grant& grant : policy_->update(now_, usage)) {
+    Client& client = clients_[grant.client];
+    client.grant = grant;
+    client.granted_at_consumed = client.outcome.consumed_ns;
+  }
+}
+
+bool Simulator::may_submit(const Client& client) const {
+  if (client.waiting.empty()) return false;
+  if (client.grant.more_ns != kUnlimited) {
+    const std::uint64_t used = client.outcome.consumed_ns - client.granted_at_consumed + client.in_flight_ns;
+    if (used >= client.grant.more_ns) return false;
+  }
+  if (!client.grant.bounded || client.submitted.empty()) return true;
+  return client.waiting.front() <= window_ns_ && client.in_flight_ns < window_ns_;
+}
+
+void Simulator::submit() {
+  std::size_t with_work = 0;
+  for (Client& client : clients_) {
+    while (may_submit(client)) {
+      client.submitted.push_back(client.waiting.front());
+      client.in_flight_ns += client.waiting.front();
+      client.waiting.pop_front();
+    }
+    if (!client.submitted.empty()) ++with_work;
+  }
+  overlapped_ = overlapped_ || with_work > 1;
+}
+
+void Simulator::run_one() {
+  std::vector<std::size_t> ready;
+  for (std::size_t i = 0; i < clients_.size(); ++i) {
+    if (!clients_[i].submitted.empty()) ready.push_back(i);
+  }
+  Client& client = clients_[pick_(ready)];
+  const std::uint64_t kernel = client.submitted.front();
+  client.outcome.longest_wait_ns = std::max(client.outcome.longest_wait_ns, now_ - client.wants_since_ns);
+  now_ += kernel;
+  client.submitted.pop_front();
+  client.in_flight_ns -= kernel;
+  client.outcome.consumed_ns += kernel;
+  client.wants_since_ns = now_;
+  if (!client.submitted.empty() || !client.waiting.empty()) return;
+  client.job = false;
+  ++client.outcome.jobs;
+  client.outcome.job_ns.push_back(now_ - client.job_since_ns);
+  client.next_job_ns = now_ + spread(client.program.pause_ns, client.program.pause_spread_ns);
+}
+
+void Simulator::stand_still(std::uint64_t end) {
+  std::uint64_t next = end;
+  bool wanted = false;
+  for (const Client& client : clients_) {
+    wanted = wanted || client.job;
+    if (!client.job && client.next_job_ns < client.program.until_ns)
+      next = std::min(next, client.next_job_ns);
+  }
+  // The broker looks again after a millisecond at the latest, or when the policy wishes.
+  const std::uint64_t look =
+      std::min<std::uint64_t>(kMs, std::max<std::uint64_t>(policy_->look_again_ns(), 1));
+  if (wanted) next = std::min(next, now_ + look);
+  next = std::max(next, now_ + 1);
+  if (wanted) {
+    stalled_ns_ += next - now_;
+    stall_ns_ += next - now_;
+    longest_stall_ns_ = std::max(longest_stall_ns_, stall_ns_);
+  } else {
+    stall_ns_ = 0;
+  }
+  now_ = next;
+}
+
+void Simulator::run(std::uint64_t duration_ns) {
+  const std::uint64_t end = now_ + duration_ns;
+  while (now_ < end) {
+    arrive();
+    decide();
+    submit();
+    const bool busy = std::any_of(clients_.begin(), clients_.end(),
+                                  [](const Client& client) { return !client.submitted.empty(); });
+    if (busy) {
+      stall_ns_ = 0;
+      run_one();
+    } else {
+      stand_still(end);
+    }
+  }
+}
+
+}  // namespace vgpu::daemon::simulation

@@ -1,0 +1,136 @@
+// What holds for a client while it runs, where it is placed, and what happens to it when it goes too far: the
+// session manager's part of limits.
+#include <algorithm>
+
+#include "daemon/policy/placing.hpp"
+#include "daemon/session/session_manager.hpp"
+
+namespace vgpu::daemon {
+namespace {
+
+constexpr std::uint64_t kLaunchTimeout = 702;  // CUDA_ERROR_LAUNCH_TIMEOUT, cuda.h
+
+std::uint64_t ns(std::chrono::nanoseconds time) {
+  return static_cast<std::uint64_t>(time.count());
+}
+
+Subject subject_of(const Session& session) {
+  return {session.peer.identity.uid, session.peer.identity.executable};
+}
+
+}  // namespace
+
+tl::expected<Device*, std::string> SessionManager::place(const Placement& placement) const {
+  std::vector<PlacingDevice> candidates;
+  candidates.reserve(devices_.size());
+  for (const Device* device : devices_) {
+    PlacingDevice candidate;
+    candidate.name = device->config().name;
+    candidate.pool = device->config().pool;
+    candidate.serves = device->pool() != nullptr && device->problem().empty();
+    if (const auto& report = device->report()) {
+      std::copy(std::begin(report->uuid), std::end(report->uuid), candidate.uuid.begin());
+      candidate.uuid_known = true;
+    }
+    for (const auto& [id, session] : sessions_) {
+      if (session->device == device) candidate.load += session->client_class.weight;
+    }
+    candidates.push_back(std::move(candidate));
+  }
+  const auto chosen = choose_device(candidates, placement.device, placement.pool, {});
+  if (!chosen) return tl::unexpected(chosen.error());
+  Device* const device = devices_[*chosen];
+  if (!candidates[*chosen].serves) return tl::unexpected("the device cannot serve: " + device->problem());
+  return device;
+}
+
+GateTerms SessionManager::gate_terms(const ClassConfig& from) const {
+  GateTerms terms;
+  terms.terms.weight = from.weight;
+  terms.terms.level = static_cast<unsigned>(from.priority);
+  terms.terms.deadline_ns = ns(from.deadline);
+  terms.window_ns = ns(from.window.count() != 0 ? from.window : config_->scheduler.window);
+  terms.watchdog_ns = ns(from.watchdog);
+  return terms;
+}
+
+void SessionManager::push(Session& session) {
+  if (!session.gate) return;
+  const ClassConfig& holds = session.client_class;
+  GatePage& page = session.gate->page();
+  page.memory_quota.store(holds.memory_quota.value_or(0));
+  page.level.store(static_cast<std::uint32_t>(holds.priority), std::memory_order_relaxed);
+  page.watchdog_ns.store(ns(holds.watchdog), std::memory_order_relaxed);
+  page.launch_rate.store(holds.launch_rate, std::memory_order_relaxed);
+  page.byte_rate.store(holds.bandwidth.value_or(0), std::memory_order_relaxed);
+  page.queue_limit.store(holds.queue_depth, std::memory_order_relaxed);
+  if (session.state == SessionState::running) {
+    session.device->gates().set_terms(session.id, gate_terms(holds));
+  }
+}
+
+void SessionManager::hold_if_needed(Session& session) {
+  if (session.state != SessionState::running) return;
+  session.device->gates().hold(session.id, session.paused || session.quarantined);
+}
+
+void SessionManager::command_too_long(std::uint64_t id) {
+  const auto found = sessions_.find(id);
+  if (found == sessions_.end() || found->second->state != SessionState::running) return;
+  Session& session = *found->second;
+  ++counters_.watchdog_kills;
+  std::uint64_t none = 0;
+  session.gate->page().sticky_error.compare_exchange_strong(none, kLaunchTimeout);
+  fail(session,
+       fmt::format(
+           "a command that took longer than {} ms, the watchdog of class '{}'",
+           std::chrono::duration_cast<std::chrono::milliseconds>(session.client_class.watchdog).count(),
+           session.client_class.name));
+}
+
+void SessionManager::count_fault(Session& session, const std::string& how) {
+  if (std::exchange(session.fault_counted, true)) return;
+  ++counters_.faults;
+  const ClassConfig& holds = session.client_class;
+  const Subject subject = subject_of(session);
+  const std::string why = fmt::format("{} faults, the last: {}", holds.quarantine_after, how);
+  if (!quarantine_.fault(subject, holds.quarantine_after, holds.quarantine_time, why,
+                         EventLoop::Clock::now())) {
+    return;
+  }
+  ++counters_.quarantines;
+  log::warning("program quarantined uid={} executable={} why={}", subject.uid,
+               log::quoted(subject.executable), log::quoted(why));
+  look_at_quarantine();
+}
+
+void SessionManager::quarantine(const Subject& subject, std::chrono::microseconds how_long,
+                                const std::string& why) {
+  ++counters_.quarantines;
+  quarantine_.put(subject, how_long, why, EventLoop::Clock::now());
+  log::warning("program quarantined uid={} executable={} why={}", subject.uid,
+               log::quoted(subject.executable), log::quoted(why));
+  look_at_quarantine();
+}
+
+bool SessionManager::release(const Subject& subject) {
+  const bool was = quarantine_.release(subject, EventLoop::Clock::now());
+  look_at_quarantine();
+  return was;
+}
+
+std::vector<QuarantineEntry> SessionManager::quarantined() {
+  return quarantine_.all(EventLoop::Clock::now());
+}
+
+void SessionManager::look_at_quarantine() {
+  const auto now = EventLoop::Clock::now();
+  for (const auto& [id, session] : sessions_) {
+    const bool kept = quarantine_.find(subject_of(*session), now) != nullptr;
+    if (kept == session->quarantined) continue;
+    session->quarantined = kept;
+    hold_if_needed(*session);
+  }
+}
+
+}  // namespace vgpu::daemon

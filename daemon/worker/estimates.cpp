@@ -1,0 +1,60 @@
+#include "daemon/worker/estimates.hpp"
+
+#include <algorithm>
+
+namespace vgpu::worker {
+
+Estimates::Slot& Estimates::slot(std::uint64_t key) {
+  const std::size_t first = key * ways & (slots - 1);
+  Slot* victim = &table_[first];
+  for (std::size_t i = 0; i < ways; ++i) {
+    Slot& candidate = table_[first + i];
+    if (candidate.key == key) return candidate;
+    if (candidate.uses < victim->uses) victim = &candidate;
+  }
+  // The others of the set become easier to replace, so that what is no longer used goes in the end.
+  for (std::size_t i = 0; i < ways; ++i) table_[first + i].uses /= 2;
+  *victim = Slot{};
+  victim->key = key;
+  return *victim;
+}
+
+void Estimates::take_in() {
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> learned;
+  {
+    const std::lock_guard lock(mutex_);
+    learned.swap(learned_);
+    news_.store(false, std::memory_order_relaxed);
+  }
+  for (const auto& [key, ns] : learned) {
+    Slot& known = slot(key);
+    const auto value = static_cast<float>(ns);
+    // What is much longer than usual was most likely interrupted by another's work: it counts for less.
+    const float part = known.samples == 0                                       ? 1.0f
+                       : known.samples >= first_samples && value > 2 * known.ns ? 0.0625f
+                                                                                : 0.25f;
+    known.ns += part * (value - known.ns);
+    ++known.samples;
+  }
+}
+
+Prediction Estimates::predict(std::uint64_t key) {
+  if (news_.load(std::memory_order_acquire)) take_in();
+  Slot& kind = slot(key);
+  Prediction prediction;
+  prediction.key = key;
+  prediction.known = kind.samples >= first_samples;
+  prediction.ns = kind.samples != 0 ? static_cast<std::uint64_t>(kind.ns) : unknown_ns;
+  prediction.time_it = kind.timed < first_samples || kind.uses % sample_every == 0;
+  ++kind.uses;
+  if (prediction.time_it) ++kind.timed;
+  return prediction;
+}
+
+void Estimates::learn(std::uint64_t key, std::uint64_t ns) {
+  const std::lock_guard lock(mutex_);
+  learned_.emplace_back(key, ns);
+  news_.store(true, std::memory_order_release);
+}
+
+}  // namespace vgpu::worker

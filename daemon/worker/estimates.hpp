@@ -1,0 +1,58 @@
+// How long a client's commands take on the device, learned from those that were timed: a moving estimate for
+// each kernel with its launch configuration, and for each executable graph. Never asks a driver.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+namespace vgpu::worker {
+
+/// What is expected of a command before it is submitted.
+struct Prediction {
+  std::uint64_t key = 0;
+  std::uint64_t ns = 0;  ///< expected device time
+  bool known = false;    ///< enough commands of its kind were timed
+  bool time_it = false;  ///< this one is to be timed
+};
+
+/// Names a kind of command: mixes `value` into `key`.
+constexpr std::uint64_t mix_key(std::uint64_t key, std::uint64_t value) {
+  key = (key ^ value) * 0x9E3779B97F4A7C15u;
+  return key ^ key >> 29;
+}
+
+class Estimates {
+ public:
+  static constexpr std::uint64_t unknown_ns = 50'000;  ///< expected of what was never timed
+  static constexpr unsigned first_samples = 3;         ///< timed at once, before an estimate is believed
+  static constexpr unsigned sample_every = 64;         ///< afterwards one in so many
+
+  /// Counts a command of `key` and says what to expect. By one thread.
+  Prediction predict(std::uint64_t key);
+  /// A command of `key` took `ns`. By any thread.
+  void learn(std::uint64_t key, std::uint64_t ns);
+
+ private:
+  static constexpr std::size_t slots = 2048;  // a power of two
+  static constexpr std::size_t ways = 4;
+  struct Slot {
+    std::uint64_t key = 0;
+    float ns = 0;
+    std::uint32_t samples = 0;
+    std::uint32_t uses = 0;
+    std::uint32_t timed = 0;  // commands chosen to be timed
+  };
+  Slot& slot(std::uint64_t key);
+  void take_in();
+
+  std::array<Slot, slots> table_{};
+  std::atomic<bool> news_{false};
+  std::mutex mutex_;
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> learned_;
+};
+
+}  // namespace vgpu::worker

@@ -1,0 +1,242 @@
+// What the worker does about scheduling, part by part: estimates, rate limits, how much may be in flight.
+#include <gtest/gtest.h>
+
+#include <thread>
+
+#include "daemon/worker/accounting.hpp"
+#include "daemon/worker/estimates.hpp"
+#include "daemon/worker/token_bucket.hpp"
+
+namespace vgpu::worker {
+namespace {
+
+constexpr std::uint64_t us = 1000;
+constexpr std::uint64_t ms = 1000 * us;
+
+TEST(Estimates, FirstCommandsOfAKindAreTimedAndThenOneInMany) {
+  Estimates estimates;
+  unsigned timed = 0;
+  for (unsigned i = 0; i < 10 * Estimates::sample_every; ++i) {
+    const Prediction next = estimates.predict(7);
+    if (!next.time_it) continue;
+    ++timed;
+    estimates.learn(7, 300 * us);
+  }
+  EXPECT_EQ(timed, Estimates::first_samples - 1 + 10);
+  const Prediction after = estimates.predict(7);
+  EXPECT_TRUE(after.known);
+  EXPECT_EQ(after.ns, 300 * us);
+}
+
+TEST(Estimates, UnknownKindIsNotPassedOffAsKnown) {
+  Estimates estimates;
+  EXPECT_FALSE(estimates.predict(1).known);
+  EXPECT_EQ(estimates.predict(1).ns, Estimates::unknown_ns);
+}
+
+TEST(Estimates, FollowAChangeAndResistAnInterruption) {
+  Estimates estimates;
+  for (int i = 0; i < 8; ++i) estimates.learn(7, 100 * us);
+  EXPECT_EQ(estimates.predict(7).ns, 100 * us);
+  estimates.learn(7, 5 * ms);  // another's work came in between
+  EXPECT_LT(estimates.predict(7).ns, 500 * us);
+  for (int i = 0; i < 40; ++i) estimates.learn(7, 150 * us);
+  EXPECT_NEAR(static_cast<double>(estimates.predict(7).ns), 150.0 * us, 5.0 * us);
+}
+
+TEST(Estimates, ThousandsOfKindsAreKeptApart) {
+  Estimates estimates;
+  std::uint64_t key = 1;
+  std::vector<std::uint64_t> keys;
+  for (int i = 0; i < 600; ++i) keys.push_back(key = mix_key(key, 5));
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    for (int n = 0; n < 3; ++n) estimates.learn(keys[i], (i + 1) * us);
+  }
+  std::size_t right = 0;
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    const Prediction got = estimates.predict(keys[i]);
+    if (!got.known) continue;  // pushed out by others
+    EXPECT_EQ(got.ns, (i + 1) * us);
+    ++right;
+  }
+  EXPECT_GT(right, 550u);
+}
+
+TEST(TokenBucket, HoldsTheRateAndAllowsATenthOfASecondAtOnce) {
+  TokenBucket bucket;
+  std::uint64_t now = 1;
+  std::uint64_t waited = 0;
+  for (int i = 0; i < 2000; ++i) {
+    const std::uint64_t delay = bucket.take(1, 1000, now);
+    now += delay;
+    waited += delay;
+  }
+  // 100 at once, the others one a millisecond.
+  EXPECT_NEAR(static_cast<double>(waited), 1.9e9, 0.01e9);
+}
+
+TEST(TokenBucket, IdlenessIsSavedUpForATenthOfASecondOnly) {
+  TokenBucket bucket;
+  bucket.take(1, 1000, 1);
+  std::uint64_t now = 10'000 * ms;
+  unsigned free_of_charge = 0;
+  while (bucket.take(1, 1000, now) == 0) ++free_of_charge;
+  EXPECT_EQ(free_of_charge, 100u);
+}
+
+TEST(TokenBucket, WhatExceedsTheBucketIsDelayedNotRefused) {
+  TokenBucket bucket;
+  EXPECT_NEAR(static_cast<double>(bucket.take(1000, 1000, 1)), 0.9e9, 1e6);
+}
+
+TEST(TokenBucket, NoLimitNoDelay) {
+  TokenBucket bucket;
+  for (int i = 0; i < 1000; ++i) EXPECT_EQ(bucket.take(1'000'000, 0, 1), 0u);
+}
+
+struct AdmissionTest : testing::Test {
+  void SetUp() override { gate = std::move(*GateMapping::create(fd)); }
+  GatePage& page() { return gate->page(); }
+  static Accounting::Hooks hooks() {
+    return {[] {}, [] {}, [] { return false; }, 0};
+  }
+  static Accounting::Hooks no_wait() {
+    return {[] { FAIL(); }, [] { FAIL(); }, [] { return false; }, 0};
+  }
+  /// Whether a command that should take `ns` would have to wait.
+  static bool waits(Accounting& accounting, std::uint64_t ns) {
+    bool waited = false;
+    accounting.admit(ns, {[] {}, [&] { waited = true; }, [&] { return waited; }, 0});
+    return waited;
+  }
+  UniqueFd fd;
+  std::unique_ptr<GateMapping> gate;
+};
+
+TEST_F(AdmissionTest, AloneNothingIsHeldBack) {
+  Accounting accounting(page(), nullptr, -1);
+  for (int i = 0; i < 1000; ++i) accounting.admit(10 * ms, no_wait());
+  EXPECT_EQ(page().backlogged.load(), 1u);
+  accounting.work_ended();
+  EXPECT_EQ(page().backlogged.load(), 0u);
+}
+
+TEST_F(AdmissionTest, InFlightIsBoundedByPredictedTime) {
+  Accounting accounting(page(), nullptr, -1);
+  page().window_ns.store(ms);
+  std::uint64_t ahead = 0;
+  while (!waits(accounting, 300 * us)) {
+    accounting.submitted(300 * us);
+    ahead += 300 * us;
+  }
+  EXPECT_GE(ahead, ms);
+  EXPECT_LT(ahead, 2 * ms);
+  accounting.finished(1, 300 * us);
+  EXPECT_FALSE(waits(accounting, 300 * us));
+}
+
+TEST_F(AdmissionTest, LongCommandGoesAlone) {
+  Accounting accounting(page(), nullptr, -1);
+  page().window_ns.store(ms);
+  EXPECT_FALSE(waits(accounting, 30 * ms));
+  accounting.submitted(30 * ms);
+  EXPECT_TRUE(waits(accounting, 10 * us));
+  accounting.finished(1, 30 * ms);
+  accounting.submitted(10 * us);
+  EXPECT_TRUE(waits(accounting, 30 * ms));
+}
+
+TEST_F(AdmissionTest, QueueDepthOfTheOperatorHolds) {
+  Accounting accounting(page(), nullptr, -1);
+  page().queue_limit.store(3);
+  unsigned submitted = 0;
+  for (; !waits(accounting, us); ++submitted) accounting.submitted(us);
+  EXPECT_EQ(submitted, 3u);
+}
+
+TEST_F(AdmissionTest, WhatIsInFlightCountsAgainstTheAllowance) {
+  Accounting accounting(page(), nullptr, -1);
+  page().allowance_ns.store(ms);
+  EXPECT_FALSE(waits(accounting, 700 * us));
+  accounting.submitted(700 * us);
+  EXPECT_FALSE(waits(accounting, 700 * us));
+  accounting.submitted(700 * us);
+  EXPECT_TRUE(waits(accounting, 10 * us));
+}
+
+TEST_F(AdmissionTest, WaitsUntilWorkHasFinishedAndSaysForHowLong) {
+  Accounting accounting(page(), nullptr, -1);
+  page().window_ns.store(ms);
+  accounting.submitted(2 * ms);
+  std::thread device([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    accounting.finished(1, 2 * ms);
+  });
+  accounting.admit(us, hooks());
+  device.join();
+  EXPECT_EQ(page().in_flight.load(), 0u);
+  EXPECT_GE(page().gate_wait_ns.load(), 4 * ms);
+}
+
+TEST_F(AdmissionTest, AtMostAWindowfulIsInFlight) {
+  Accounting accounting(page(), nullptr, -1);
+  page().allowance_ns.store(no_limit_ns - 1);
+  std::atomic<std::uint32_t> flying{0};
+  std::atomic<bool> stop{false};
+  std::thread device([&] {
+    while (!stop.load() || flying.load() != 0) {
+      if (flying.load() == 0) {
+        std::this_thread::yield();
+        continue;
+      }
+      flying.fetch_sub(1);
+      accounting.finished(1, us);
+    }
+  });
+  for (int i = 0; i < 500; ++i) {
+    accounting.admit(us, hooks());
+    accounting.submitted(us);
+    EXPECT_LE(flying.fetch_add(1) + 1, gate_window);
+  }
+  stop = true;
+  device.join();
+  EXPECT_EQ(page().in_flight.load(), 0u);
+}
+
+TEST_F(AdmissionTest, TimeAtTheGateIsNotDeviceTime) {
+  Accounting accounting(page(), nullptr, -1);
+  page().allowance_ns.store(0);
+  EXPECT_TRUE(waits(accounting, us));
+  std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  accounting.measure();
+  EXPECT_EQ(page().consumed_ns.load(), 0u);
+}
+
+TEST_F(AdmissionTest, ClockedTimeIsNoLongerThanWhatTheCommandsTake) {
+  Accounting accounting(page(), nullptr, -1);
+  accounting.work_began();
+  accounting.expect(50 * ms, true);
+  std::this_thread::sleep_for(std::chrono::milliseconds(60));
+  accounting.work_ended();
+  EXPECT_EQ(page().consumed_ns.load(), 50 * ms);
+  accounting.work_began();
+  accounting.expect(0, false);  // nobody knows
+  std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  accounting.work_ended();
+  EXPECT_GE(page().consumed_ns.load(), 55 * ms);
+  accounting.work_began();
+  accounting.expect(us, true);  // but it takes long
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  accounting.work_ended();
+  EXPECT_GE(page().consumed_ns.load(), 75 * ms);
+}
+
+TEST_F(AdmissionTest, WatchdogAlsoBoundsWhatIsInFlight) {
+  Accounting accounting(page(), nullptr, -1);
+  page().watchdog_ns.store(40 * ms);
+  EXPECT_TRUE(accounting.bounded());
+  EXPECT_EQ(accounting.window_ns(), 10 * ms);
+}
+
+}  // namespace
+}  // namespace vgpu::worker

@@ -1,0 +1,182 @@
+// When a command may be submitted and what it is expected to take: the session's side of scheduling. How much
+// device time there is for it the gate page says (accounting.hpp).
+#include <algorithm>
+#include <thread>
+#include <utility>
+
+#include "daemon/worker/session.hpp"
+#include "protocol/futex.hpp"
+
+namespace vgpu::worker {
+namespace {
+
+constexpr std::uint32_t batch_commands = 16;  // a fence at least after so many
+constexpr unsigned batches_a_window = 4;
+constexpr std::uint64_t longest_sleep_ns = 10'000'000;
+constexpr std::uint64_t long_spin_ns = 2'000'000;
+constexpr std::uint64_t copy_bytes_a_us = 10'000;  // a cautious guess: 10 GB/s
+
+}  // namespace
+
+Prediction Session::predict_copy(std::uint64_t bytes) {
+  Prediction prediction;
+  prediction.ns = 1000 + bytes * 1000 / copy_bytes_a_us;
+  return prediction;
+}
+
+void Session::throttle(const Cost& cost) {
+  GatePage& page = accounting_.page();
+  const std::uint64_t launches = page.launch_rate.load(std::memory_order_relaxed);
+  const std::uint64_t bytes = page.byte_rate.load(std::memory_order_relaxed);
+  if (launches == 0 && bytes == 0) return;
+  const std::uint64_t began = now_ns();
+  const std::uint64_t delay =
+      std::max(cost.launches != 0 ? launch_bucket_.take(cost.launches, launches, began) : 0,
+               cost.bytes != 0 ? byte_bucket_.take(cost.bytes, bytes, began) : 0);
+  if (delay == 0) return;
+  settle_soon();
+  fence_dirty_streams();
+  completions_.hand_off();
+  const std::uint32_t refill = page.refill.load(std::memory_order_acquire);
+  for (std::uint64_t now = began; now - began < delay && peers_alive(); now = now_ns()) {
+    // A limit that was lifted lets the call go at once.
+    if (page.launch_rate.load(std::memory_order_relaxed) != launches ||
+        page.byte_rate.load(std::memory_order_relaxed) != bytes) {
+      break;
+    }
+    futex_wait(page.refill, refill, std::min(began + delay - now, longest_sleep_ns));
+  }
+  page.throttled_ns.fetch_add(now_ns() - began, std::memory_order_relaxed);
+}
+
+void Session::bound_earlier_work() {
+  std::vector<StreamKey> streams;
+  const std::uint64_t window = accounting_.window_ns();
+  {
+    const std::lock_guard lock(work_mutex_);
+    for (const auto& [key, work] : work_) {
+      if (!work->dirty) continue;
+      work->open.count += 1;
+      work->open.predicted_ns += window == no_limit_ns ? 0 : window;
+      streams.push_back(key);
+    }
+  }
+  for (const StreamKey& key : streams) {
+    accounting_.submitted(window == no_limit_ns ? 0 : window);
+    note_result(after_stream(key, nullptr));
+  }
+}
+
+void Session::admit(CUstream stream, const Prediction& prediction, const Cost& cost) {
+  if (captures_ != 0 && capturing(stream)) return;
+  throttle(cost);
+  if (!accounting_.bounded()) {
+    bounded_ = false;
+    return;
+  }
+  if (!bounded_ && captures_ == 0) {
+    bounded_ = true;
+    bound_earlier_work();
+  }
+  const bool spin_long = parts_.library != nullptr && !software_ && std::thread::hardware_concurrency() > 8;
+  accounting_.admit(prediction.ns,
+                    {[this, fenced = false]() mutable {
+                       // What no fence follows yet would never be seen to end.
+                       if (!fenced) fence_dirty_streams();
+                       fenced = true;
+                       completions_.poll();
+                     },
+                     [this] {
+                       fence_dirty_streams();
+                       completions_.hand_off();
+                     },
+                     [this] { return !peers_alive(); }, spin_long ? long_spin_ns : default_spin_ns()});
+}
+
+void Session::submitted_command(CUstream stream, const Prediction& prediction) {
+  if (captures_ != 0 && capturing(stream)) return;
+  submitted_to(stream);
+  accounting_.expect(prediction.ns, prediction.known);
+  if (!bounded_ || captures_ != 0) return;
+  accounting_.submitted(prediction.ns);
+  bool full = false;
+  {
+    const std::lock_guard lock(work_mutex_);
+    Batch& open = work_of(key_of(stream))->open;
+    ++open.count;
+    open.predicted_ns += prediction.ns;
+    full = !prediction.known || open.count >= batch_commands ||
+           open.predicted_ns >= accounting_.window_ns() / batches_a_window;
+  }
+  if (full) note_result(after_stream(stream, nullptr));
+}
+
+CUevent Session::take_timer() {
+  {
+    const std::lock_guard lock(timers_mutex_);
+    if (!timers_.empty()) {
+      const CUevent event = timers_.back();
+      timers_.pop_back();
+      return event;
+    }
+  }
+  CUevent event = nullptr;
+  driver_.cuEventCreate(&event, CU_EVENT_BLOCKING_SYNC);
+  return event;
+}
+
+void Session::put_timers(std::initializer_list<CUevent> events) {
+  const std::lock_guard lock(timers_mutex_);
+  for (const CUevent event : events) {
+    if (event != nullptr) timers_.push_back(event);
+  }
+}
+
+CUevent Session::begin_timing(CUstream stream, const Prediction& prediction) {
+  // Events are a context's own, and must not get into a graph.
+  if (!prediction.time_it || captures_ != 0 || context_index_ != 0 ||
+      key_of(stream).first != parts_.context || driver_.cuEventElapsedTime_v2 == nullptr ||
+      driver_.cuEventCreate == nullptr || driver_.cuEventRecord == nullptr) {
+    return nullptr;
+  }
+  const CUevent begin = take_timer();
+  if (begin == nullptr) return nullptr;
+  if (driver_.cuEventRecord(begin, stream) == CUDA_SUCCESS) return begin;
+  put_timers({begin});
+  return nullptr;
+}
+
+void Session::end_timing(CUstream stream, const Prediction& prediction, CUevent begin) {
+  if (begin == nullptr) return;
+  const CUevent end = take_timer();
+  if (end == nullptr || driver_.cuEventRecord(end, stream) != CUDA_SUCCESS) {
+    put_timers({begin, end});
+    return;
+  }
+  const StreamKey key = key_of(stream);
+  completions_.after_recorded(
+      key.first, key.second, end, [this, begin, end, kind = prediction.key](CUresult result) {
+        float ms = 0;
+        if (result == CUDA_SUCCESS && driver_.cuEventElapsedTime_v2(&ms, begin, end) == CUDA_SUCCESS &&
+            ms >= 0) {
+          estimates_.learn(kind, static_cast<std::uint64_t>(static_cast<double>(ms) * 1e6));
+        }
+        put_timers({begin, end});
+      });
+}
+
+int Session::stream_priority(int wanted) const {
+  int least = 0;
+  int greatest = 0;
+  if (driver_.cuCtxGetStreamPriorityRange == nullptr ||
+      driver_.cuCtxGetStreamPriorityRange(&least, &greatest) != CUDA_SUCCESS || greatest >= least) {
+    return wanted;
+  }
+  // Numbers fall as priorities rise. A class above the lowest lifts its clients' streams by a third of the
+  // range a level.
+  const std::uint32_t level = std::min(accounting_.page().level.load(std::memory_order_relaxed), 2u);
+  const int lift = static_cast<int>(2 - level) * (least - greatest) / 3;
+  return std::clamp(wanted - lift, greatest, least);
+}
+
+}  // namespace vgpu::worker
