@@ -3,6 +3,8 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "protocol/futex.hpp"
 
 namespace vgpu::daemon {
@@ -10,6 +12,12 @@ namespace {
 
 constexpr std::chrono::milliseconds kBusyPeriod{1};
 constexpr std::chrono::milliseconds kIdlePeriod{10};
+
+void set_allowance(GatePage& page, std::uint64_t allowance) {
+  if (page.allowance_ns.exchange(allowance) == allowance) return;
+  page.refill.fetch_add(1);  // sequentially consistent with the worker: it sets blocked, then looks again
+  if (page.blocked.load() != 0) futex_wake(page.refill);
+}
 
 }  // namespace
 
@@ -24,7 +32,8 @@ GateKeeper::~GateKeeper() {
 void GateKeeper::add(ClientId client, std::uint32_t weight, std::shared_ptr<GateMapping> gate,
                      int attention_fd) {
   policy_->add(client, weight);
-  entries_[client] = Entry{std::move(gate), attention_fd};
+  const std::uint64_t consumed = gate->page().consumed_ns.load(std::memory_order_acquire);
+  entries_[client] = Entry{std::move(gate), attention_fd, consumed};
   loop_.watch(attention_fd, EPOLLIN, [this, attention_fd](std::uint32_t) {
     std::uint64_t count = 0;
     if (read(attention_fd, &count, sizeof count) == static_cast<ssize_t>(sizeof count)) tick();
@@ -49,17 +58,28 @@ void GateKeeper::tick() {
   usage_.clear();
   for (const auto& [client, entry] : entries_) {
     const GatePage& page = entry.gate->page();
-    usage_.push_back({client, page.consumed_ns.load(std::memory_order_acquire),
-                      page.backlogged.load(std::memory_order_acquire) != 0});
+    const std::uint64_t consumed =
+        std::max(page.consumed_ns.load(std::memory_order_acquire), entry.consumed_before_ns);
+    usage_.push_back(
+        {client, consumed - entry.consumed_before_ns, page.backlogged.load(std::memory_order_acquire) != 0});
   }
   for (const Grant& grant : policy_->update(now_ns(), usage_)) {
-    GatePage& page = entries_.at(grant.client).gate->page();
-    const std::uint64_t allowance = grant.allowance_ns == kUnlimited ? no_limit_ns : grant.allowance_ns;
-    if (page.allowance_ns.exchange(allowance) == allowance) continue;
-    page.refill.fetch_add(1);  // sequentially consistent with the worker: it sets blocked, then looks again
-    if (page.blocked.load() != 0) futex_wake(page.refill);
+    const Entry& entry = entries_.at(grant.client);
+    set_allowance(entry.gate->page(), grant.allowance_ns == kUnlimited
+                                          ? no_limit_ns
+                                          : entry.consumed_before_ns + grant.allowance_ns);
   }
   schedule_next();
+}
+
+void GateKeeper::open_all() {
+  for (const auto& [client, entry] : entries_) {
+    loop_.forget(entry.attention_fd);
+    policy_->remove(client);
+    set_allowance(entry.gate->page(), no_limit_ns);
+  }
+  entries_.clear();
+  loop_.cancel(timer_);
 }
 
 void GateKeeper::schedule_next() {

@@ -25,6 +25,8 @@ class GateKeeper {
   void add(ClientId client, std::uint32_t weight, std::shared_ptr<GateMapping> gate, int attention_fd);
   void remove(ClientId client);
   void set_weight(ClientId client, std::uint32_t weight);
+  // Lifts every limit and lets go of all clients: for the time in which no vgpud looks at the pages.
+  void open_all();
 
   // Reads all pages, asks the policy, writes the grants. Called by itself as said above.
   void tick();
@@ -33,6 +35,7 @@ class GateKeeper {
   struct Entry {
     std::shared_ptr<GateMapping> gate;
     int attention_fd;
+    std::uint64_t consumed_before_ns;  // it came to this vgpud with that much used: under an earlier one
   };
 
   void schedule_next();
