@@ -27,7 +27,8 @@ void DescriptorStore::keep(const std::string& owner, const std::string& part, in
 void DescriptorStore::drop(const std::string& owner) {
   const auto found = kept_.find(owner);
   if (found == kept_.end()) return;
-  for (const std::string& part : found->second) systemd::unstore(owner + "/" + part);
+  const std::string prefix = owner + "/";
+  for (const std::string& part : found->second) systemd::unstore(std::string(prefix).append(part));
   kept_.erase(found);
   inherited_.erase(owner);
 }

@@ -165,7 +165,7 @@ void SessionManager::adopt_one(const std::string& owner, KeptParts parts) {
     store_.drop(owner);
     return;
   }
-  Session& session = *restored->get();
+  Session& session = **restored;
   const std::uint64_t id = session.id;
   next_id_ = std::max(next_id_, id + 1);
   session.worker->on_end = [this, id](const std::string& how, bool orderly) {

@@ -243,7 +243,7 @@ class Installed(unittest.TestCase):
 
     def test_clients_go_on_when_vgpud_is_restarted(self):
         systemctl("start", "vgpud")
-        busy = [start_busy(4, already) for already in (0, 1)]
+        busy = [start_busy(10, already) for already in (0, 1)]
         before = {client["session"]: client for client in clients()}
         for _ in range(2):
             pid = main_pid()
@@ -251,11 +251,11 @@ class Installed(unittest.TestCase):
             self.assertNotEqual(main_pid(), pid)
             self.assertGoesOn(before)
         self.assertEqual(journal(f"_PID={main_pid()}").count("client adopted"), 2)
-        self.assertEqual([client.wait(30) for client in busy], [0, 0])
+        self.assertEqual([client.wait(60) for client in busy], [0, 0])
         wait_until(lambda: not clients(), 5, "the adopted clients are seen to end")
 
     def test_clients_go_on_when_vgpud_is_killed(self):
-        client = start_busy(4)
+        client = start_busy(10)
         before = {client["session"]: client for client in clients()}
         for restarts in (1, 2):
             old = main_pid()
@@ -264,21 +264,21 @@ class Installed(unittest.TestCase):
             self.assertEqual(shown("NRestarts"), str(restarts))
             self.assertGoesOn(before)
         program("vector_add")
-        self.assertEqual(client.wait(30), 0)
+        self.assertEqual(client.wait(60), 0)
 
     def test_clients_go_on_when_vgpud_hangs(self):
         self.drop_in("WatchdogSec=1s\nTimeoutAbortSec=200ms")
         systemctl("start", "vgpud")
         time.sleep(2)
         self.assertEqual(shown("NRestarts"), "0")
-        client = start_busy(5)
+        client = start_busy(12)
         before = {client["session"]: client for client in clients()}
         old = main_pid()
         os.kill(old, signal.SIGSTOP)
         wait_until(lambda: active() and main_pid() not in (0, old), 20, "the watchdog restarts vgpud")
         self.assertGoesOn(before)
         program("vector_add")
-        self.assertEqual(client.wait(30), 0)
+        self.assertEqual(client.wait(60), 0)
 
     def test_a_client_that_comes_during_a_restart_waits(self):
         systemctl("start", "vgpud")
@@ -288,15 +288,17 @@ class Installed(unittest.TestCase):
         self.assertEqual(restart.wait(20), 0)
 
     def test_a_dynamic_user_serves_as_well(self):
+        # systemd leaves the link of a dynamic user's RuntimeDirectory= behind, which a fixed user's start stumbles over.
+        self.addCleanup(command, "rm", "-rf", "/run/vgpud-devices", "/run/private/vgpud-devices")
         self.drop_in("User=vgpud-dynamic\nDynamicUser=yes")
-        client = start_busy(3)
+        client = start_busy(6)
         before = {client["session"]: client for client in clients()}
         users = {status_of(pid)["Uid"].split()[0] for pid in processes()}
         self.assertEqual(len(users), 1)
         self.assertTrue(61184 <= int(users.pop()) <= 65519, "uids of DynamicUser=")
         systemctl("restart", "vgpud")
         self.assertGoesOn(before)
-        self.assertEqual(client.wait(30), 0)
+        self.assertEqual(client.wait(60), 0)
 
     def test_the_journal_tells_what_happened(self):
         systemctl("start", "vgpud")
