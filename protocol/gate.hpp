@@ -66,6 +66,9 @@ struct GatePage {
   std::atomic<std::uint64_t> queue_depth;   ///< ring units waiting, now
   std::atomic<std::uint64_t> doorbells;     ///< how often the client had to wake the worker
   std::atomic<std::uint64_t> sticky_error;  ///< CUresult that ended the client's context, or 0
+  /// 1 once the worker has ended as it should, its client having left: for a broker that cannot have its exit
+  /// status.
+  std::atomic<std::uint32_t> left_in_order;
 
   /// Time from taking a waited call's record to its reply: bucket i counts [2^(i/4), 2^((i+1)/4)) ns.
   alignas(64) std::atomic<std::uint64_t> latency[latency_buckets];

@@ -92,6 +92,15 @@ void Device::start() {
   if (pool_) pool_->fill();
 }
 
+Worker* Device::adopt(std::unique_ptr<Worker> worker) {
+  if (!report_) report_ = worker->report;
+  return pool_->adopt(std::move(worker));
+}
+
+void Device::keep_sharing() {
+  if (mps_) mps_->keep();
+}
+
 void Device::on_start_failed(const std::string& why) {
   problem_ = why;
   const bool may_fall_back =

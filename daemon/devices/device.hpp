@@ -35,6 +35,12 @@ class Device {
   // Pre-starts workers.
   void start();
 
+  // Takes over an attached worker of an earlier vgpud. Only where there is a pool(); the pointer is the
+  // pool's.
+  Worker* adopt(std::unique_ptr<Worker> worker);
+  // What its workers share stays when this object ends, for those that the next vgpud adopts.
+  void keep_sharing();
+
   [[nodiscard]] const DeviceConfig& config() const { return config_; }
   // What the driver library was chosen to be; none: problem() says why.
   [[nodiscard]] const std::optional<DriverChoice>& driver() const { return driver_; }

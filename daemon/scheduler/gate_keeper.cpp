@@ -22,6 +22,12 @@ void set_allowance(GatePage& page, std::uint64_t allowance) {
   if (page.blocked.load() != 0) futex_wake(page.refill);
 }
 
+void set_allowance(GatePage& page, std::uint64_t allowance) {
+  if (page.allowance_ns.exchange(allowance) == allowance) return;
+  page.refill.fetch_add(1);  // sequentially consistent with the worker: it sets blocked, then looks again
+  if (page.blocked.load() != 0) futex_wake(page.refill);
+}
+
 }  // namespace
 
 GateKeeper::GateKeeper(EventLoop& loop, std::unique_ptr<SchedulingPolicy> policy)
@@ -159,6 +165,17 @@ void GateKeeper::tick() {
 GateFigures GateKeeper::figures(ClientId client) const {
   const auto found = entries_.find(client);
   return found == entries_.end() ? GateFigures{} : found->second.figures;
+}
+
+void GateKeeper::open_all() {
+  for (const auto& [client, entry] : entries_) {
+    loop_.forget(entry.attention_fd);
+    policy_->remove(client);
+    entry.gate->page().window_ns.store(0, std::memory_order_relaxed);
+    set_allowance(entry.gate->page(), no_limit_ns);
+  }
+  entries_.clear();
+  loop_.cancel(timer_);
 }
 
 void GateKeeper::schedule_next() {

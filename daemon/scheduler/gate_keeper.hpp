@@ -53,6 +53,8 @@ class GateKeeper {
   void set_terms(ClientId client, const GateTerms& terms);
   // A held client gets no device time until it is let go; its calls wait.
   void hold(ClientId client, bool held);
+  // Lifts every limit and lets go of all clients: for the time in which no vgpud looks at the pages.
+  void open_all();
 
   // Reads all pages, asks the policy, writes the grants. Called by itself as said above.
   void tick();

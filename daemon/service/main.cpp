@@ -20,9 +20,10 @@ constexpr const char* kFooter =
     "by\n"
     "itself (an NVIDIA GPU, or the software GPU). vgpud needs neither root nor systemd:\n"
     "  vgpud --socket /tmp/me/vgpud.sock --control /tmp/me/control.sock\n"
-    "Signals: SIGTERM and SIGINT end it and its workers; SIGHUP reloads the configuration and keeps the "
-    "present one\n"
-    "if the new one is wrong. Exit status: 0 ended by a signal, 1 could not start, 2 configuration wrong.";
+    "Signals: SIGTERM and SIGINT end it and its workers (as a service of systemd: its clients go on with the "
+    "vgpud that is\n"
+    "started next); SIGHUP reloads the configuration and keeps the present one if the new one is wrong.\n"
+    "Exit status: 0 ended by a signal, 1 could not start, 2 configuration wrong.";
 
 struct Options {
   std::string config;

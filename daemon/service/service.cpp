@@ -18,7 +18,7 @@
 namespace vgpu::daemon {
 namespace {
 
-// A client costs the broker about seven descriptors.
+// A client costs the broker about ten descriptors.
 void raise_descriptor_limit() {
   rlimit limit{};
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
@@ -47,6 +47,9 @@ Service::Service(Config config, Overrides overrides) : overrides_(std::move(over
 Service::~Service() {
   control_.reset();
   greeter_.reset();
+  // Whether vgpud is stopped or restarted it does not know: the service manager closes what it keeps, or does
+  // not.
+  if (sessions_ && store_->enabled()) sessions_->hand_over();
   sessions_.reset();
   devices_.clear();  // kills and reaps the workers
   if (signals_) {
@@ -139,7 +142,8 @@ tl::expected<void, std::string> Service::start() {
   const char* runtime = std::getenv("RUNTIME_DIRECTORY");
   locations.runtime_folder =
       runtime != nullptr ? runtime : std::filesystem::path(config_->control).parent_path().string();
-  sessions_ = std::make_unique<SessionManager>(loop_, config_);
+  store_ = std::make_unique<DescriptorStore>();
+  sessions_ = std::make_unique<SessionManager>(loop_, config_, *store_);
   for (const DeviceConfig& wanted : config_->devices) {
     const std::size_t index = devices_.size();
     Device::Callbacks callbacks;
@@ -152,6 +156,7 @@ tl::expected<void, std::string> Service::start() {
                                                 config_->scheduler, locations, std::move(callbacks)));
     sessions_->add_device(*devices_.back());
   }
+  sessions_->adopt();
   for (const auto& device : devices_) device->start();
 
   greeter_ = std::make_unique<Greeter>(

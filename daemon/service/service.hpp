@@ -29,7 +29,7 @@ struct Overrides {
 };
 
 // The whole broker. Start it once, run it once. SIGTERM and SIGINT end it, SIGHUP reloads the file it came
-// from.
+// from. Under a service manager its clients go on with the vgpud that is started next; else they end with it.
 class Service {
  public:
   Service(Config config, Overrides overrides);
@@ -63,6 +63,7 @@ class Service {
   sigset_t old_signals_{};
   ListeningPath socket_path_;
   ListeningPath control_path_;
+  std::unique_ptr<DescriptorStore> store_;
   std::vector<std::unique_ptr<Device>> devices_;
   std::unique_ptr<SessionManager> sessions_;  // after the devices: it is destroyed first
   std::unique_ptr<Greeter> greeter_;

@@ -11,7 +11,7 @@
 
 #include <cstdlib>
 #include <string_view>
-#include <vector>
+#include <utility>
 #endif
 
 namespace vgpu::daemon::systemd {
@@ -19,19 +19,38 @@ namespace vgpu::daemon::systemd {
 #ifdef VGPU_HAVE_SYSTEMD
 namespace {
 
+// Marks our names among those of sockets, which systemd calls by their unit.
+constexpr std::string_view kStoredPrefix = "vgpud/";
+
+struct Passed {
+  std::vector<UniqueFd> sockets;
+  std::vector<StoredFd> stored;
+};
+
+void take_one(Passed& taken, UniqueFd fd, std::string_view name) {
+  fcntl(fd.get(), F_SETFD, FD_CLOEXEC);
+  if (name.substr(0, kStoredPrefix.size()) == kStoredPrefix) {
+    taken.stored.push_back({std::string(name.substr(kStoredPrefix.size())), std::move(fd)});
+    return;
+  }
+  fcntl(fd.get(), F_SETFL, fcntl(fd.get(), F_GETFL) | O_NONBLOCK);
+  taken.sockets.push_back(std::move(fd));
+}
+
 // Takes all passed descriptors out of the environment at the first use, so that no worker inherits them.
-std::vector<UniqueFd>& passed() {
-  static std::vector<UniqueFd> sockets = [] {
-    std::vector<UniqueFd> taken;
-    const int count = sd_listen_fds(1);
-    for (int fd = SD_LISTEN_FDS_START; fd < SD_LISTEN_FDS_START + count; ++fd) {
-      fcntl(fd, F_SETFD, FD_CLOEXEC);
-      fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
-      taken.emplace_back(fd);
+Passed& passed() {
+  static Passed all = [] {
+    Passed taken;
+    char** names = nullptr;
+    const int count = sd_listen_fds_with_names(1, &names);
+    for (int i = 0; i < count; ++i) {
+      take_one(taken, UniqueFd(SD_LISTEN_FDS_START + i), names[i] != nullptr ? names[i] : "");
+      std::free(names[i]);  // NOLINT(cppcoreguidelines-no-malloc): sd_listen_fds_with_names(3) says so
     }
+    std::free(static_cast<void*>(names));  // NOLINT(cppcoreguidelines-no-malloc)
     return taken;
   }();
-  return sockets;
+  return all;
 }
 
 }  // namespace
@@ -47,10 +66,28 @@ std::optional<std::chrono::microseconds> watchdog_interval() {
 }
 
 UniqueFd take_socket(int type) {
-  for (UniqueFd& fd : passed()) {
+  for (UniqueFd& fd : passed().sockets) {
     if (fd && sd_is_socket(fd.get(), AF_UNIX, type, 1) > 0) return std::move(fd);
   }
   return {};
+}
+
+bool may_store() {
+  return std::getenv("NOTIFY_SOCKET") != nullptr;
+}
+
+void store(const std::string& name, int fd) {
+  // FDPOLL=0: we say when it is to go, not a hang-up at its other end.
+  const std::string state = "FDSTORE=1\nFDPOLL=0\nFDNAME=" + std::string(kStoredPrefix) + name;
+  sd_pid_notify_with_fds(0, 0, state.c_str(), &fd, 1);
+}
+
+void unstore(const std::string& name) {
+  notify("FDSTOREREMOVE=1\nFDNAME=" + std::string(kStoredPrefix) + name);
+}
+
+std::vector<StoredFd> take_stored() {
+  return std::exchange(passed().stored, {});
 }
 
 bool stderr_is_journal() {
@@ -72,6 +109,14 @@ std::optional<std::chrono::microseconds> watchdog_interval() {
   return std::nullopt;
 }
 UniqueFd take_socket(int) {
+  return {};
+}
+bool may_store() {
+  return false;
+}
+void store(const std::string&, int) {}
+void unstore(const std::string&) {}
+std::vector<StoredFd> take_stored() {
   return {};
 }
 bool stderr_is_journal() {

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "daemon/base/event_loop.hpp"
 #include "daemon/devices/device.hpp"
+#include "daemon/handover/state_memory.hpp"
 #include "daemon/policy/peer.hpp"
 #include "daemon/policy/policy.hpp"
 
@@ -33,10 +35,17 @@ struct Session {
   EventLoop::Clock::time_point since;
   EventLoop::TimerId wait_timer = 0;
   std::string failure;  // how its worker ended
+  std::optional<StateMemory>
+      record;  // what the next vgpud must know of it (session_record.hpp), while it is kept
 
   // For the share of device time.
   std::uint64_t sampled_ns = 0;
   double share = 0;
 };
+
+// Under which name a session's descriptors are kept for the next vgpud.
+[[nodiscard]] inline std::string store_owner(std::uint64_t session) {
+  return "session-" + std::to_string(session);
+}
 
 }  // namespace vgpu::daemon

@@ -45,8 +45,8 @@ const char* to_string(SessionState state) {
 
 }  // namespace
 
-SessionManager::SessionManager(EventLoop& loop, std::shared_ptr<const Config> config)
-    : loop_(loop), config_(std::move(config)), ended_(config_->ended_clients) {
+SessionManager::SessionManager(EventLoop& loop, std::shared_ptr<const Config> config, DescriptorStore& store)
+    : loop_(loop), config_(std::move(config)), store_(store), ended_(config_->ended_clients) {
   sampler_ = loop_.every(kSamplePeriod, [this] { sample(); });
 }
 
@@ -226,16 +226,17 @@ bool SessionManager::attach(Session& session, Worker& worker) {
   welcome.memory_quota = quota;
   welcome.device = session.device->report().value_or(worker.report);
   const std::array<int, 2> client_fds{session.channel.get(), direct->first.get()};
-  if (const auto sent = send_message(worker.socket.get(), attach_message, worker_fds); !sent) {
+  if (const auto sent = send_message(worker.fds.socket.get(), attach_message, worker_fds); !sent) {
     refuse(session.socket.get(), session.peer.identity, RefusalCode::internal, "its worker does not answer");
     return false;
   }
   if (const auto sent = send_message(session.socket.get(), welcome, client_fds); !sent) return false;
 
   session.state = SessionState::running;
-  session.device->gates().add(id, gate_terms(session.client_class), session.gate, worker.attention.get());
+  session.device->gates().add(id, gate_terms(session.client_class), session.gate, worker.fds.attention.get());
   hold_if_needed(session);
   ++counters_.admitted;
+  keep(session);
   const Identity& who = session.peer.identity;
   log::info("client admitted session={} pid={} uid={} program={} unit={} class={} device={} worker_pid={}",
             id, who.pid, who.uid, log::quoted(who.program), log::quoted(who.unit), session.client_class.name,
@@ -245,6 +246,8 @@ bool SessionManager::attach(Session& session, Worker& worker) {
 
 void SessionManager::release_worker(Session& session) {
   session.device->gates().remove(session.id);
+  store_.drop(store_owner(session.id));
+  session.record.reset();
   if (session.worker != nullptr) session.device->pool()->end(session.worker);
   session.worker = nullptr;
 }
@@ -334,11 +337,13 @@ void SessionManager::apply(std::shared_ptr<const Config> config) {
     if (found == config_->classes.end()) continue;
     session->client_class = found->second;
     push(*session);
+    write_record(*session);
   }
 }
 
 void SessionManager::sample() {
   look_at_quarantine();
+  keep_broker();
   std::map<const Device*, std::uint64_t> used;
   for (const auto& [id, session] : sessions_) {
     if (!session->gate) continue;

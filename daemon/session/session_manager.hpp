@@ -11,6 +11,7 @@
 #include "daemon/base/log.hpp"
 #include "daemon/config/config.hpp"
 #include "daemon/devices/device.hpp"
+#include "daemon/handover/descriptor_store.hpp"
 #include "daemon/metrics/client_stats.hpp"
 #include "daemon/policy/quarantine.hpp"
 #include "daemon/session/session.hpp"
@@ -32,7 +33,8 @@ struct SessionCounters {
 // Belongs to the loop's thread.
 class SessionManager {
  public:
-  SessionManager(EventLoop& loop, std::shared_ptr<const Config> config);
+  // What is in `store` outlives this process; it outlives the manager, too.
+  SessionManager(EventLoop& loop, std::shared_ptr<const Config> config, DescriptorStore& store);
   ~SessionManager();
   SessionManager(const SessionManager&) = delete;
   SessionManager& operator=(const SessionManager&) = delete;
@@ -65,6 +67,12 @@ class SessionManager {
 
   // Ends every session, as at shutdown.
   void end_all(const std::string& why);
+
+  // Goes on with the sessions that an earlier vgpud left in the store: once, after all devices have been
+  // added and before anybody is admitted. What cannot go on is ended.
+  void adopt();
+  // Leaves every running session to the next vgpud and forgets it; the others end.
+  void hand_over();
 
   // Figures of those present, oldest first; with `calls` also each call by name.
   [[nodiscard]] std::vector<ClientStats> stats(bool calls) const;
@@ -102,10 +110,20 @@ class SessionManager {
   void sample();
   void look_for_shared_faults();
   void share_fault(Device& device, std::uint64_t error);
+
+  // handover.cpp
+  void keep(Session& session);
+  void write_record(Session& session);
+  void keep_broker();
+  void adopt_broker();
+  void adopt_one(const std::string& owner, KeptParts parts);
+  tl::expected<std::unique_ptr<Session>, std::string> restore(KeptParts& parts);
   [[nodiscard]] ClientStats describe(const Session& session, bool calls) const;
 
   EventLoop& loop_;
   std::shared_ptr<const Config> config_;
+  DescriptorStore& store_;
+  std::optional<StateMemory> broker_record_;  // none without a service manager
   std::vector<Device*> devices_;
   Sessions sessions_;
   EndedClients ended_;

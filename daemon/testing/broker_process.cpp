@@ -3,12 +3,14 @@
 #include <fcntl.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
 #include <csignal>
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -38,6 +40,18 @@ UniqueFd connect_to(const std::string& path, int type) {
   return fd;
 }
 
+UniqueFd listen_at(const std::string& path, int type) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  path.copy(address.sun_path, sizeof address.sun_path - 1);
+  UniqueFd fd(socket(AF_UNIX, type | SOCK_CLOEXEC, 0));
+  if (bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ||
+      listen(fd.get(), 16) != 0) {
+    std::abort();
+  }
+  return fd;
+}
+
 }  // namespace
 
 bool process_exists(pid_t pid) {
@@ -46,17 +60,59 @@ bool process_exists(pid_t pid) {
   return close != std::string::npos && close + 2 < stat.size() && stat[close + 2] != 'Z';
 }
 
-BrokerProcess::BrokerProcess(const std::string& behaviour, const std::string& more) {
+BrokerProcess::BrokerProcess(const std::string& behaviour, const std::string& more,
+                             const ServiceManager* manager)
+    : manager_(manager) {
   std::string name = (fs::temp_directory_path() / "vgpud-test-XXXXXX").string();
   folder_ = mkdtemp(name.data());
   write_config(behaviour, more);
+  if (manager != nullptr) {
+    sockets_.push_back(listen_at(socket_path(), SOCK_SEQPACKET));
+    sockets_.push_back(listen_at(control_path(), SOCK_STREAM));
+  }
+  start();
+}
+
+void BrokerProcess::start() {
   const std::string config = config_path();
   const std::string log_path = folder_ + "/log";
+  // sd_listen_fds(3): descriptors from 3 on, their names by colons, the pid they are meant for.
+  std::map<std::string, UniqueFd> stored;
+  std::vector<int> fds;
+  std::string names = "LISTEN_FDNAMES=";
+  std::string notify = "NOTIFY_SOCKET=";
+  if (manager_ != nullptr) {
+    notify += manager_->socket_path();
+    stored = manager_->stored();
+  }
+  for (const UniqueFd& fd : sockets_) {
+    names += (fds.empty() ? "" : ":") + std::string("vgpud.socket");
+    fds.push_back(fd.get());
+  }
+  for (const auto& [name, fd] : stored) {
+    names += (fds.empty() ? "" : ":") + name;
+    fds.push_back(fd.get());
+  }
+  std::string count = "LISTEN_FDS=" + std::to_string(fds.size());
+  std::array<char, 32> listen_pid{};
+  std::vector<char*> environment;
+  for (char** word = environ; *word != nullptr; ++word) environment.push_back(*word);
+  if (manager_ != nullptr) {
+    for (char* word : {notify.data(), names.data(), count.data(), listen_pid.data()})
+      environment.push_back(word);
+  }
+  environment.push_back(nullptr);
+
   pid_ = fork();
   if (pid_ == 0) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     dup2(open(log_path.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0600), 2);
-    execl(VGPUD_BINARY, VGPUD_BINARY, "--config", config.c_str(), static_cast<char*>(nullptr));
+    std::snprintf(listen_pid.data(), listen_pid.size(), "LISTEN_PID=%d", getpid());
+    for (int& fd : fds) fd = fcntl(fd, F_DUPFD, 1000);
+    for (std::size_t i = 0; i < fds.size(); ++i) dup2(fds[i], 3 + static_cast<int>(i));
+    syscall(SYS_close_range, 3 + static_cast<unsigned>(fds.size()), ~0U, 0);
+    std::array<const char*, 4> arguments{VGPUD_BINARY, "--config", config.c_str(), nullptr};
+    execve(VGPUD_BINARY, const_cast<char* const*>(arguments.data()), environment.data());
     _exit(127);
   }
 }
@@ -76,7 +132,7 @@ void BrokerProcess::write_config(const std::string& behaviour, const std::string
 }
 
 bool BrokerProcess::wait_until_up() const {
-  return eventually([&] { return static_cast<bool>(connect_to(control_path(), SOCK_STREAM)); }, kPatienceMs);
+  return eventually([&] { return ask({{"request", "version"}}).is_object(); }, kPatienceMs);
 }
 
 UniqueFd BrokerProcess::connect() const {

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "daemon/testing/service_manager.hpp"
 #include "protocol/handshake.hpp"
 #include "protocol/message_socket.hpp"
 #include "protocol/unique_fd.hpp"
@@ -24,8 +25,10 @@ struct Answer {
 
 class BrokerProcess {
  public:
-  // `behaviour` names the fake driver (fake_worker.cpp); `more` is added to the configuration.
-  explicit BrokerProcess(const std::string& behaviour = "ok", const std::string& more = "");
+  // `behaviour` names the fake driver (fake_worker.cpp); `more` is added to the configuration. With a
+  // `manager` it runs as a service of that one, which outlives it.
+  explicit BrokerProcess(const std::string& behaviour = "ok", const std::string& more = "",
+                         const ServiceManager* manager = nullptr);
   ~BrokerProcess();
   BrokerProcess(const BrokerProcess&) = delete;
   BrokerProcess& operator=(const BrokerProcess&) = delete;
@@ -37,7 +40,7 @@ class BrokerProcess {
   [[nodiscard]] std::string folder() const { return folder_; }
   void write_config(const std::string& behaviour, const std::string& more) const;
 
-  // True when the sockets answer.
+  // True when requests are answered.
   [[nodiscard]] bool wait_until_up() const;
   // Connects without saying anything.
   [[nodiscard]] UniqueFd connect() const;
@@ -56,8 +59,12 @@ class BrokerProcess {
   [[nodiscard]] bool alive() const;
   // Sends a signal and waits for the end; the exit status, or -signal.
   int end_with(int signal);
+  // Starts it again after an end, with what its manager keeps.
+  void start();
 
  private:
+  const ServiceManager* manager_;
+  std::vector<UniqueFd> sockets_;  // passed to a service
   std::string folder_;
   pid_t pid_ = 0;
 };

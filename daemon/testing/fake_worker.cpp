@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <string>
+#include <vector>
 
 #include "protocol/gate.hpp"
 #include "protocol/handshake.hpp"
@@ -55,9 +56,11 @@ int main(int count, char** values) {
     report.total_memory = 1U << 30U;
     if (!vgpu::send_message(socket, report)) return 2;
   }
+  std::vector<vgpu::UniqueFd> held;  // the channel and the direct socket
   while (true) {
-    const auto message = vgpu::receive_message(socket, -1);
+    auto message = vgpu::receive_message(socket, -1);
     if (!message || message->closed) return 0;
+    for (vgpu::UniqueFd& fd : message->fds) held.push_back(std::move(fd));
     if (message->as<vgpu::Attach>() != nullptr) pretend_to_work(gate);
   }
 }

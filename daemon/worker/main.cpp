@@ -118,7 +118,11 @@ int main(int argc, char** argv) {
                              **channel, accounting, regions, console->get(), direct.get(), options.socket});
     end = session.run();
     close_channel(**channel);
-    if (end == worker::SessionEnd::corrupt_ring) log(describe(end));
+    if (end == worker::SessionEnd::corrupt_ring) {
+      log(describe(end));
+    } else {
+      (*gate)->page().left_in_order.store(1, std::memory_order_release);
+    }
     // The driver may be in the middle of work that nobody wants any more: leave all of it to the kernel.
     _exit(end == worker::SessionEnd::corrupt_ring ? 3 : 0);
   }

@@ -1,5 +1,5 @@
-// One vgpud-worker process as the broker holds it: its pidfd, its socket, its gate page. Starts nothing and
-// decides nothing (worker_pool.hpp does).
+// One vgpud-worker process as the broker holds it: its pidfd, its socket, its gate page, its lifeline.
+// Decides nothing (worker_pool.hpp does).
 #pragma once
 
 #include <sys/types.h>
@@ -18,13 +18,23 @@ namespace vgpu::daemon {
 
 enum class WorkerState { starting, ready, attached, dying };
 
-// Kills its process when destroyed; reaping is the pool's.
+// The descriptors behind a worker: all that another vgpud needs to take it over.
+struct WorkerDescriptors {
+  UniqueFd pidfd;
+  UniqueFd socket;     // SEQPACKET, to the worker
+  UniqueFd gate;       // memfd of its gate page
+  UniqueFd attention;  // eventfd that the worker raises when it waits for device time
+  // A pipe's write end, never written to. The kernel kills the worker when the last copy is closed: a worker
+  // lives as long as a vgpud, or a service manager that is to start the next one, holds this.
+  UniqueFd lifeline;
+};
+
+// Kills its process when destroyed, unless it has ended or been handed over; reaping is the pool's.
 struct Worker {
   std::uint64_t id = 0;
   pid_t pid = 0;
-  UniqueFd pidfd;
-  UniqueFd socket;     // SEQPACKET, to the worker
-  UniqueFd attention;  // eventfd that the worker raises when it waits for device time
+  WorkerDescriptors fds;
+  bool adopted = false;  // started by an earlier vgpud: no child of ours
   std::shared_ptr<GateMapping> gate;
   WorkerState state = WorkerState::starting;
   DeviceReport report;  // valid from WorkerState::ready on
@@ -51,9 +61,16 @@ struct WorkerCommand {
   std::vector<std::string> environment{};  // NAME=VALUE, over the broker's own
 };
 
-// Starts a worker process, which dies with the calling thread's process (PR_SET_PDEATHSIG). It inherits
-// standard error and three descriptors, 3 (socket), 4 (gate), 5 (attention), and nothing else. The error is a
-// sentence.
+// Starts a worker process. It inherits standard error and four descriptors, 3 (socket), 4 (gate), 5
+// (attention), 6 (lifeline), and nothing else. The error is a sentence.
 [[nodiscard]] tl::expected<std::unique_ptr<Worker>, std::string> spawn_worker(const WorkerCommand& command);
+
+// A running worker of an earlier vgpud, attached. The error is a sentence; the descriptors are closed then,
+// which ends the worker.
+[[nodiscard]] tl::expected<std::unique_ptr<Worker>, std::string> adopt_worker(WorkerDescriptors descriptors,
+                                                                              const DeviceReport& report);
+
+// The process behind a pidfd, 0 when it has ended or `pidfd` is none.
+[[nodiscard]] pid_t pid_of(int pidfd);
 
 }  // namespace vgpu::daemon

@@ -1,5 +1,6 @@
 #include "daemon/worker_pool/worker_pool.hpp"
 
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/wait.h>
 
@@ -23,10 +24,19 @@ std::string describe(const siginfo_t& info) {
   return fmt::format("signal {} ({})", info.si_status, strsignal(info.si_status));
 }
 
+// How the worker of an earlier vgpud ended; init has its exit status. Empty while it still runs.
+std::string end_of_adopted(const Worker& worker) {
+  pollfd entry{worker.fds.pidfd.get(), POLLIN, 0};
+  if (poll(&entry, 1, 0) <= 0) return {};
+  return worker.gate->page().left_in_order.load(std::memory_order_acquire) != 0 ? kOrderly : "no exit status";
+}
+
 // Collects the process behind a pidfd; empty while it still runs.
 std::string reap(const Worker& worker) {
+  if (worker.adopted) return end_of_adopted(worker);
   siginfo_t info{};
-  if (waitid(P_PIDFD, static_cast<id_t>(worker.pidfd.get()), &info, WEXITED | WNOHANG) != 0) return "lost";
+  const auto pidfd = static_cast<id_t>(worker.fds.pidfd.get());
+  if (waitid(P_PIDFD, pidfd, &info, WEXITED | WNOHANG) != 0) return "lost";
   return info.si_pid == 0 ? std::string() : describe(info);
 }
 
@@ -65,18 +75,26 @@ void WorkerPool::start_one() {
     start_failed(spawned.error());
     return;
   }
-  std::unique_ptr<Worker> worker = std::move(*spawned);
-  worker->id = next_id_++;
-  const std::uint64_t id = worker->id;
-  Worker& started = *worker;
-  workers_.emplace(id, std::move(worker));
-  loop_.watch(started.pidfd.get(), EPOLLIN, [this, id](std::uint32_t) { on_exit(id); });
-  loop_.watch(started.socket.get(), EPOLLIN, [this, &started](std::uint32_t) { on_message(started); });
+  Worker& started = watch(std::move(*spawned));
   started.start_timer = loop_.after(options_.start_timeout, [&started] {
     started.problem = "it was not ready in time";
     started.kill();
   });
-  log::debug("worker starts worker={} pid={} driver={}", id, started.pid, options_.command.driver);
+  log::debug("worker starts worker={} pid={} driver={}", started.id, started.pid, options_.command.driver);
+}
+
+Worker& WorkerPool::watch(std::unique_ptr<Worker> worker) {
+  worker->id = next_id_++;
+  const std::uint64_t id = worker->id;
+  Worker& watched = *worker;
+  workers_.emplace(id, std::move(worker));
+  loop_.watch(watched.fds.pidfd.get(), EPOLLIN, [this, id](std::uint32_t) { on_exit(id); });
+  loop_.watch(watched.fds.socket.get(), EPOLLIN, [this, &watched](std::uint32_t) { on_message(watched); });
+  return watched;
+}
+
+Worker* WorkerPool::adopt(std::unique_ptr<Worker> worker) {
+  return &watch(std::move(worker));
 }
 
 void WorkerPool::start_failed(const std::string& why) {
@@ -93,10 +111,10 @@ void WorkerPool::start_failed(const std::string& why) {
 }
 
 void WorkerPool::on_message(Worker& worker) {
-  const auto message = receive_message(worker.socket.get(), 0);
+  const auto message = receive_message(worker.fds.socket.get(), 0);
   if (message && message->none) return;
   if (!message || message->closed) {
-    loop_.forget(worker.socket.get());  // its end is reported by the pidfd
+    loop_.forget(worker.fds.socket.get());  // its end is reported by the pidfd
     return;
   }
   if (worker.state != WorkerState::starting) return;
@@ -120,8 +138,8 @@ void WorkerPool::on_message(Worker& worker) {
 }
 
 void WorkerPool::forget(Worker& worker) {
-  loop_.forget(worker.pidfd.get());
-  loop_.forget(worker.socket.get());
+  loop_.forget(worker.fds.pidfd.get());
+  loop_.forget(worker.fds.socket.get());
   loop_.cancel(worker.start_timer);
 }
 
@@ -173,6 +191,13 @@ void WorkerPool::renew() {
     if (worker->state == WorkerState::ready || worker->state == WorkerState::starting) end(worker.get());
   }
   fill();
+}
+
+void WorkerPool::hand_over(Worker* worker) {
+  if (worker == nullptr) return;
+  forget(*worker);
+  worker->state = WorkerState::dying;  // so that its destructor leaves it alone
+  workers_.erase(worker->id);
 }
 
 void WorkerPool::stop() {

@@ -38,8 +38,12 @@ class WorkerPool {
   Worker* take();
   // Kills every ready or starting worker and fills again: what they hold of the device is of no more use.
   void renew();
+  // Takes over an attached worker of an earlier vgpud; as if take() had returned it.
+  Worker* adopt(std::unique_ptr<Worker> worker);
   // Kills a taken worker; its on_end is not called.
   void end(Worker* worker);
+  // Lets go of a taken worker, which the next vgpud adopts; the pointer is void.
+  void hand_over(Worker* worker);
   // Kills all and starts no more; reap_all() then waits for them.
   void stop();
   // Waits at most `longest` until every process has been reaped.
@@ -53,6 +57,7 @@ class WorkerPool {
 
  private:
   void start_one();
+  Worker& watch(std::unique_ptr<Worker> worker);
   void start_failed(const std::string& why);
   void on_message(Worker& worker);
   void on_exit(std::uint64_t id);

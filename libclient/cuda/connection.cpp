@@ -25,6 +25,7 @@ bool cpus_to_spare() {
   static const bool many = std::thread::hardware_concurrency() > kFewCpus;
   return many;
 }
+constexpr int kMoreHellos = 2;
 constexpr std::uint32_t kMaxTicket = 0xFFFFFF;
 
 Connection::Failure failure(CUresult result, std::string text) {
@@ -63,32 +64,50 @@ Connection::Connection(UniqueFd socket, UniqueFd direct, const Welcome& welcome,
   largest_block_ = arena_->largest() / 6 / 4096 * 4096;
 }
 
-tl::expected<std::unique_ptr<Connection>, Connection::Failure> Connection::open(const std::string& path,
-                                                                                int timeout_ms) {
+namespace {
+
+// A connection that has said hello, and what came back: nothing (closed) when vgpud hung up.
+tl::expected<std::pair<UniqueFd, Message>, std::string> say_hello(const std::string& path, int timeout_ms) {
   auto socket = connect_message_socket(path, timeout_ms);
-  if (!socket) return tl::unexpected(failure(CUDA_ERROR_SYSTEM_NOT_READY, socket.error()));
+  if (!socket) return tl::unexpected(socket.error());
   Hello hello;
   hello.protocol_hash = protocol_hash();
-  if (auto sent = send_message(socket->get(), hello); !sent) {
-    return tl::unexpected(failure(CUDA_ERROR_SYSTEM_NOT_READY, sent.error()));
+  Message answer;
+  answer.closed = true;
+  if (send_message(socket->get(), hello)) {
+    auto received = receive_message(socket->get(), timeout_ms);
+    if (!received) return tl::unexpected(received.error());
+    answer = std::move(*received);
   }
-  auto answer = receive_message(socket->get(), timeout_ms);
-  if (!answer) return tl::unexpected(failure(CUDA_ERROR_SYSTEM_NOT_READY, answer.error()));
-  if (answer->closed) return tl::unexpected(failure(CUDA_ERROR_SYSTEM_NOT_READY, "vgpud hung up"));
-  if (answer->none) return tl::unexpected(failure(CUDA_ERROR_SYSTEM_NOT_READY, "vgpud does not answer"));
-  if (const auto* refused = answer->as<Refused>()) {
+  return std::pair(std::move(*socket), std::move(answer));
+}
+
+}  // namespace
+
+tl::expected<std::unique_ptr<Connection>, Connection::Failure> Connection::open(const std::string& path,
+                                                                                int timeout_ms) {
+  auto greeted = say_hello(path, timeout_ms);
+  // A vgpud that is just being restarted hangs up on whom it has not admitted yet: the next one serves them.
+  for (int again = 0; again < kMoreHellos && greeted && greeted->second.closed; ++again) {
+    greeted = say_hello(path, timeout_ms);
+  }
+  if (!greeted) return tl::unexpected(failure(CUDA_ERROR_SYSTEM_NOT_READY, greeted.error()));
+  auto& [socket, answer] = *greeted;
+  if (answer.closed) return tl::unexpected(failure(CUDA_ERROR_SYSTEM_NOT_READY, "vgpud hung up"));
+  if (answer.none) return tl::unexpected(failure(CUDA_ERROR_SYSTEM_NOT_READY, "vgpud does not answer"));
+  if (const auto* refused = answer.as<Refused>()) {
     return tl::unexpected(failure(refusal(refused->code),
                                   std::string(refused->text, strnlen(refused->text, sizeof refused->text))));
   }
-  const auto* welcome = answer->as<Welcome>();
-  if (welcome == nullptr || answer->fds.size() != 2) {
+  const auto* welcome = answer.as<Welcome>();
+  if (welcome == nullptr || answer.fds.size() != 2) {
     return tl::unexpected(
         failure(CUDA_ERROR_SYSTEM_DRIVER_MISMATCH, "vgpud answers in another version's words"));
   }
-  auto channel = Channel::attach(answer->fds[0].get());
+  auto channel = Channel::attach(answer.fds[0].get());
   if (!channel) return tl::unexpected(failure(CUDA_ERROR_SYSTEM_DRIVER_MISMATCH, channel.error()));
   return std::unique_ptr<Connection>(
-      new Connection(std::move(*socket), std::move(answer->fds[1]), *welcome, std::move(*channel)));
+      new Connection(std::move(socket), std::move(answer.fds[1]), *welcome, std::move(*channel)));
 }
 
 CUresult Connection::final_error() const {

@@ -81,12 +81,12 @@ def wait_until(condition, timeout, what):
         time.sleep(0.02)
 
 
-def start_busy(seconds):
-    """A program of the member that computes for so long; returns once vgpud has admitted it."""
+def start_busy(seconds, already=0):
+    """A program of the member that computes for so long; returns once vgpud, which has `already` clients, has admitted it."""
     words = ["setpriv", f"--reuid={MEMBER}", f"--regid={MEMBER}", "--init-groups", "vgpud-cli", "run", "--",
              str(PROGRAMS / "busy"), "--seconds", str(seconds)]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_until(clients, 20, "the busy client is admitted")
+    wait_until(lambda: len(clients()) > already and clients()[-1]["launches"] > 0, 20, "the busy client computes")
     return process
 
 
@@ -122,6 +122,17 @@ class Installed(unittest.TestCase):
         DROP_IN.parent.mkdir(parents=True, exist_ok=True)
         DROP_IN.write_text(f"[Service]\n{text}\n")
         systemctl("daemon-reload")
+
+    def assertGoesOn(self, before):
+        """The clients of `before`, {session: figures}, are those of this vgpud, and compute."""
+        now = {client["session"]: client for client in clients()}
+        self.assertEqual(now.keys(), before.keys())
+        for session, old in before.items():
+            for key in ("pid", "uid", "worker_pid", "class", "device", "state", "executable"):
+                self.assertEqual(now[session][key], old[key])
+            self.assertGreater(now[session]["launches"], old["launches"])
+        wait_until(lambda: all(client["launches"] > now[client["session"]]["launches"] for client in clients()), 10,
+                   "the clients go on")
 
     def test_enable_starts_socket_and_service(self):
         systemctl("enable", "--now", "vgpud.socket", "vgpud.service")
@@ -220,34 +231,74 @@ class Installed(unittest.TestCase):
 
     def test_stop_leaves_no_process_and_clients_get_an_error(self):
         client = start_busy(60)
+        # A worker that cannot do anything itself any more: the kernel ends it all the same.
+        os.kill(clients()[0]["worker_pid"], signal.SIGSTOP)
         started = time.monotonic()
         systemctl("stop", "vgpud.service", "vgpud.socket")
         self.assertLess(time.monotonic() - started, 5)
-        self.assertEqual(processes(), {})
+        wait_until(lambda: processes() == {}, 2, "no process of vgpud is left")
         self.assertNotEqual(client.wait(10), 0)
         self.assertFalse(pathlib.Path("/run/vgpud/vgpud.sock").exists())
         self.assertEqual(shown("Result"), "success")
 
-    def test_a_killed_vgpud_is_restarted_and_leaves_nothing_of_the_old_one(self):
-        client = start_busy(60)
-        before = processes()
-        os.kill(main_pid(), signal.SIGKILL)
-        self.assertNotEqual(client.wait(10), 0)
-        # At once where systemd sees an empty cgroup (version 2); else after TimeoutStopSec.
-        wait_until(lambda: active() and main_pid() not in before, 15, "vgpud is restarted")
-        self.assertEqual(set(processes()) & set(before), set())
-        self.assertEqual(shown("NRestarts"), "1")
-        program("vector_add")
+    def test_clients_go_on_when_vgpud_is_restarted(self):
+        systemctl("start", "vgpud")
+        busy = [start_busy(10, already) for already in (0, 1)]
+        before = {client["session"]: client for client in clients()}
+        for _ in range(2):
+            pid = main_pid()
+            systemctl("restart", "vgpud")
+            self.assertNotEqual(main_pid(), pid)
+            self.assertGoesOn(before)
+        self.assertEqual(journal(f"_PID={main_pid()}").count("client adopted"), 2)
+        self.assertEqual([client.wait(60) for client in busy], [0, 0])
+        wait_until(lambda: not clients(), 5, "the adopted clients are seen to end")
 
-    def test_a_vgpud_that_hangs_is_restarted_by_the_watchdog(self):
-        self.drop_in("WatchdogSec=1s")
+    def test_clients_go_on_when_vgpud_is_killed(self):
+        client = start_busy(10)
+        before = {client["session"]: client for client in clients()}
+        for restarts in (1, 2):
+            old = main_pid()
+            os.kill(old, signal.SIGKILL)
+            wait_until(lambda: active() and main_pid() not in (0, old), 15, "vgpud is restarted")
+            self.assertEqual(shown("NRestarts"), str(restarts))
+            self.assertGoesOn(before)
+        program("vector_add")
+        self.assertEqual(client.wait(60), 0)
+
+    def test_clients_go_on_when_vgpud_hangs(self):
+        self.drop_in("WatchdogSec=1s\nTimeoutAbortSec=200ms")
         systemctl("start", "vgpud")
         time.sleep(2)
         self.assertEqual(shown("NRestarts"), "0")
-        before = main_pid()
-        os.kill(before, signal.SIGSTOP)
-        wait_until(lambda: active() and main_pid() not in (0, before), 20, "the watchdog restarts vgpud")
+        client = start_busy(12)
+        before = {client["session"]: client for client in clients()}
+        old = main_pid()
+        os.kill(old, signal.SIGSTOP)
+        wait_until(lambda: active() and main_pid() not in (0, old), 20, "the watchdog restarts vgpud")
+        self.assertGoesOn(before)
         program("vector_add")
+        self.assertEqual(client.wait(60), 0)
+
+    def test_a_client_that_comes_during_a_restart_waits(self):
+        systemctl("start", "vgpud")
+        restart = subprocess.Popen(["systemctl", "restart", "vgpud"])
+        for _ in range(5):
+            program("vector_add")
+        self.assertEqual(restart.wait(20), 0)
+
+    def test_a_dynamic_user_serves_as_well(self):
+        # systemd leaves the link of a dynamic user's RuntimeDirectory= behind, which a fixed user's start stumbles over.
+        self.addCleanup(command, "rm", "-rf", "/run/vgpud-devices", "/run/private/vgpud-devices")
+        self.drop_in("User=vgpud-dynamic\nDynamicUser=yes")
+        client = start_busy(6)
+        before = {client["session"]: client for client in clients()}
+        users = {status_of(pid)["Uid"].split()[0] for pid in processes()}
+        self.assertEqual(len(users), 1)
+        self.assertTrue(61184 <= int(users.pop()) <= 65519, "uids of DynamicUser=")
+        systemctl("restart", "vgpud")
+        self.assertGoesOn(before)
+        self.assertEqual(client.wait(60), 0)
 
     def test_the_journal_tells_what_happened(self):
         systemctl("start", "vgpud")

@@ -1,0 +1,184 @@
+// Clients and workers of a vgpud that ends and of the next one, under a stand-in for systemd. Workers are
+// fakes.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+
+#include "daemon/handover/state_memory.hpp"
+#include "daemon/testing/broker_process.hpp"
+#include "protocol/channel.hpp"
+#include "protocol/gate.hpp"
+
+namespace vgpu::daemon::testing {
+namespace {
+
+// A vgpud under a manager, and one client whose worker has said what it did.
+class Handover : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    ASSERT_TRUE(broker_.wait_until_up()) << broker_.log();
+    client_ = broker_.hello();
+    ASSERT_TRUE(client_.welcome) << broker_.log();
+    auto channel = Channel::attach(client_.fds[0].get());
+    ASSERT_TRUE(channel);
+    channel_ = std::move(*channel);
+    ASSERT_TRUE(eventually([&] { return stats()["launches"] == 7; }));
+    worker_ = stats()["worker_pid"].get<pid_t>();
+    ASSERT_TRUE(eventually([&] { return manager_.stored_names().size() == 10; }));
+  }
+
+  nlohmann::json stats() const { return broker_.stats()["clients"][0]; }
+  void start() {
+    broker_.start();
+    ASSERT_TRUE(broker_.wait_until_up()) << broker_.log();
+  }
+  bool only_the_broker_is_kept() const {
+    return eventually(
+        [&] { return manager_.stored_names() == std::vector<std::string>{"vgpud/broker/record"}; });
+  }
+  bool serves_others() const { return static_cast<bool>(broker_.hello().welcome); }
+
+  ServiceManager manager_;
+  BrokerProcess broker_{"ok", "classes: {default: {memory_quota: 64MiB}}\n", &manager_};
+  Answer client_;
+  std::unique_ptr<Channel> channel_;
+  pid_t worker_ = 0;
+};
+
+TEST_F(Handover, ClientsGoOnWithTheNextBroker) {
+  for (const int number : {SIGTERM, SIGKILL, SIGABRT}) {
+    SCOPED_TRACE(number);
+    const nlohmann::json before = stats();
+    broker_.end_with(number);
+    EXPECT_TRUE(process_exists(worker_));
+    start();
+    const nlohmann::json after = stats();
+    for (const char* key :
+         {"session", "pid", "uid", "worker_pid", "program", "executable", "class", "device", "state",
+          "memory_quota", "launches", "kernel_ns", "memory_used", "latency_p50_ns"}) {
+      EXPECT_EQ(after[key], before[key]) << key;
+    }
+    EXPECT_GE(after["age_ns"], before["age_ns"]);
+    EXPECT_EQ(channel_->control().closed.load(), 0U);
+    EXPECT_FALSE(peer_hung_up(client_.fds[1].get())) << "the worker must still hold its end";
+    EXPECT_FALSE(peer_hung_up(client_.socket.get()));
+  }
+  EXPECT_EQ(broker_.stats()["broker"]["clients_admitted"], 1);
+  const Answer second = broker_.hello();
+  ASSERT_TRUE(second.welcome);
+  EXPECT_GT(second.welcome->session, client_.welcome->session);
+}
+
+TEST_F(Handover, AnAdoptedClientEndsAsAnyOther) {
+  broker_.end_with(SIGKILL);
+  start();
+  client_ = Answer();
+  EXPECT_TRUE(eventually([&] { return !process_exists(worker_); }));
+  EXPECT_TRUE(eventually([&] { return broker_.stats()["clients"].empty(); }));
+  EXPECT_EQ(broker_.stats()["ended"][0]["launches"], 7);
+  EXPECT_TRUE(only_the_broker_is_kept());
+}
+
+TEST_F(Handover, AWorkerThatCrashesAfterwardsEndsItsSession) {
+  broker_.end_with(SIGTERM);
+  start();
+  kill(worker_, SIGSEGV);
+  EXPECT_TRUE(eventually([&] { return channel_->control().closed.load() == 1; }));
+  EXPECT_EQ(stats()["state"], "failed");
+  EXPECT_EQ(broker_.stats()["broker"]["worker_failures"], 1);
+  EXPECT_TRUE(only_the_broker_is_kept());
+  EXPECT_TRUE(serves_others());
+}
+
+TEST_F(Handover, AWorkerThatCrashedMeanwhileEndsItsSession) {
+  broker_.end_with(SIGKILL);
+  kill(worker_, SIGSEGV);
+  ASSERT_TRUE(eventually([&] { return !process_exists(worker_); }));
+  start();
+  EXPECT_TRUE(eventually([&] { return channel_->control().closed.load() == 1; }));
+  EXPECT_TRUE(only_the_broker_is_kept());
+}
+
+TEST_F(Handover, AClientThatLeftMeanwhileLeavesNothing) {
+  broker_.end_with(SIGKILL);
+  client_ = Answer();
+  start();
+  EXPECT_TRUE(eventually([&] { return !process_exists(worker_); }));
+  EXPECT_TRUE(eventually([&] { return broker_.stats()["clients"].empty(); }));
+  EXPECT_TRUE(only_the_broker_is_kept());
+}
+
+TEST_F(Handover, ManagerThatLetsGoEndsTheWorkers) {
+  broker_.end_with(SIGTERM);
+  EXPECT_TRUE(process_exists(worker_));
+  manager_.forget_all();
+  EXPECT_TRUE(eventually([&] { return !process_exists(worker_); }));
+  EXPECT_TRUE(eventually([&] { return peer_hung_up(client_.fds[1].get()); })) << "the client must notice";
+}
+
+TEST_F(Handover, WhatIsIncompleteOrDamagedEndsAndHurtsNobody) {
+  const std::string owner = "vgpud/session-1/";
+  broker_.end_with(SIGKILL);
+  for (const char* part : {"record", "client", "client-process", "channel", "worker", "worker-process",
+                           "gate", "attention", "lifeline"}) {
+    SCOPED_TRACE(part);
+    const auto kept = manager_.stored();
+    ASSERT_EQ(kept.count(owner + part), 1U);
+    ASSERT_TRUE(process_exists(worker_));
+    manager_.forget(owner + part);
+    start();
+    EXPECT_TRUE(broker_.stats()["clients"].empty()) << broker_.log();
+    EXPECT_TRUE(only_the_broker_is_kept());
+    EXPECT_TRUE(serves_others());
+    // Ours keep the worker alive for the next round.
+    broker_.end_with(SIGKILL);
+    manager_.forget_all();
+    manager_.put(kept);
+  }
+  // Magic, version; the unused slot's sequence number; of the used slot the length and the data.
+  constexpr off_t used_slot = 8192 + static_cast<off_t>(StateMemory::max_bytes);
+  const std::uint64_t garbage = ~std::uint64_t{0};
+  for (const off_t at : {off_t{0}, off_t{8}, off_t{4096}, used_slot + 8, used_slot + 16}) {
+    SCOPED_TRACE(at);
+    const auto kept = manager_.stored();
+    std::uint64_t good = 0;
+    const int record = kept.at(owner + "record").get();
+    ASSERT_EQ(pread(record, &good, sizeof good, at), 8);
+    ASSERT_EQ(pwrite(record, &garbage, sizeof garbage, at), 8);
+    start();
+    EXPECT_TRUE(broker_.stats()["clients"].empty()) << broker_.log();
+    EXPECT_TRUE(serves_others());
+    broker_.end_with(SIGKILL);
+    ASSERT_EQ(pwrite(record, &good, sizeof good, at), 8);
+    manager_.forget_all();
+    manager_.put(kept);
+  }
+  start();
+  EXPECT_EQ(stats()["worker_pid"], worker_) << "with everything in place it goes on";
+}
+
+TEST_F(Handover, WithoutABrokerNobodyIsHeldBack) {
+  const Answer rival = broker_.hello();
+  ASSERT_TRUE(rival.welcome);
+  ASSERT_TRUE(eventually([&] { return manager_.stored_names().size() == 19; }));
+  const auto kept = manager_.stored();
+  const auto gate = GateMapping::attach(kept.at("vgpud/session-1/gate").get());
+  ASSERT_TRUE(gate);
+  GatePage& page = (*gate)->page();
+  page.consumed_ns = 3'000'000'000;
+  page.backlogged = 1;
+  const auto other = GateMapping::attach(kept.at("vgpud/session-2/gate").get());
+  (*other)->page().backlogged = 1;
+  ASSERT_TRUE(eventually([&] { return page.allowance_ns.load() != no_limit_ns; }));
+  broker_.end_with(SIGTERM);
+  EXPECT_EQ(page.allowance_ns.load(), no_limit_ns);
+  // The next one counts from now: what was used before the restart is not held against anybody.
+  start();
+  ASSERT_TRUE(eventually([&] { return page.allowance_ns.load() != no_limit_ns; }));
+  EXPECT_GT(page.allowance_ns.load(), page.consumed_ns.load());
+}
+
+}  // namespace
+}  // namespace vgpu::daemon::testing

@@ -1,0 +1,140 @@
+#include "daemon/session/session_record.hpp"
+
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+namespace vgpu::daemon {
+namespace {
+
+using nlohmann::json;
+
+constexpr unsigned kVersion = 1;
+
+json head() {
+  // The protocol's hash covers the layouts of channel, gate page and device report.
+  return {{"version", kVersion}, {"protocol", protocol_hash()}};
+}
+
+// The value, if its head is ours. Throws json::exception on what is no record at all.
+tl::expected<json, std::string> open(std::span<const std::uint8_t> bytes) {
+  json value = json::from_cbor(bytes);
+  if (value.at("version").get<unsigned>() != kVersion ||
+      value.at("protocol").get<std::uint64_t>() != protocol_hash()) {
+    return tl::unexpected(std::string("it was written by another version of vgpud"));
+  }
+  return value;
+}
+
+json to_json(const Identity& who) {
+  return {{"pid", who.pid},         {"uid", who.uid},       {"gid", who.gid},
+          {"groups", who.groups},   {"unit", who.unit},     {"executable", who.executable},
+          {"program", who.program}, {"cgroup", who.cgroup}, {"ancestors", who.ancestors}};
+}
+
+Identity identity_from(const json& value) {
+  Identity who;
+  value.at("pid").get_to(who.pid);
+  value.at("uid").get_to(who.uid);
+  value.at("gid").get_to(who.gid);
+  value.at("groups").get_to(who.groups);
+  value.at("executable").get_to(who.executable);
+  value.at("program").get_to(who.program);
+  value.at("cgroup").get_to(who.cgroup);
+  value.at("unit").get_to(who.unit);
+  value.at("ancestors").get_to(who.ancestors);
+  return who;
+}
+
+json to_json(const ClassConfig& config) {
+  return {{"name", config.name},
+          {"weight", config.weight},
+          {"memory_quota", config.memory_quota.value_or(0)},
+          {"max_clients", config.max_clients},
+          {"arena_bytes", config.arena_bytes}};
+}
+
+ClassConfig class_from(const json& value) {
+  ClassConfig config;
+  value.at("name").get_to(config.name);
+  value.at("weight").get_to(config.weight);
+  if (const auto quota = value.at("memory_quota").get<std::uint64_t>(); quota != 0)
+    config.memory_quota = quota;
+  value.at("max_clients").get_to(config.max_clients);
+  value.at("arena_bytes").get_to(config.arena_bytes);
+  return config;
+}
+
+json to_json(const DeviceReport& report) {
+  const auto* bytes = reinterpret_cast<const std::uint8_t*>(&report);
+  return json::binary({bytes, bytes + sizeof report});
+}
+
+bool report_from(const json& value, DeviceReport& report) {
+  if (!value.is_binary() || value.get_binary().size() != sizeof report) return false;
+  std::memcpy(&report, value.get_binary().data(), sizeof report);
+  report.name[sizeof report.name - 1] = '\0';
+  report.pci_bus_id[sizeof report.pci_bus_id - 1] = '\0';
+  return true;
+}
+
+tl::unexpected<std::string> damaged(const json::exception& error) {
+  return tl::unexpected(std::string("its record is damaged: ") + error.what());
+}
+
+}  // namespace
+
+std::vector<std::uint8_t> encode(const SessionRecord& record) {
+  json value = head();
+  value["session"] = record.session;
+  value["device"] = record.device;
+  value["identity"] = to_json(record.identity);
+  value["class"] = to_json(record.client_class);
+  value["since_ns"] = record.since_ns;
+  value["report"] = to_json(record.report);
+  return json::to_cbor(value);
+}
+
+std::vector<std::uint8_t> encode(const BrokerRecord& record) {
+  json value = head();
+  value["next_session"] = record.next_session;
+  value["admitted"] = record.admitted;
+  value["refused"] = record.refused;
+  value["worker_failures"] = record.worker_failures;
+  return json::to_cbor(value);
+}
+
+tl::expected<SessionRecord, std::string> decode_session(std::span<const std::uint8_t> bytes) {
+  try {
+    const auto value = open(bytes);
+    if (!value) return tl::unexpected(value.error());
+    SessionRecord record;
+    value->at("session").get_to(record.session);
+    value->at("device").get_to(record.device);
+    record.identity = identity_from(value->at("identity"));
+    record.client_class = class_from(value->at("class"));
+    value->at("since_ns").get_to(record.since_ns);
+    if (!report_from(value->at("report"), record.report)) {
+      return tl::unexpected(std::string("its record is damaged: the device report has a wrong size"));
+    }
+    return record;
+  } catch (const json::exception& error) {
+    return damaged(error);
+  }
+}
+
+tl::expected<BrokerRecord, std::string> decode_broker(std::span<const std::uint8_t> bytes) {
+  try {
+    const auto value = open(bytes);
+    if (!value) return tl::unexpected(value.error());
+    BrokerRecord record;
+    value->at("next_session").get_to(record.next_session);
+    value->at("admitted").get_to(record.admitted);
+    value->at("refused").get_to(record.refused);
+    value->at("worker_failures").get_to(record.worker_failures);
+    return record;
+  } catch (const json::exception& error) {
+    return damaged(error);
+  }
+}
+
+}  // namespace vgpu::daemon

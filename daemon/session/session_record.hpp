@@ -1,0 +1,42 @@
+// What one vgpud writes down of a session for the next: all that is not in descriptors and that the kernel
+// does not tell again. CBOR, because paths may hold any bytes. Knows no session's workings; adopting is
+// session_manager.hpp's.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <tl/expected.hpp>
+#include <vector>
+
+#include "daemon/config/config.hpp"
+#include "daemon/policy/policy.hpp"
+#include "protocol/handshake.hpp"
+
+namespace vgpu::daemon {
+
+struct SessionRecord {
+  std::uint64_t session = 0;
+  std::string device;  // its name in the configuration
+  Identity identity;
+  ClassConfig client_class;
+  std::int64_t since_ns = 0;  // when it came, CLOCK_MONOTONIC
+  DeviceReport report;        // its worker's
+};
+
+// Counts of the broker as a whole that go on.
+struct BrokerRecord {
+  std::uint64_t next_session = 1;
+  std::uint64_t admitted = 0;
+  std::uint64_t refused = 0;
+  std::uint64_t worker_failures = 0;
+};
+
+[[nodiscard]] std::vector<std::uint8_t> encode(const SessionRecord& record);
+[[nodiscard]] std::vector<std::uint8_t> encode(const BrokerRecord& record);
+
+// The error is a sentence: damaged, or written by a vgpud whose protocol or pages are other than ours.
+[[nodiscard]] tl::expected<SessionRecord, std::string> decode_session(std::span<const std::uint8_t> bytes);
+[[nodiscard]] tl::expected<BrokerRecord, std::string> decode_broker(std::span<const std::uint8_t> bytes);
+
+}  // namespace vgpu::daemon

@@ -1,0 +1,79 @@
+#include "daemon/session/session_record.hpp"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+namespace vgpu::daemon {
+namespace {
+
+SessionRecord sample() {
+  SessionRecord record;
+  record.session = 42;
+  record.device = "gpu0";
+  record.identity = {7,      1000,          100,         {100, 44}, "/opt/\xff\xfe/prog",
+                     "prog", "/user.slice", "a.service", {3, 2}};
+  record.client_class.name = "batch";
+  record.client_class.weight = 25;
+  record.client_class.memory_quota = 1U << 30U;
+  record.since_ns = 123456789;
+  set_text(record.report.name, "A GPU");
+  record.report.total_memory = 1ULL << 36U;
+  return record;
+}
+
+TEST(SessionRecord, ComesBackWhole) {
+  const auto back = decode_session(encode(sample()));
+  ASSERT_TRUE(back) << back.error();
+  EXPECT_EQ(back->session, 42U);
+  EXPECT_EQ(back->device, "gpu0");
+  EXPECT_EQ(back->identity.executable, "/opt/\xff\xfe/prog") << "paths may hold any bytes";
+  EXPECT_EQ(back->identity.groups, (std::vector<gid_t>{100, 44}));
+  EXPECT_EQ(back->identity.ancestors, (std::vector<pid_t>{3, 2}));
+  EXPECT_EQ(back->identity.unit, "a.service");
+  EXPECT_EQ(back->client_class.name, "batch");
+  EXPECT_EQ(back->client_class.weight, 25U);
+  EXPECT_EQ(back->client_class.memory_quota, 1U << 30U);
+  EXPECT_EQ(back->since_ns, 123456789);
+  EXPECT_STREQ(back->report.name, "A GPU");
+  EXPECT_EQ(back->report.total_memory, 1ULL << 36U);
+}
+
+TEST(SessionRecord, NoQuotaStaysNone) {
+  SessionRecord record = sample();
+  record.client_class.memory_quota.reset();
+  EXPECT_FALSE(decode_session(encode(record))->client_class.memory_quota);
+}
+
+TEST(SessionRecord, CutOrChangedBytesAreRefusedWithASentence) {
+  const auto bytes = encode(sample());
+  for (std::size_t size = 0; size < bytes.size(); size += 7) {
+    EXPECT_FALSE(decode_session(std::span(bytes).first(size))) << size;
+  }
+  for (std::size_t at = 0; at < bytes.size(); ++at) {
+    auto changed = bytes;
+    changed[at] ^= 0xFFU;
+    const auto back = decode_session(changed);
+    EXPECT_TRUE(back || !back.error().empty()) << at;
+  }
+}
+
+TEST(SessionRecord, AnotherVersionIsRefused) {
+  auto value = nlohmann::json::from_cbor(encode(sample()));
+  value["protocol"] = protocol_hash() + 1;
+  const auto back = decode_session(nlohmann::json::to_cbor(value));
+  ASSERT_FALSE(back);
+  EXPECT_NE(back.error().find("another version"), std::string::npos);
+}
+
+TEST(BrokerRecord, ComesBackWhole) {
+  const auto back = decode_broker(encode(BrokerRecord{5, 4, 3, 2}));
+  ASSERT_TRUE(back);
+  EXPECT_EQ(back->next_session, 5U);
+  EXPECT_EQ(back->admitted, 4U);
+  EXPECT_EQ(back->refused, 3U);
+  EXPECT_EQ(back->worker_failures, 2U);
+}
+
+}  // namespace
+}  // namespace vgpu::daemon
