@@ -1,6 +1,7 @@
 #include "cudaabi/proc_address.hpp"
 
 #include <algorithm>
+#include <span>
 #include <string_view>
 
 #include "cudaabi/symbol_table.hpp"
@@ -20,8 +21,9 @@ CUresult get_proc_address(const char* name, void** function, int version, cuuint
 
   const auto table = symbol_table();
   const std::string_view wanted(name);
-  const auto range =
-      std::ranges::equal_range(table, wanted, {}, [](const Symbol& s) { return std::string_view(s.name); });
+  const auto name_of = [](const Symbol& symbol) { return std::string_view(symbol.name); };
+  const std::span range(std::ranges::lower_bound(table, wanted, {}, name_of),
+                        std::ranges::upper_bound(table, wanted, {}, name_of));
   const bool per_thread = (flags & CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM) != 0;
 
   // Rows of a name are sorted by version; a per-thread variant wins over a plain one only when it was asked
