@@ -273,7 +273,9 @@ CUresult Session::handle(const record::cuMemCreate& record, reply::cuMemCreate&,
   if (!can_bind(HandleKind::mem_allocation, record.handle) || vmm_.contains(record.handle)) {
     return CUDA_ERROR_INVALID_HANDLE;
   }
-  if (record.prop.requestedHandleTypes != CU_MEM_HANDLE_TYPE_NONE) return unsupported(record.header.call);
+  constexpr unsigned exportable = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
+  if ((static_cast<unsigned>(record.prop.requestedHandleTypes) & ~exportable) != 0)
+    return unsupported(record.header.call);
   if (!accounting_.charge(record.bytes)) return CUDA_ERROR_OUT_OF_MEMORY;
   CUmemAllocationProp prop = record.prop;
   to_driver(prop);

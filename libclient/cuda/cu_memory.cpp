@@ -1,5 +1,6 @@
 // Device memory: allocation, release, pools and virtual memory management. The worker allocates; what it gave
 // is tracked here.
+#include "cudaabi/unsupported.hpp"
 #include "libclient/cuda/copy.hpp"
 #include "libclient/cuda/host_memory.hpp"
 #include "vgpu/records.hpp"
@@ -101,6 +102,14 @@ CUresult default_pool(CUmemoryPool* pool, CUdevice device) {
   if (device != 0) return CUDA_ERROR_INVALID_DEVICE;
   *pool = from_bits<CUmemoryPool>(ready->default_pool);
   return CUDA_SUCCESS;
+}
+
+// Programs ask for memory that could be exported long before they export any, if they ever do (PyTorch,
+// NCCL): such memory is given, and the export itself refused.
+CUresult check_handle_types(unsigned types) {
+  if ((types & ~unsigned{CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR}) == 0) return CUDA_SUCCESS;
+  return static_cast<CUresult>(
+      cudaabi::note_unsupported("memory exported as anything but a file descriptor"));
 }
 
 CUresult check_pool(Call& call, CUmemoryPool pool) {
@@ -265,7 +274,8 @@ VGPU_EXPORT CUresult cuDeviceSetMemPool(CUdevice dev, CUmemoryPool pool) {
 
 VGPU_EXPORT CUresult cuMemPoolCreate(CUmemoryPool* pool, const CUmemPoolProps* poolProps) {
   if (pool == nullptr || poolProps == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  if (poolProps->handleTypes != CU_MEM_HANDLE_TYPE_NONE) return CUDA_ERROR_NOT_SUPPORTED;
+  if (const CUresult result = check_handle_types(poolProps->handleTypes); result != CUDA_SUCCESS)
+    return result;
   Call call;
   if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
   record::cuMemPoolCreate record;
@@ -387,7 +397,8 @@ VGPU_EXPORT CUresult cuMemAddressFree(CUdeviceptr ptr, size_t size) {
 VGPU_EXPORT CUresult cuMemCreate(CUmemGenericAllocationHandle* handle, size_t size,
                                  const CUmemAllocationProp* prop, unsigned long long flags) {
   if (handle == nullptr || prop == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  if (prop->requestedHandleTypes != CU_MEM_HANDLE_TYPE_NONE) return CUDA_ERROR_NOT_SUPPORTED;
+  if (const CUresult result = check_handle_types(prop->requestedHandleTypes); result != CUDA_SUCCESS)
+    return result;
   Call call;
   if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
   record::cuMemCreate record;

@@ -71,8 +71,10 @@ CUresult batch_item(CUstream stream, const CUstreamBatchMemOpParams& item) {
                          true);
     case CU_STREAM_MEM_OP_BARRIER:
       return CUDA_SUCCESS;  // operations of a stream are ordered anyway
-    default:
+    case CU_STREAM_MEM_OP_FLUSH_REMOTE_WRITES:
       return CUDA_ERROR_NOT_SUPPORTED;
+    default:
+      return CUDA_ERROR_INVALID_VALUE;
   }
 }
 

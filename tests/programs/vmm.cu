@@ -39,6 +39,8 @@ int main() {
   CUmemAccessDesc access{};
   access.location = properties.location;
   access.flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
+  // Memory that could be exported is memory like any other: pools ask for it and never export it.
+  properties.requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
   CUmemGenericAllocationHandle handles[3] = {};
   for (int i = 0; i < 3; ++i) {
     DRV_OK(cuMemCreate(&handles[i], piece, &properties, 0));

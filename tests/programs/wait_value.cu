@@ -62,8 +62,7 @@ int main() {
   wide[0] = 6;
   CUDA_OK(cudaStreamSynchronize(held));
   EXPECT(wide[0] == (71ULL | 72ULL << 32), "the batch wrote 0x%llx", wide[0]);
-  batch[0].waitValue.operation = static_cast<CUstreamBatchMemOpType>(77);
-  DRV_IS(cuStreamBatchMemOp(held, 3, batch, 0), CUDA_ERROR_INVALID_VALUE);
+  DRV_IS(cuStreamBatchMemOp(held, 3, batch, 1), CUDA_ERROR_INVALID_VALUE);  // flags must be 0
   (void)supported;
   return check::done("wait_value");
 }
