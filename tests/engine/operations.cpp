@@ -3,13 +3,11 @@
 // (its own command line takes names only, and a process a few hundred cases costs more than the cases). Built
 // by setup.sh.
 //
-//   operations list           a line a case: index, 1 if both backends support it, 1 if no tensor of it is
-//   empty (there is
-//                             something to compute), operation, parameters; tabs between
-//   operations run            reads indices from standard input; answers each by "= INDEX VERDICT
-//   MILLISECONDS", where
-//                             VERDICT is OK, FAIL or UNSUPPORTED. Lines before it tell why a case failed.
-//   operations test ...       test-backend-ops with its own arguments
+//   operations list      a line a case: index, 1 if both backends support it, 1 if no tensor of it is empty
+//                        (there is something to compute), operation, parameters; tabs between
+//   operations run       reads indices from standard input; answers each by "= INDEX VERDICT MILLISECONDS",
+//                        VERDICT being OK, FAIL or UNSUPPORTED. Lines before it tell why a case failed.
+//   operations test ...  test-backend-ops with its own arguments
 //
 // A case builds its graph, computes it on CUDA0 and on the CPU backend's reference implementation, and
 // compares.

@@ -17,6 +17,34 @@ DROP_IN = pathlib.Path("/run/systemd/system/vgpud.service.d/test.conf")
 LIBRARY_PATH = pathlib.Path("/etc/ld.so.conf.d/00-vgpud.conf")
 MEMBER, OUTSIDER = "alice", "bob"
 
+# What Ollama's server asks at its start, in a unit restricted as its packages' units are, most of all together.
+PROBE = "/vgpud-probe"
+OLLAMA_UNIT = pathlib.Path("/run/systemd/system/ollama.service")
+OLLAMA_DROP_IN = pathlib.Path("/run/systemd/system/ollama.service.d/vgpud.conf")
+OLLAMA = f"""[Unit]
+After=network-online.target
+[Service]
+Type=oneshot
+ExecStart={PROBE}
+User=ollama
+Group=ollama
+PrivateTmp=yes
+PrivateDevices=yes
+ProtectSystem=strict
+ProtectHome=yes
+NoNewPrivileges=yes
+ProtectKernelTunables=yes
+ProtectControlGroups=yes
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+CapabilityBoundingSet=
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+"""
+
 
 def command(*words, user=None, check=True, timeout=60):
     """Runs a command as root or as a user with that user's own groups; returns the CompletedProcess."""
@@ -189,6 +217,27 @@ class Installed(unittest.TestCase):
         finally:
             LIBRARY_PATH.unlink()
             command("ldconfig")
+
+    def test_the_drop_in_gives_ollamas_hardened_unit_the_device(self):
+        command("useradd", "--system", "--user-group", "--no-create-home", "ollama")
+        OLLAMA_UNIT.write_text(OLLAMA)
+        try:
+            systemctl("daemon-reload")
+            self.assertNotEqual(systemctl("start", "ollama", check=False).returncode, 0)  # no library, no group
+            OLLAMA_DROP_IN.parent.mkdir()
+            OLLAMA_DROP_IN.write_text(pathlib.Path("/vgpud-ollama/vgpud.conf").read_text())
+            systemctl("daemon-reload")
+            systemctl("reset-failed", "ollama")
+            systemctl("start", "ollama")
+            command("journalctl", "--sync")
+            output = command("journalctl", "--no-pager", "--output=cat", "--unit=ollama.service").stdout
+            self.assertIn("name vgpud Software GPU", output)
+            self.assertTrue(active(), "the drop-in wants vgpud")
+        finally:
+            OLLAMA_UNIT.unlink()
+            OLLAMA_DROP_IN.unlink(missing_ok=True)
+            systemctl("daemon-reload")
+            command("userdel", "ollama")
 
     def test_broker_and_workers_are_confined(self):
         systemctl("start", "vgpud")
