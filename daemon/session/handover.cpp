@@ -173,9 +173,15 @@ void SessionManager::adopt_one(const std::string& owner, KeptParts parts) {
     worker_ended(id, how, orderly);
   };
   session.sampled_ns = session.gate->page().consumed_ns.load(std::memory_order_relaxed);
-  session.device->gates().add(id, session.client_class.weight, session.gate,
+  // What the configuration says of it now; its record holds where it is placed in another class by now.
+  if (auto placement = place_client(*config_, session.peer.identity);
+      placement && placement->client_class.name == session.client_class.name) {
+    session.client_class = std::move(placement->client_class);
+  }
+  session.device->gates().add(id, gate_terms(session.client_class), session.gate,
                               session.worker->fds.attention.get());
   sessions_.emplace(id, std::move(*restored));
+  push(session);
   watch(session);
   const Identity& who = session.peer.identity;
   log::info("client adopted session={} pid={} uid={} program={} class={} device={} worker_pid={}", id,
