@@ -4,6 +4,7 @@
 #include <array>
 #include <atomic>
 #include <cstring>
+#include <utility>
 
 #include "libclient/cuda/arena_block.hpp"
 #include "libclient/cuda/copy_crew.hpp"
@@ -128,6 +129,11 @@ void download_lane(Transfer& transfer) {
   for (;;) {
     while (asked < kWindow) {
       Chunk& chunk = window[(oldest + asked) % kWindow];
+      // A block that an earlier chunk is done with serves again. Whoever waited for room with such a block in
+      // hand could wait for ever, when all threads do.
+      for (std::size_t i = asked + 1; i < kWindow && !chunk.block; ++i) {
+        std::swap(chunk.block, window[(oldest + i) % kWindow].block);
+      }
       const bool fresh = !chunk.block;
       if (fresh) {
         if (transfer.next.load(std::memory_order_relaxed) >= transfer.bytes) break;
