@@ -108,8 +108,9 @@ CUresult send_with_options(Call& call, const cudaabi::ImageExtent& image, Record
 
 // Both options are hints about the program's memory: that the image stays (it is copied at once), and tables
 // of host counterparts of device symbols (which nothing in the worker could call).
-CUresult check_library_options(unsigned count, const CUlibraryOption* options, void* const* values) {
-  if (count != 0 && (options == nullptr || values == nullptr)) return CUDA_ERROR_INVALID_VALUE;
+CUresult check_library_options(unsigned count, const CUlibraryOption* options) {
+  // Values may be missing: cuBLASLt passes none with its one option.
+  if (count != 0 && options == nullptr) return CUDA_ERROR_INVALID_VALUE;
   for (unsigned i = 0; i < count; ++i) {
     const int option = static_cast<int>(options[i]);
     if (option < 0 || option >= CU_LIBRARY_NUM_OPTIONS) return CUDA_ERROR_INVALID_VALUE;
@@ -325,12 +326,11 @@ VGPU_EXPORT CUresult cuModuleGetGlobal_v2(CUdeviceptr* dptr, size_t* bytes, CUmo
 
 VGPU_EXPORT CUresult cuLibraryLoadData(CUlibrary* library, const void* code, CUjit_option* jitOptions,
                                        void** jitOptionsValues, unsigned int numJitOptions,
-                                       CUlibraryOption* libraryOptions, void** libraryOptionValues,
+                                       CUlibraryOption* libraryOptions, void**,
                                        unsigned int numLibraryOptions) {
-  if (const CUresult result = check_library_options(numLibraryOptions, libraryOptions, libraryOptionValues);
-      result != CUDA_SUCCESS) {
+  if (const CUresult result = check_library_options(numLibraryOptions, libraryOptions);
+      result != CUDA_SUCCESS)
     return result;
-  }
   return load_library(library, code, JitOptions(numJitOptions, jitOptions, jitOptionsValues));
 }
 
