@@ -146,6 +146,18 @@ TEST(ExportTables, SizedTablesStateTheirSizeAndHaveNoEmptySlot) {
   EXPECT_EQ(unknown(), CUDA_ERROR_NOT_SUPPORTED);
 }
 
+TEST(ExportTables, WhatCublasLtCallsUnaskedIsThereAndRefuses) {
+  fake_hooks();
+  const CUuuid id =
+      uuid({0x17, 0x34, 0xdc, 0x26, 0x80, 0x0d, 0x47, 0x45, 0x87, 0x26, 0xc0, 0xf1, 0xe7, 0xdd, 0x8b, 0xca});
+  const void* table = nullptr;
+  ASSERT_EQ(get_export_table(&table, &id), CUDA_SUCCESS);
+  const auto* words = static_cast<const std::uintptr_t*>(table);
+  EXPECT_EQ(words[0], 136U);
+  for (unsigned i = 1; i < 17; ++i)
+    EXPECT_EQ(reinterpret_cast<CUresult (*)()>(words[i])(), CUDA_ERROR_NOT_SUPPORTED);
+}
+
 TEST(ExportTables, AModulesFunctionsAreVisitedAndCounted) {
   fake_hooks();
   const CUuuid id =

@@ -214,19 +214,19 @@ unsigned visit_functions(CUcontext, CUmodule module, FunctionVisitor visit, void
   return static_cast<unsigned>(functions.size());
 }
 
+// 1734dc26: what it does is not public. cuBLASLt calls its slots 4 and 13 without looking whether it got the
+// table, so it gets one whose slots refuse.
+const Slot* blas_table() {
+  static const auto table = sized_table<0x1734dc26, 17>();
+  return table.data();
+}
+
 const Slot* function_table() {
   static const auto table = [] {
     auto t = sized_table<0x6e163fbe, 64>();
     t[7] = slot(&visit_functions);
     return t;
   }();
-  return table.data();
-}
-
-// 1734dc26: meaning not public. cuBLASLt asks for it before bf16 products and does not survive a refusal; its
-// slots answer that they are not supported.
-const Slot* matmul_table() {
-  static const auto table = sized_table<0x1734dc26, 17>();
   return table.data();
 }
 
@@ -281,7 +281,7 @@ constexpr Offered offered[] = {
     {{0x6e, 0x16, 0x3f, 0xbe, 0xb9, 0x58, 0x44, 0x4d, 0x83, 0x5c, 0xe1, 0x82, 0xaf, 0xf1, 0x99, 0x1e},
      function_table},
     {{0x17, 0x34, 0xdc, 0x26, 0x80, 0x0d, 0x47, 0x45, 0x87, 0x26, 0xc0, 0xf1, 0xe7, 0xdd, 0x8b, 0xca},
-     matmul_table},
+     blas_table},
 #ifdef VGPU_INTEGRITY_HANDSHAKE
     {{0xd4, 0x08, 0x20, 0x55, 0xbd, 0xe6, 0x70, 0x4b, 0x8d, 0x34, 0xba, 0x12, 0x3c, 0x66, 0xe1, 0xf2},
      integrity_table},

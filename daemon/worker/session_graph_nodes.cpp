@@ -33,6 +33,21 @@ void append(std::vector<std::byte>& out, const T& value) {
   out.insert(out.end(), bytes.begin(), bytes.end());
 }
 
+/// The packed parameters of a node that was made with them: the driver answers in the form in which it was
+/// asked.
+void read_packed(void* const* extra, std::vector<std::byte>& packed) {
+  const void* data = nullptr;
+  const std::size_t* bytes = nullptr;
+  constexpr int most_entries = 8;
+  for (int i = 0; i < most_entries && extra[0] != CU_LAUNCH_PARAM_END; ++i, extra += 2) {
+    if (extra[0] == CU_LAUNCH_PARAM_BUFFER_POINTER) data = extra[1];
+    if (extra[0] == CU_LAUNCH_PARAM_BUFFER_SIZE) bytes = static_cast<const std::size_t*>(extra[1]);
+  }
+  if (data == nullptr || bytes == nullptr || *bytes > max_record_bytes) return;
+  packed.resize(*bytes);
+  std::memcpy(packed.data(), data, *bytes);
+}
+
 }  // namespace
 
 CUresult Session::kernel_node(NodeParams& out, Tail& tail) const {
@@ -298,6 +313,7 @@ CUresult Session::write_kernel_node(CUgraphNode node, std::vector<std::byte>& ou
     if (packed.size() < offset + size) packed.resize(offset + size);
     std::memcpy(packed.data() + offset, params.kernelParams[i], size);
   }
+  if (params.kernelParams == nullptr && params.extra != nullptr) read_packed(params.extra, packed);
   answer.param_bytes = static_cast<std::uint32_t>(packed.size());
   append(out, answer);
   out.insert(out.end(), packed.begin(), packed.end());

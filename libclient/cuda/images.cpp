@@ -109,7 +109,7 @@ CUresult send_with_options(Call& call, const cudaabi::ImageExtent& image, Record
 // Both options are hints about the program's memory: that the image stays (it is copied at once), and tables
 // of host counterparts of device symbols (which nothing in the worker could call).
 CUresult check_library_options(unsigned count, const CUlibraryOption* options) {
-  // cuBLASLt passes CU_LIBRARY_BINARY_IS_PRESERVED without values.
+  // Values may be missing: cuBLASLt passes none with its one option.
   if (count != 0 && options == nullptr) return CUDA_ERROR_INVALID_VALUE;
   for (unsigned i = 0; i < count; ++i) {
     const int option = static_cast<int>(options[i]);
@@ -326,12 +326,11 @@ VGPU_EXPORT CUresult cuModuleGetGlobal_v2(CUdeviceptr* dptr, size_t* bytes, CUmo
 
 VGPU_EXPORT CUresult cuLibraryLoadData(CUlibrary* library, const void* code, CUjit_option* jitOptions,
                                        void** jitOptionsValues, unsigned int numJitOptions,
-                                       CUlibraryOption* libraryOptions, void** /*libraryOptionValues*/,
+                                       CUlibraryOption* libraryOptions, void**,
                                        unsigned int numLibraryOptions) {
   if (const CUresult result = check_library_options(numLibraryOptions, libraryOptions);
-      result != CUDA_SUCCESS) {
+      result != CUDA_SUCCESS)
     return result;
-  }
   return load_library(library, code, JitOptions(numJitOptions, jitOptions, jitOptionsValues));
 }
 

@@ -5,7 +5,11 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <fstream>
+#include <iterator>
 #include <string>
 
 #include "libclient/nvml/nvml.hpp"
@@ -152,6 +156,42 @@ unsigned cores_per_multiprocessor(const DeviceReport& report) {
     default:
       return 0;
   }
+}
+
+// What the kernel tells of the device's PCIe link, where it is a card that this machine has.
+std::string link_text(const DeviceReport& report, const char* what) {
+  if (report.software != 0) return {};
+  char path[96];
+  std::snprintf(path, sizeof path, "/sys/bus/pci/devices/%04x:%02x:%02x.0/%s",
+                static_cast<unsigned>(report.pci_domain), static_cast<unsigned>(report.pci_bus),
+                static_cast<unsigned>(report.pci_device), what);
+  std::ifstream file(path);
+  std::string text;
+  std::getline(file, text);
+  return text;
+}
+
+nvmlReturn_t link_width(nvmlDevice_t handle, unsigned* width, const char* what) {
+  return with_report(handle, width, [&](const DeviceReport& report) {
+    const unsigned long lanes = std::strtoul(link_text(report, what).c_str(), nullptr, 10);
+    if (lanes == 0 || lanes > 32) return NVML_ERROR_NOT_SUPPORTED;
+    *width = static_cast<unsigned>(lanes);
+    return NVML_SUCCESS;
+  });
+}
+
+// "16.0 GT/s PCIe" is the fourth generation; each doubled the rate but the third.
+nvmlReturn_t link_generation(nvmlDevice_t handle, unsigned* generation, const char* what) {
+  return with_report(handle, generation, [&](const DeviceReport& report) {
+    const double rate = std::strtod(link_text(report, what).c_str(), nullptr);
+    constexpr double rates[] = {2.5, 5, 8, 16, 32, 64};
+    for (unsigned i = 0; i < std::size(rates); ++i) {
+      if (rate < rates[i] * 0.99 || rate > rates[i] * 1.01) continue;
+      *generation = i + 1;
+      return NVML_SUCCESS;
+    }
+    return NVML_ERROR_NOT_SUPPORTED;
+  });
 }
 
 // What is off or absent, seen from a client: MIG, displays, other boards.
@@ -396,4 +436,17 @@ NVML_EXPORT nvmlReturn_t nvmlDeviceGetTopologyCommonAncestor(nvmlDevice_t a, nvm
 NVML_EXPORT nvmlReturn_t nvmlDeviceGetTopologyNearestGpus(nvmlDevice_t handle, int, unsigned* count,
                                                           nvmlDevice_t*) {
   return zero(handle, count);
+}
+
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetMaxPcieLinkGeneration(nvmlDevice_t handle, unsigned* generation) {
+  return link_generation(handle, generation, "max_link_speed");
+}
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetCurrPcieLinkGeneration(nvmlDevice_t handle, unsigned* generation) {
+  return link_generation(handle, generation, "current_link_speed");
+}
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetMaxPcieLinkWidth(nvmlDevice_t handle, unsigned* width) {
+  return link_width(handle, width, "max_link_width");
+}
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetCurrPcieLinkWidth(nvmlDevice_t handle, unsigned* width) {
+  return link_width(handle, width, "current_link_width");
 }
