@@ -110,9 +110,9 @@ TEST(ConfigLoad, PoolsMustHaveADeviceAndARuleNamesOneOfBoth) {
 
 TEST(ConfigLoad, UnknownKeyIsAnErrorWithItsPlace) {
   EXPECT_EQ(errors_of("classes:\n  default:\n    wieght: 3\n"),
-            "f.yaml:3:5: unknown key 'wieght' in class 'default' (known: weight, memory_quota, max_clients, "
-            ""
-            "arena)\n");
+            "f.yaml:3:5: unknown key 'wieght' in class 'default' (known: weight, memory_quota, priority, "
+            "deadline, max_clients, max_clients_per_user, launch_rate, bandwidth, queue_depth, window, "
+            "watchdog, quarantine_after, quarantine_time, arena)\n");
 }
 
 TEST(ConfigLoad, SyntaxErrorHasItsPlace) {
