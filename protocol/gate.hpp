@@ -34,6 +34,7 @@ struct GatePage {
   std::atomic<std::uint64_t> byte_rate;    ///< bytes copied from or to the host a second; 0 = no limit
   std::atomic<std::uint32_t> queue_limit;  ///< commands in flight; 0 = the worker's own bound
   std::atomic<std::uint32_t> level;        ///< of the client's priority, for its streams: 0 is the highest
+  std::atomic<std::uint32_t> others_busy;  ///< 1: tell the broker when there is work again
   std::atomic<std::uint32_t> others_wait;  ///< 1: tell the broker when nothing is in flight any more
 
   // Written by the worker; scheduling.

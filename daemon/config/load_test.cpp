@@ -63,11 +63,56 @@ rules:
   EXPECT_EQ(config->rules[1].place.line, 16);
 }
 
+TEST(ConfigLoad, PoliciesPoolsAndLimitsAreRead) {
+  const auto config = parse_config(
+      "devices: [{name: a, policy: time_slice, pool: x}, {name: b}]\n"
+      "classes:\n"
+      "  default: {priority: high, deadline: 20ms, max_clients_per_user: 3, launch_rate: 100, bandwidth: "
+      "2MiB,\n"
+      "            queue_depth: 4, window: 300us, watchdog: 400ms, quarantine_after: 2, quarantine_time: 0}\n"
+      "scheduler: {linger: 100us, aging: 0, slice: 4ms, window: 2ms}\n"
+      "rules: [{match: {uid: 0}, class: default, pool: x}]\n",
+      "f.yaml");
+  ASSERT_TRUE(config);
+  EXPECT_EQ(config->devices[0].policy, PolicyKind::time_slice);
+  EXPECT_EQ(config->devices[0].pool, "x");
+  EXPECT_FALSE(config->devices[1].policy);
+  EXPECT_EQ(config->devices[1].pool, "default");
+  const ClassConfig& read = config->classes.at("default");
+  EXPECT_EQ(read.priority, Priority::high);
+  EXPECT_EQ(read.deadline, std::chrono::milliseconds(20));
+  EXPECT_EQ(read.max_clients_per_user, 3U);
+  EXPECT_EQ(read.launch_rate, 100U);
+  EXPECT_EQ(read.bandwidth, 2ULL << 20U);
+  EXPECT_EQ(read.queue_depth, 4U);
+  EXPECT_EQ(read.window, std::chrono::microseconds(300));
+  EXPECT_EQ(read.watchdog, std::chrono::milliseconds(400));
+  EXPECT_EQ(read.quarantine_after, 2U);
+  EXPECT_EQ(read.quarantine_time.count(), 0);
+  EXPECT_EQ(config->scheduler.policy.linger, std::chrono::microseconds(100));
+  EXPECT_EQ(config->scheduler.policy.aging.count(), 0);
+  EXPECT_EQ(config->scheduler.policy.slice, std::chrono::milliseconds(4));
+  EXPECT_EQ(config->scheduler.window, std::chrono::milliseconds(2));
+  EXPECT_EQ(config->rules[0].pool, "x");
+}
+
+TEST(ConfigLoad, PoolsMustHaveADeviceAndARuleNamesOneOfBoth) {
+  EXPECT_NE(errors_of("rules: [{match: {uid: 0}, class: default, pool: nowhere}]\n")
+                .find("pool 'nowhere' has no device"),
+            std::string::npos);
+  EXPECT_NE(
+      errors_of("rules: [{match: {uid: 0}, class: default, pool: default, device: gpu0}]\n").find("not both"),
+      std::string::npos);
+  EXPECT_NE(
+      errors_of("devices: [{policy: nonsense}]\n").find("must be one of: fair, fifo, deadline, time_slice"),
+      std::string::npos);
+}
+
 TEST(ConfigLoad, UnknownKeyIsAnErrorWithItsPlace) {
   EXPECT_EQ(errors_of("classes:\n  default:\n    wieght: 3\n"),
-            "f.yaml:3:5: unknown key 'wieght' in class 'default' (known: weight, memory_quota, max_clients, "
-            ""
-            "arena)\n");
+            "f.yaml:3:5: unknown key 'wieght' in class 'default' (known: weight, memory_quota, priority, "
+            "deadline, max_clients, max_clients_per_user, launch_rate, bandwidth, queue_depth, window, "
+            "watchdog, quarantine_after, quarantine_time, arena)\n");
 }
 
 TEST(ConfigLoad, SyntaxErrorHasItsPlace) {

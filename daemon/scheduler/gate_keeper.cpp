@@ -22,12 +22,6 @@ void set_allowance(GatePage& page, std::uint64_t allowance) {
   if (page.blocked.load() != 0) futex_wake(page.refill);
 }
 
-void set_allowance(GatePage& page, std::uint64_t allowance) {
-  if (page.allowance_ns.exchange(allowance) == allowance) return;
-  page.refill.fetch_add(1);  // sequentially consistent with the worker: it sets blocked, then looks again
-  if (page.blocked.load() != 0) futex_wake(page.refill);
-}
-
 }  // namespace
 
 GateKeeper::GateKeeper(EventLoop& loop, std::unique_ptr<SchedulingPolicy> policy)
@@ -133,7 +127,7 @@ bool GateKeeper::is_stuck(Entry& entry, std::uint64_t elapsed) {
   return entry.stuck_ns > entry.terms.watchdog_ns + entry.terms.watchdog_ns / 4;
 }
 
-void GateKeeper::apply(const Grant& grant, std::size_t waiting) {
+void GateKeeper::apply(const Grant& grant, std::size_t waiting, std::size_t busy) {
   Entry& entry = entries_.at(grant.client);
   GatePage& page = entry.gate->page();
   const bool waits = entry.backlogged && grant.more_ns == 0;
@@ -143,6 +137,7 @@ void GateKeeper::apply(const Grant& grant, std::size_t waiting) {
   }
   entry.waited = waits;
   page.window_ns.store(grant.bounded ? entry.terms.window_ns : 0, std::memory_order_relaxed);
+  page.others_busy.store(busy > (entry.backlogged ? 1U : 0U) ? 1 : 0, std::memory_order_relaxed);
   page.others_wait.store(waiting > (waits ? 1U : 0U) ? 1 : 0, std::memory_order_relaxed);
   set_allowance(page, grant.more_ns == kUnlimited ? no_limit_ns : entry.seen_ns + grant.more_ns);
 }
@@ -155,7 +150,11 @@ void GateKeeper::tick() {
   const auto waiting = std::count_if(grants.begin(), grants.end(), [&](const Grant& grant) {
     return grant.more_ns == 0 && entries_.at(grant.client).backlogged;
   });
-  for (const Grant& grant : grants) apply(grant, static_cast<std::size_t>(waiting));
+  const auto busy = std::count_if(entries_.begin(), entries_.end(),
+                                  [](const auto& entry) { return entry.second.backlogged; });
+  for (const Grant& grant : grants) {
+    apply(grant, static_cast<std::size_t>(waiting), static_cast<std::size_t>(busy));
+  }
   for (auto& [client, entry] : entries_) {
     if (entry.held) set_allowance(entry.gate->page(), entry.seen_ns);
   }
@@ -170,7 +169,7 @@ GateFigures GateKeeper::figures(ClientId client) const {
 void GateKeeper::open_all() {
   for (const auto& [client, entry] : entries_) {
     loop_.forget(entry.attention_fd);
-    policy_->remove(client);
+    if (!entry.held) policy_->remove(client);
     entry.gate->page().window_ns.store(0, std::memory_order_relaxed);
     set_allowance(entry.gate->page(), no_limit_ns);
   }

@@ -80,8 +80,8 @@ class GateKeeper {
   };
 
   void read_pages(std::uint64_t now);
-  // `waiting`: clients with work that have to wait.
-  void apply(const Grant& grant, std::size_t waiting);
+  // `waiting`: clients with work that have to wait; `busy`: clients with work.
+  void apply(const Grant& grant, std::size_t waiting, std::size_t busy);
   // Whether a command of its has been on the device for too long.
   static bool is_stuck(Entry& entry, std::uint64_t elapsed);
   void schedule_next();

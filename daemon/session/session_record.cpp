@@ -1,5 +1,6 @@
 #include "daemon/session/session_record.hpp"
 
+#include <algorithm>
 #include <cstring>
 #include <nlohmann/json.hpp>
 
@@ -50,6 +51,16 @@ json to_json(const ClassConfig& config) {
           {"weight", config.weight},
           {"memory_quota", config.memory_quota.value_or(0)},
           {"max_clients", config.max_clients},
+          {"max_clients_per_user", config.max_clients_per_user},
+          {"priority", static_cast<unsigned>(config.priority)},
+          {"deadline", config.deadline.count()},
+          {"launch_rate", config.launch_rate},
+          {"bandwidth", config.bandwidth.value_or(0)},
+          {"queue_depth", config.queue_depth},
+          {"window", config.window.count()},
+          {"watchdog", config.watchdog.count()},
+          {"quarantine_after", config.quarantine_after},
+          {"quarantine_time", config.quarantine_time.count()},
           {"arena_bytes", config.arena_bytes}};
 }
 
@@ -60,6 +71,19 @@ ClassConfig class_from(const json& value) {
   if (const auto quota = value.at("memory_quota").get<std::uint64_t>(); quota != 0)
     config.memory_quota = quota;
   value.at("max_clients").get_to(config.max_clients);
+  const auto duration = [&](const char* key) {
+    return std::chrono::microseconds(value.at(key).get<std::int64_t>());
+  };
+  value.at("max_clients_per_user").get_to(config.max_clients_per_user);
+  config.priority = static_cast<Priority>(std::min(value.at("priority").get<unsigned>(), kLevels - 1));
+  config.deadline = duration("deadline");
+  value.at("launch_rate").get_to(config.launch_rate);
+  if (const auto bytes = value.at("bandwidth").get<std::uint64_t>(); bytes != 0) config.bandwidth = bytes;
+  value.at("queue_depth").get_to(config.queue_depth);
+  config.window = duration("window");
+  config.watchdog = duration("watchdog");
+  value.at("quarantine_after").get_to(config.quarantine_after);
+  config.quarantine_time = duration("quarantine_time");
   value.at("arena_bytes").get_to(config.arena_bytes);
   return config;
 }

@@ -29,7 +29,9 @@ void Accounting::wake_broker() const {
 void Accounting::work_came() {
   if (page_.backlogged.load(std::memory_order_relaxed) != 0) return;
   page_.backlogged.store(1, std::memory_order_release);
-  wake_broker();
+  // Who has the device without a limit and nobody beside him need not wake the broker at each little piece of
+  // work: it sees at its next look.
+  if (bounded() || page_.others_busy.load(std::memory_order_relaxed) != 0) wake_broker();
 }
 
 void Accounting::publish_in_flight() {

@@ -10,7 +10,8 @@ Estimates::Slot& Estimates::slot(std::uint64_t key) {
   for (std::size_t i = 0; i < ways; ++i) {
     Slot& candidate = table_[first + i];
     if (candidate.key == key) return candidate;
-    if (candidate.uses < victim->uses) victim = &candidate;
+    // An empty one first, else the least used.
+    if (victim->key != 0 && (candidate.key == 0 || candidate.uses < victim->uses)) victim = &candidate;
   }
   // The others of the set become easier to replace, so that what is no longer used goes in the end.
   for (std::size_t i = 0; i < ways; ++i) table_[first + i].uses /= 2;
