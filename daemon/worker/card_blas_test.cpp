@@ -146,6 +146,7 @@ TEST_F(CardBlasTest, EveryTypeAndLayoutMatchesATripleLoop) {
         matrix.address = address;
         if (!pointers) return;
         std::vector<std::uint64_t> table;
+        table.reserve(batches);
         for (int i = 0; i < batches; ++i) {
           table.push_back(address + static_cast<std::uint64_t>(matrix.stride * i) *
                                         cudaabi::blas_element_bytes(matrix.type));

@@ -66,7 +66,7 @@ class Sharing(unittest.TestCase):
     """Three engines with different models on one vgpud."""
 
     KINDS = ("q8_0", "q4_0", "f16")
-    TOKENS = 24
+    TOKENS = 200  # so many that the first does not end before the last has begun
 
     def start(self, service, kind, tokens):
         words = engine.command(engine.model(kind, seed=2), tokens=tokens)

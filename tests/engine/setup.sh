@@ -37,7 +37,7 @@ fetch() {
   if ! (cd "$work" && npm pack --silent --fetch-retries=2 "$spec" >/dev/null && tar xzf ./*.tgz); then
     rm -rf "$work"
     say "cannot fetch $spec from npm's registry (see above). Without a network, leave these tests out:" \
-      "cmake --preset release -DVGPU_ENGINE_TESTS=OFF; or copy $cache from a machine that has run them."
+      "cmake --preset release -DVGPU_TEST_ENGINE=OFF; or copy $cache from a machine that has run them."
     exit 2
   fi
   mv "$work/package" "$destination"
