@@ -45,8 +45,7 @@ struct DeviceConfig {
   Sharing sharing = Sharing::isolated;
   unsigned prestart = 1;      // workers kept ready for the next clients
   unsigned max_workers = 64;  // workers at a time, ready ones included
-  // Order among clients of one priority; none: time slices where contexts take turns anyway (kind cuda,
-  // isolated), else fair.
+  // Order among clients of one priority; none: fair.
   std::optional<PolicyKind> policy;
   std::string pool = "default";  // clients are placed on the least loaded device of their pool
 };

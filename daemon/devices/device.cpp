@@ -18,11 +18,7 @@ Device::Device(EventLoop& loop, DeviceConfig config, unsigned index, const Sched
 }
 
 PolicyKind Device::policy() const {
-  if (config_.policy) return *config_.policy;
-  // Contexts of their own share a GPU in turns, and each change of turns is dear: better ours than the
-  // driver's.
-  const bool turns = driver_ && driver_->kind == DeviceKind::cuda && !mps_;
-  return turns ? PolicyKind::time_slice : PolicyKind::fair;
+  return config_.policy.value_or(PolicyKind::fair);
 }
 
 void Device::choose(DeviceKind kind) {

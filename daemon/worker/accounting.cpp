@@ -67,6 +67,8 @@ void Accounting::work_ended(bool dispatcher_awake) {
 }
 
 void Accounting::rest() {
+  // Earlier work may end while the dispatcher waits at the gate with more.
+  if (admitting_.load(std::memory_order_acquire)) return;
   if (page_.backlogged.exchange(0, std::memory_order_acq_rel) == 0) return;
   if (page_.others_wait.load(std::memory_order_relaxed) != 0) wake_broker();
 }
@@ -122,10 +124,12 @@ Accounting::Verdict Accounting::verdict(std::uint64_t next_ns, std::uint32_t fly
 }
 
 void Accounting::admit(std::uint64_t next_ns, const Hooks& hooks) {
+  admitting_.store(true, std::memory_order_release);
   work_came();
   std::uint64_t since = 0;
   bool told = false;
   while (bounded() && !hooks.stopped()) {
+    work_came();  // again: a rest() that had looked before may come after the one above
     const std::uint32_t refill = page_.refill.load(std::memory_order_acquire);
     const std::uint32_t flying = in_flight_.load(std::memory_order_acquire);
     measure();
@@ -150,6 +154,7 @@ void Accounting::admit(std::uint64_t next_ns, const Hooks& hooks) {
       waiting_.store(0);
     }
   }
+  admitting_.store(false, std::memory_order_release);
   if (since != 0) page_.gate_wait_ns.fetch_add(now_ns() - since, std::memory_order_relaxed);
 }
 

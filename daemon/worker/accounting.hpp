@@ -77,6 +77,7 @@ class Accounting {
   std::atomic<std::uint32_t> in_flight_{0};
   std::atomic<std::uint64_t> predicted_{0};  // of what is in flight
   std::atomic<std::uint32_t> waiting_{0};    // the dispatcher sleeps until something finishes
+  std::atomic<bool> admitting_{false};       // the dispatcher is in admit()
   std::atomic<bool> on_device_{false};
   // Where the driver has no meter: since when work is on the device, or 0; what is expected of it; and the
   // sum of what came before.

@@ -146,7 +146,9 @@ CUresult get_device(CUstream stream, CUdevice* device, bool per_thread) {
 
 CUresult batch_operations(CUstream stream, unsigned count, const CUstreamBatchMemOpParams* operations,
                           unsigned flags, bool per_thread) {
-  if (operations == nullptr || count == 0 || count > max_batch_operations) return CUDA_ERROR_INVALID_VALUE;
+  // Source: cuStreamBatchMemOp, "flags: reserved for future expansion; must be 0".
+  if (operations == nullptr || count == 0 || count > max_batch_operations || flags != 0)
+    return CUDA_ERROR_INVALID_VALUE;
   Call call;
   if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
   record::cuStreamBatchMemOp_v2 record;
