@@ -55,7 +55,7 @@ run_ctest() {
 }
 
 fuzz() {
-  local fuzzers=(build/asan-ubsan/fuzzers/*) fuzzer share name folder dictionary
+  local fuzzers=(build/fuzz/fuzzers/*) fuzzer share name folder dictionary
   [[ -x "${fuzzers[0]}" ]] || { result "fuzzers exist" 1; return; }
   share=$((fuzz_seconds / ${#fuzzers[@]}))
   for fuzzer in "${fuzzers[@]}"; do
@@ -108,19 +108,16 @@ if check "configure release" cmake --preset release && check "build release" cma
   run_ctest release -j "$jobs"
 fi
 
-# unit_tests_of PRESET TARGET...: builds the targets and runs the preset's unit tests.
-unit_tests_of() {
-  local preset=$1
-  shift
+for preset in tsan asan-ubsan; do
   say "Unit tests, $preset"
-  check "configure $preset" cmake --preset "$preset" &&
-    check "build $preset" cmake --build --preset "$preset" --target "$@" &&
+  if check "configure $preset" cmake --preset "$preset" &&
+    check "build $preset" cmake --build --preset "$preset" --target unit_tests; then
     run_ctest "$preset" -L unit -j "$jobs"
-}
+  fi
+done
 
-unit_tests_of tsan unit_tests
-if unit_tests_of asan-ubsan unit_tests fuzzers; then
-  say "Fuzzers, $fuzz_seconds s in all"
+say "Fuzzers, $fuzz_seconds s in all"
+if check "configure fuzz" cmake --preset fuzz && check "build fuzz" cmake --build --preset fuzz --target fuzzers; then
   fuzz
 fi
 
