@@ -54,6 +54,11 @@ struct GatePage {
   std::atomic<std::uint64_t> queue_depth;   ///< ring units waiting, now
   std::atomic<std::uint64_t> doorbells;     ///< how often the client had to wake the worker
   std::atomic<std::uint64_t> sticky_error;  ///< CUresult that ended the client's context, or 0
+  // Of a link to the host (vgpud-link), else 0.
+  std::atomic<std::uint64_t> link_doorbells;  ///< how often the host was rung
+  std::atomic<std::uint64_t> link_records;    ///< records sent to the host
+  std::atomic<std::uint64_t> link_bytes_out;  ///< bytes written into BAR2: records and bulk data
+  std::atomic<std::uint64_t> link_bytes_in;   ///< bulk data read from BAR2
 
   /// Time from taking a waited call's record to its reply: bucket i counts [2^(i/4), 2^((i+1)/4)) ns.
   alignas(64) std::atomic<std::uint64_t> latency[latency_buckets];

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cctype>
 #include <cerrno>
 #include <charconv>
@@ -95,12 +96,19 @@ void read_devices(const YAML::Node& node, Config& config, ErrorSink& errors) {
     device.name = "gpu" + std::to_string(config.devices.size());
     MapReader map(item, "a device", errors);
     map.text("name", device.name);
-    read_word<DeviceKind, 3>(
-        map, "kind", device.kind,
-        {{{"auto", DeviceKind::automatic}, {"software", DeviceKind::software}, {"cuda", DeviceKind::cuda}}},
-        errors);
     read_word<Sharing, 2>(map, "sharing", device.sharing,
                           {{{"isolated", Sharing::isolated}, {"mps", Sharing::mps}}}, errors);
+    read_word<DeviceKind, 4>(map, "kind", device.kind,
+                             {{{"auto", DeviceKind::automatic},
+                               {"software", DeviceKind::software},
+                               {"cuda", DeviceKind::cuda},
+                               {"stub", DeviceKind::stub}}},
+                             errors);
+    map.text("function", device.function);
+    if (const auto ids = map.scalars("ids"); !ids.empty()) {
+      device.ids.clear();
+      for (const YAML::Node& id : ids) device.ids.push_back(id.Scalar());
+    }
     map.integer("ordinal", device.ordinal, 0, 255);
     map.path("driver", device.driver);
     map.integer("prestart", device.prestart, 0, 64);
@@ -141,6 +149,45 @@ void read_classes(const YAML::Node& node, Config& config, ErrorSink& errors) {
     if (!config.classes.emplace(value.name, value).second) {
       errors.add(entry.first.Mark(), "class '" + value.name + "' stands twice");
     }
+  }
+}
+
+void read_vms(const YAML::Node& node, Config& config, ErrorSink& errors) {
+  if (!node.IsDefined() || node.IsNull()) return;
+  if (!node.IsSequence()) {
+    errors.add(node.Mark(), "'vms' must be a list");
+    return;
+  }
+  std::set<std::string> names;
+  for (const YAML::Node& item : node) {
+    VmConfig vm;
+    MapReader map(item, "a VM", errors);
+    map.text("name", vm.name);
+    map.size("size", vm.bytes, 16 * kMiB, 1ULL << 40U);
+    map.integer("slots", vm.slots, 1, 64);
+    const YAML::Node class_node = map.child("class");
+    map.text("class", vm.class_name);
+    const YAML::Node device_node = map.child("device");
+    map.text("device", vm.device);
+    map.path("socket", vm.socket);
+    map.path("pci_tree", vm.pci_tree);
+    map.duration("guest_timeout", vm.guest_timeout, milliseconds(1000));
+    map.finish();
+    if (!good_name(vm.name)) {
+      errors.add(item.Mark(), "a VM needs a name of letters, digits, '-', '_' and '.'");
+    } else if (!names.insert(vm.name).second) {
+      errors.add(item.Mark(), "two VMs are named '" + vm.name + "'");
+    }
+    if (!std::has_single_bit(vm.bytes))
+      errors.add(item.Mark(), "the size of a VM's memory must be a power of two");
+    if (!vm.class_name.empty() && config.classes.count(vm.class_name) == 0) {
+      errors.add(class_node.Mark(), "there is no class '" + vm.class_name + "'");
+    }
+    const auto is_named = [&](const DeviceConfig& device) { return device.name == vm.device; };
+    if (!vm.device.empty() && std::none_of(config.devices.begin(), config.devices.end(), is_named)) {
+      errors.add(device_node.Mark(), "there is no device '" + vm.device + "'");
+    }
+    config.vms.push_back(std::move(vm));
   }
 }
 
@@ -237,6 +284,8 @@ void read_document(const YAML::Node& root, Config& config, ErrorSink& errors) {
                "there is no class '" + config.default_class + "', which clients get that no rule matches");
   }
   read_rules(map.child("rules"), config, errors);
+  map.path("sysfs_root", config.sysfs_root);
+  read_vms(map.child("vms"), config, errors);
   map.finish();
 }
 

@@ -37,6 +37,7 @@ std::string all_texts(const ConfigErrors& errors) {
 void Overrides::apply(Config& config) const {
   if (!socket.empty()) config.socket = socket;
   if (!control.empty()) config.control = control;
+  if (!sysfs_root.empty()) config.sysfs_root = sysfs_root;
 }
 
 Service::Service(Config config, Overrides overrides) : overrides_(std::move(overrides)) {
@@ -47,6 +48,7 @@ Service::Service(Config config, Overrides overrides) : overrides_(std::move(over
 Service::~Service() {
   control_.reset();
   greeter_.reset();
+  vms_.reset();
   sessions_.reset();
   devices_.clear();  // kills and reaps the workers
   if (signals_) {
@@ -112,6 +114,7 @@ std::string Service::reload() {
   log::configure(config_->log);
   greeter_->set_limits(config_->limits);
   sessions_->apply(config_);
+  vms_->apply(config_);
   log::info("configuration reloaded file={} classes={} rules={}", config_->file, config_->classes.size(),
             config_->rules.size());
   return {};
@@ -139,6 +142,7 @@ tl::expected<void, std::string> Service::start() {
   const char* runtime = std::getenv("RUNTIME_DIRECTORY");
   locations.runtime_folder =
       runtime != nullptr ? runtime : std::filesystem::path(config_->control).parent_path().string();
+  locations.sysfs_root = config_->sysfs_root;
   sessions_ = std::make_unique<SessionManager>(loop_, config_);
   for (const DeviceConfig& wanted : config_->devices) {
     const std::size_t index = devices_.size();
@@ -152,13 +156,18 @@ tl::expected<void, std::string> Service::start() {
     sessions_->add_device(*devices_.back());
   }
   for (const auto& device : devices_) device->start();
+  vms_ = std::make_unique<stub_host::Vms>(loop_, *sessions_);
+  vms_->apply(config_);
+  for (const VmConfig& vm : config_->vms) {
+    if (auto added = vms_->add(vm); !added) return tl::unexpected("VM '" + vm.name + "': " + added.error());
+  }
 
   greeter_ = std::make_unique<Greeter>(
       loop_, std::move(*clients), config_->limits,
       Greeter::Callbacks{[this](UniqueFd socket) { sessions_->admit(std::move(socket)); },
                          [this](UniqueFd socket) { sessions_->answer_status(std::move(socket)); }});
-  state_ = std::make_unique<BrokerState>(
-      BrokerState{*sessions_, *greeter_, devices_, config_->file, since_, [this] { return reload(); }});
+  state_ = std::make_unique<BrokerState>(BrokerState{*sessions_, *greeter_, *vms_, devices_, config_->file,
+                                                     since_, [this] { return reload(); }});
   control_ = std::make_unique<ControlServer>(
       loop_, std::move(*control), config_->limits.control_connections,
       [this](const std::string& line, const Requester& who) { return answer_request(*state_, line, who); });

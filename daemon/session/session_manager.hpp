@@ -36,6 +36,18 @@ class SessionManager {
 
   // A connection that has said hello. Decides about it now or when a worker is ready.
   void admit(UniqueFd socket);
+  // A process in a VM asks for a session of a class on a device ("": the default). What a client would be
+  // told over its connection comes through `socket`, whose far end the VM holds; closing that ends the
+  // session. Returns the session's id, or 0 when it was refused (the refusal lies in the socket).
+  std::uint64_t admit_guest(UniqueFd socket, GuestPlace place, const ClassConfig& client_class,
+                            const std::string& device);
+  // Who it is for, as the guest says; for display only.
+  void name_guest(std::uint64_t id, pid_t pid, const std::string& program);
+  // Sets a guest process's part of its VM's weight and memory quota (0: none).
+  void share_guest(std::uint64_t id, std::uint32_t weight, std::uint64_t memory_quota);
+  // The figures of a session's worker, or null.
+  [[nodiscard]] const GatePage* page_of(std::uint64_t id) const;
+
   // A connection that asks for the state of its device: answers and closes.
   void answer_status(UniqueFd socket);
 
@@ -62,6 +74,8 @@ class SessionManager {
   void refuse(int socket, const Identity& who, RefusalCode code, const std::string& text);
   [[nodiscard]] std::string over_limit(const Identity& who, const ClassConfig& client_class) const;
   Device* find_device(const std::string& name) const;
+  [[nodiscard]] Device* usable_device(const std::string& name, int socket, const Identity& who);
+  std::uint64_t start(std::unique_ptr<Session> session);
   void serve(Session& session);
   bool attach(Session& session, Worker& worker);
   void worker_ended(std::uint64_t id, const std::string& how, bool orderly);

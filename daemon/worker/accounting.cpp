@@ -25,9 +25,14 @@ void Accounting::work_came() {
   if (busy_since_.load(std::memory_order_relaxed) == 0)
     busy_since_.store(now_ns(), std::memory_order_relaxed);
   if (page_.backlogged.load(std::memory_order_relaxed) == 0) {
-    page_.backlogged.store(1, std::memory_order_release);
+    set_backlogged(1);
     wake_broker();
   }
+}
+
+void Accounting::set_backlogged(std::uint32_t value) {
+  page_.backlogged.store(value, std::memory_order_release);
+  if (slot_ != nullptr) slot_->host.backlogged.store(value, std::memory_order_release);
 }
 
 void Accounting::work_ended(bool dispatcher_awake) {
@@ -48,6 +53,10 @@ void Accounting::measure() {
   }
   page_.consumed_ns.store(used, std::memory_order_release);
   page_.kernel_ns.store(used, std::memory_order_relaxed);
+  if (slot_ != nullptr) {
+    slot_->host.kernel_ns.store(used, std::memory_order_relaxed);
+    slot_->host.consumed_ns.store(used, std::memory_order_release);
+  }
 }
 
 void Accounting::admit(const std::function<void()>& before_sleep, const std::function<bool()>& stopped) {

@@ -8,6 +8,7 @@
 
 #include "daemon/worker/driver_library.hpp"
 #include "protocol/gate.hpp"
+#include "protocol/stub_layout.hpp"
 
 namespace vgpu::worker {
 
@@ -18,15 +19,22 @@ class Accounting {
 
   GatePage& page() const { return page_; }
 
-  /// True when the broker has set a limit: others want the device too.
-  bool contended() const { return page_.allowance_ns.load(std::memory_order_relaxed) != no_limit_ns; }
+  /// The client is a process in a VM: its vgpud hears of what was used, and may ask for few commands in
+  /// flight.
+  void tell(stub::SlotControl& slot) { slot_ = &slot; }
+
+  /// True when the broker has set a limit: others want the device too. Or others in the client's VM do.
+  bool contended() const {
+    return page_.allowance_ns.load(std::memory_order_relaxed) != no_limit_ns ||
+           (slot_ != nullptr && slot_->guest.contended.load(std::memory_order_relaxed) != 0);
+  }
   /// Says that there is work; wakes the broker when there was none before.
   void work_came();
   /// Says that all work has finished. `dispatcher_awake`: the dispatcher is awake and calls rest() before it
   /// sleeps, so the broker need not hear of every short pause.
   void work_ended(bool dispatcher_awake = false);
   /// The dispatcher has nothing to do and no work is under way.
-  void rest() { page_.backlogged.store(0, std::memory_order_release); }
+  void rest() { set_backlogged(0); }
   /// Waits until one more command may be submitted. `before_sleep` is called before each sleep, `stopped`
   /// after.
   void admit(const std::function<void()>& before_sleep, const std::function<bool()>& stopped);
@@ -45,10 +53,12 @@ class Accounting {
 
  private:
   void wake_broker() const;
+  void set_backlogged(std::uint32_t value);
 
   GatePage& page_;
   const DriverLibrary* driver_;
   int attention_;
+  stub::SlotControl* slot_ = nullptr;
   std::uint64_t meter_start_ = 0;
   std::atomic<std::uint32_t> in_flight_{0};
   std::atomic<std::uint64_t> busy_since_{

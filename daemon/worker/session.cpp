@@ -18,6 +18,7 @@ namespace vgpu::worker {
 namespace {
 
 constexpr std::uint64_t sleep_ns = 100'000'000;
+constexpr std::uint64_t vm_spin_ns = 50'000;
 constexpr unsigned poll_every = 64;  // records between looks at completions while the ring is never empty
 
 /// How long the dispatcher looks at an empty ring before it sleeps. Where there are CPUs to spare and sleeps
@@ -116,7 +117,9 @@ SessionEnd Session::run() {
   // A GPU tells of an end by an interrupt only, some 20 us late; it does not need the CPU that a spin takes.
   const bool spin_long = parts_.library != nullptr && !software_ && many_cpus();
   const std::uint64_t pending_spin = spin_long ? 10 * default_spin_ns() : default_spin_ns();
-  IdleSpin idle_spin(default_spin_ns(), many_cpus());
+  // A process in a VM can wake this thread by a doorbell only, which takes longer than the looking.
+  const bool in_vm = parts_.memory_fd >= 0;
+  IdleSpin idle_spin(in_vm ? std::max(default_spin_ns(), vm_spin_ns) : default_spin_ns(), many_cpus());
   dispatcher_ = std::this_thread::get_id();
   std::uint64_t idle_since = 0;
   bool fenced = false;

@@ -48,7 +48,7 @@ unsigned WorkerPool::count(WorkerState state) const {
 
 void WorkerPool::fill() {
   const unsigned wanted = std::max(options_.prestart, waiting_);
-  while (!stopping_ && retry_ == 0 && !full() &&
+  while (!stopping_ && !paused_ && retry_ == 0 && !full() &&
          count(WorkerState::starting) + count(WorkerState::ready) < wanted) {
     start_one();
   }
@@ -172,6 +172,20 @@ void WorkerPool::renew() {
   for (auto& [id, worker] : workers_) {
     if (worker->state == WorkerState::ready || worker->state == WorkerState::starting) end(worker.get());
   }
+  fill();
+}
+
+void WorkerPool::pause() {
+  paused_ = true;
+  loop_.cancel(retry_);
+  retry_ = 0;
+}
+
+void WorkerPool::resume() {
+  paused_ = false;
+  failures_ = 0;
+  loop_.cancel(retry_);
+  retry_ = 0;
   fill();
 }
 

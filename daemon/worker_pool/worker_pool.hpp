@@ -40,6 +40,9 @@ class WorkerPool {
   void renew();
   // Kills a taken worker; its on_end is not called.
   void end(Worker* worker);
+  // Starts no workers, until resume(): none could serve.
+  void pause();
+  void resume();
   // Kills all and starts no more; reap_all() then waits for them.
   void stop();
   // Waits at most `longest` until every process has been reaped.
@@ -68,6 +71,7 @@ class WorkerPool {
   unsigned failures_ = 0;
   EventLoop::TimerId retry_ = 0;
   bool stopping_ = false;
+  bool paused_ = false;
 };
 
 }  // namespace vgpu::daemon
