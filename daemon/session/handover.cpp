@@ -37,7 +37,8 @@ UniqueFd take(KeptParts& parts, const char* part) {
 }  // namespace
 
 void SessionManager::keep(Session& session) {
-  if (!store_.enabled()) return;
+  // A client whose process cannot be watched here (it is in a VM) has to be admitted anew.
+  if (!store_.enabled() || !session.peer.pidfd) return;
   auto record = StateMemory::create("vgpud-session");
   if (!record) {
     log::warning("session will not outlive vgpud session={} reason={}", session.id,
