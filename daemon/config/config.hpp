@@ -9,6 +9,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace vgpu::daemon {
@@ -22,6 +23,14 @@ enum class LogLevel { debug, info, warning, error };
 
 // The words of the configuration file for these values ("auto", "software", ...).
 [[nodiscard]] const char* to_string(DeviceKind kind);
+
+// Where something stands in a file of the configuration. Lines and columns count from 1; 0: the file as a
+// whole.
+struct Place {
+  std::string file;
+  int line = 0;
+  int column = 0;
+};
 
 // One device that vgpud serves.
 struct DeviceConfig {
@@ -43,9 +52,13 @@ struct ClassConfig {
   std::uint64_t arena_bytes = 32ULL << 20U;   // bulk arena of the client's channel
 };
 
+// Keys of a class with the values that differ from it, as written: {"weight", "50"}. Later ones win.
+using Settings = std::vector<std::pair<std::string, std::string>>;
+
 // A rule: every condition that is given must hold (each holds when any of its values does). The first rule
 // that matches decides.
 struct RuleConfig {
+  std::string name;  // given, or made from its place: "rule2", "50-cli-rule1"
   std::vector<uid_t> uids;
   std::vector<gid_t> gids;               // primary or supplementary
   std::vector<std::string> executables;  // shell patterns on the full path
@@ -53,8 +66,10 @@ struct RuleConfig {
   std::vector<std::string> cgroups;      // shell patterns on the cgroup path
   std::string class_name;
   std::string device;  // empty: the default device
+  Settings settings;   // what its clients have otherwise than the class says
   bool reject = false;
-  int line = 0;  // in the file, for messages
+  bool named = false;                      // the file gives its name, so that other files can refer to it
+  Place place, class_place, device_place;  // for messages
 };
 
 // Bounds on what all clients together can cost the broker.
@@ -82,11 +97,13 @@ struct LogConfig {
 };
 
 struct Config {
-  std::string file;  // where it came from; empty: built-in defaults
+  std::string file;  // the operator's file, without its drop-ins; empty: built-in defaults
   std::string socket = "/run/vgpud/vgpud.sock";
   std::string control = "/run/vgpud/control.sock";
   std::string group = "vgpu";
-  std::string worker;  // path of vgpud-worker; empty: found beside the binary
+  std::string admin_group = "vgpu-admin";  // members may change what is not theirs
+  std::optional<gid_t> admin_gid;          // of admin_group, where the system has it
+  std::string worker;                      // path of vgpud-worker; empty: found beside the binary
   LogConfig log;
   LimitsConfig limits;
   SchedulerConfig scheduler;

@@ -8,16 +8,20 @@
 #include <cctype>
 #include <cerrno>
 #include <charconv>
+#include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <set>
+#include <system_error>
 
 #include "daemon/config/yaml_reader.hpp"
 
 namespace vgpu::daemon {
 namespace {
 
+namespace fs = std::filesystem;
 using std::chrono::microseconds;
 using std::chrono::milliseconds;
 
@@ -82,65 +86,88 @@ bool good_name(const std::string& name) {
   });
 }
 
-void read_devices(const YAML::Node& node, Config& config, ErrorSink& errors) {
+void read_device(const YAML::Node& item, DeviceConfig& device, ErrorSink& errors) {
+  MapReader map(item, "a device", errors);
+  map.text("name", device.name);
+  read_word<DeviceKind, 3>(
+      map, "kind", device.kind,
+      {{{"auto", DeviceKind::automatic}, {"software", DeviceKind::software}, {"cuda", DeviceKind::cuda}}},
+      errors);
+  read_word<Sharing, 2>(map, "sharing", device.sharing,
+                        {{{"isolated", Sharing::isolated}, {"mps", Sharing::mps}}}, errors);
+  map.integer("ordinal", device.ordinal, 0, 255);
+  map.path("driver", device.driver);
+  map.integer("prestart", device.prestart, 0, 64);
+  map.integer("max_workers", device.max_workers, 1, 1024);
+  map.finish();
+}
+
+// The entry of a list of mappings called `name`, or an empty text.
+std::string name_of(const YAML::Node& item) {
+  if (!item.IsMap()) return {};
+  const YAML::Node name = item["name"];
+  return name.IsDefined() && name.IsScalar() ? name.Scalar() : std::string();
+}
+
+template <class Entry>
+auto find_named(std::vector<Entry>& list, const std::string& name) {
+  return std::find_if(list.begin(), list.end(), [&](const Entry& entry) { return entry.name == name; });
+}
+
+// `main`: the document's devices are all there are; else they add to those of earlier documents.
+void read_devices(const YAML::Node& node, bool main, Config& config, ErrorSink& errors) {
   if (!node.IsDefined()) return;
   if (!node.IsSequence() || node.size() == 0) {
     errors.add(node.Mark(), "'devices' must be a list with at least one device");
     return;
   }
-  config.devices.clear();
+  if (main) config.devices.clear();
   std::set<std::string> names;
   for (const YAML::Node& item : node) {
-    DeviceConfig device;
-    device.name = "gpu" + std::to_string(config.devices.size());
-    MapReader map(item, "a device", errors);
-    map.text("name", device.name);
-    read_word<DeviceKind, 3>(
-        map, "kind", device.kind,
-        {{{"auto", DeviceKind::automatic}, {"software", DeviceKind::software}, {"cuda", DeviceKind::cuda}}},
-        errors);
-    read_word<Sharing, 2>(map, "sharing", device.sharing,
-                          {{{"isolated", Sharing::isolated}, {"mps", Sharing::mps}}}, errors);
-    map.integer("ordinal", device.ordinal, 0, 255);
-    map.path("driver", device.driver);
-    map.integer("prestart", device.prestart, 0, 64);
-    map.integer("max_workers", device.max_workers, 1, 1024);
-    map.finish();
-    if (!good_name(device.name))
+    std::string name = name_of(item);
+    if (name.empty()) name = "gpu" + std::to_string(names.size());
+    if (!good_name(name))
       errors.add(item.Mark(), "a device's name may hold letters, digits, '-', '_' and '.'");
-    if (!names.insert(device.name).second)
-      errors.add(item.Mark(), "two devices are named '" + device.name + "'");
-    config.devices.push_back(std::move(device));
+    if (!names.insert(name).second) errors.add(item.Mark(), "two devices are named '" + name + "'");
+    auto device = find_named(config.devices, name);
+    if (device == config.devices.end()) {
+      device = config.devices.emplace(config.devices.end());
+      device->name = name;
+    }
+    read_device(item, *device, errors);
   }
 }
 
-void read_classes(const YAML::Node& node, Config& config, ErrorSink& errors) {
+// The keys of a class. The one place that knows them: `classes`, a rule's `set` and vgpud-cli set all come
+// here.
+void read_class_settings(MapReader& map, ClassConfig& out) {
+  map.integer("weight", out.weight, 1, 10'000);
+  map.optional_size("memory_quota", out.memory_quota, kMiB, 1ULL << 50U);
+  map.integer("max_clients", out.max_clients, 0, 4096);
+  map.size("arena", out.arena_bytes, kMiB, 1024 * kMiB);
+}
+
+// `main`: the document's classes are all there are; else they add to those of earlier documents.
+void read_classes(const YAML::Node& node, bool main, Config& config, ErrorSink& errors) {
   if (!node.IsDefined()) return;
   if (!node.IsMap() || node.size() == 0) {
     errors.add(node.Mark(), "'classes' must be a mapping with at least one class");
     return;
   }
-  config.classes.clear();
+  if (main) config.classes.clear();
+  std::set<std::string> names;
   for (const auto& entry : node) {
     if (!entry.first.IsScalar() || !good_name(entry.first.Scalar())) {
       errors.add(entry.first.Mark(), "a class's name may hold letters, digits, '-', '_' and '.'");
       continue;
     }
-    ClassConfig value;
-    value.name = entry.first.Scalar();
-    MapReader map(entry.second, "class '" + value.name + "'", errors);
-    unsigned weight = value.weight;
-    map.integer("weight", weight, 1, 10'000);
-    value.weight = weight;
-    std::uint64_t quota = 0;
-    map.size("memory_quota", quota, kMiB, 1ULL << 50U);
-    if (quota != 0) value.memory_quota = quota;
-    map.integer("max_clients", value.max_clients, 0, 4096);
-    map.size("arena", value.arena_bytes, kMiB, 1024 * kMiB);
+    const std::string& name = entry.first.Scalar();
+    ClassConfig& value = config.classes[name];
+    value.name = name;
+    MapReader map(entry.second, "class '" + name + "'", errors);
+    read_class_settings(map, value);
     map.finish();
-    if (!config.classes.emplace(value.name, value).second) {
-      errors.add(entry.first.Mark(), "class '" + value.name + "' stands twice");
-    }
+    if (!names.insert(name).second) errors.add(entry.first.Mark(), "class '" + name + "' stands twice");
   }
 }
 
@@ -187,57 +214,132 @@ void read_match(const YAML::Node& node, RuleConfig& rule, ErrorSink& errors) {
   map.finish();
 }
 
-void read_rules(const YAML::Node& node, Config& config, ErrorSink& errors) {
+void read_settings(const YAML::Node& node, Settings& out, ErrorSink& errors) {
+  if (!node.IsDefined()) return;
+  ClassConfig scratch;
+  MapReader map(node, "'set'", errors);
+  read_class_settings(map, scratch);
+  map.finish();
+  if (!node.IsMap()) return;
+  for (const auto& entry : node) {
+    if (entry.first.IsScalar() && entry.second.IsScalar()) {
+      out.emplace_back(entry.first.Scalar(), entry.second.Scalar());
+    }
+  }
+}
+
+void read_rule(const YAML::Node& item, RuleConfig& rule, ErrorSink& errors) {
+  rule.place = errors.place(item.Mark());
+  MapReader map(item, "a rule", errors);
+  map.text("name", rule.name);
+  if (const YAML::Node match = map.child("match"); match.IsDefined()) {
+    rule.uids.clear();
+    rule.gids.clear();
+    rule.executables.clear();
+    rule.units.clear();
+    rule.cgroups.clear();
+    read_match(match, rule, errors);
+  }
+  if (const YAML::Node node = map.child("class"); node.IsDefined())
+    rule.class_place = errors.place(node.Mark());
+  map.text("class", rule.class_name);
+  if (const YAML::Node node = map.child("device"); node.IsDefined()) {
+    rule.device_place = errors.place(node.Mark());
+  }
+  map.text("device", rule.device);
+  read_settings(map.child("set"), rule.settings, errors);
+  map.flag("reject", rule.reject);
+  map.finish();
+  if (rule.reject == !rule.class_name.empty()) {
+    errors.add(item.Mark(), "a rule must say either 'class: NAME' or 'reject: true'");
+  }
+}
+
+// Rules of a later document are asked first; one that has a rule's name changes that rule where it stands.
+void read_rules(const YAML::Node& node, const std::string& prefix, Config& config, ErrorSink& errors) {
   if (!node.IsDefined() || node.IsNull()) return;
   if (!node.IsSequence()) {
     errors.add(node.Mark(), "'rules' must be a list");
     return;
   }
+  std::vector<RuleConfig> fresh;
+  std::set<std::string> names;
+  std::size_t position = 0;
   for (const YAML::Node& item : node) {
-    RuleConfig rule;
-    rule.line = item.Mark().line + 1;
-    MapReader map(item, "a rule", errors);
-    read_match(map.child("match"), rule, errors);
-    const YAML::Node class_node = map.child("class");
-    map.text("class", rule.class_name);
-    const YAML::Node device_node = map.child("device");
-    map.text("device", rule.device);
-    map.flag("reject", rule.reject);
-    map.finish();
-    if (rule.reject == !rule.class_name.empty()) {
-      errors.add(item.Mark(), "a rule must say either 'class: NAME' or 'reject: true'");
+    ++position;
+    const std::string name = name_of(item);
+    if (!name.empty() && !good_name(name)) {
+      errors.add(item.Mark(), "a rule's name may hold letters, digits, '-', '_' and '.'");
     }
+    if (!name.empty() && !names.insert(name).second) {
+      errors.add(item.Mark(), "two rules are named '" + name + "'");
+    }
+    if (const auto present = find_named(config.rules, name); !name.empty() && present != config.rules.end()) {
+      read_rule(item, *present, errors);
+      continue;
+    }
+    RuleConfig& rule = fresh.emplace_back();
+    rule.named = !name.empty();
+    rule.name = prefix + "rule" + std::to_string(position);
+    read_rule(item, rule, errors);
+  }
+  config.rules.insert(config.rules.begin(), std::make_move_iterator(fresh.begin()),
+                      std::make_move_iterator(fresh.end()));
+}
+
+// What names other parts of the configuration may stand in another document, so it is looked up at the end.
+void check_references(const Config& config, const Place& default_class, ErrorSink& errors) {
+  if (config.classes.count(config.default_class) == 0) {
+    errors.add(default_class,
+               "there is no class '" + config.default_class + "', which clients get that no rule matches");
+  }
+  for (const RuleConfig& rule : config.rules) {
     if (!rule.class_name.empty() && config.classes.count(rule.class_name) == 0) {
-      errors.add(class_node.Mark(), "there is no class '" + rule.class_name + "'");
+      errors.add(rule.class_place, "there is no class '" + rule.class_name + "'");
     }
     const auto is_named = [&](const DeviceConfig& device) { return device.name == rule.device; };
     if (!rule.device.empty() && std::none_of(config.devices.begin(), config.devices.end(), is_named)) {
-      errors.add(device_node.Mark(), "there is no device '" + rule.device + "'");
+      errors.add(rule.device_place, "there is no device '" + rule.device + "'");
     }
-    config.rules.push_back(std::move(rule));
   }
 }
 
-void read_document(const YAML::Node& root, Config& config, ErrorSink& errors) {
+// Returns where `default_class` is said, or `before` where this document does not say it.
+Place read_document(const ConfigDocument& document, const Place& before, Config& config, ErrorSink& errors) {
+  const YAML::Node root = YAML::Load(document.text);
   MapReader map(root, "the configuration", errors);
   map.path("socket", config.socket);
   map.path("control", config.control);
   map.text("group", config.group);
+  map.text("admin_group", config.admin_group);
   map.path("worker", config.worker);
   map.integer("ended_clients", config.ended_clients, 0, 10'000);
   read_log(map.child("log"), config.log, errors);
   read_limits(map.child("limits"), config.limits, errors);
   read_scheduler(map.child("scheduler"), config.scheduler, errors);
-  read_devices(map.child("devices"), config, errors);
-  read_classes(map.child("classes"), config, errors);
+  read_devices(map.child("devices"), document.main, config, errors);
+  read_classes(map.child("classes"), document.main, config, errors);
   const YAML::Node default_class = map.child("default_class");
   map.text("default_class", config.default_class);
-  if (config.classes.count(config.default_class) == 0) {
-    errors.add(default_class.IsDefined() ? default_class.Mark() : root.Mark(),
-               "there is no class '" + config.default_class + "', which clients get that no rule matches");
-  }
-  read_rules(map.child("rules"), config, errors);
+  const std::string stem = document.file.substr(document.file.rfind('/') + 1);
+  read_rules(map.child("rules"), document.main ? "" : stem.substr(0, stem.rfind('.')) + "-", config, errors);
   map.finish();
+  if (default_class.IsDefined()) return errors.place(default_class.Mark());
+  return document.main ? errors.place(root.Mark()) : before;
+}
+
+std::optional<std::string> read_file(const std::string& file, ConfigErrors& errors) {
+  std::ifstream stream(file, std::ios::binary);
+  std::string text;
+  if (stream) {
+    text.resize(kMaxFile + 1);
+    stream.read(text.data(), static_cast<std::streamsize>(text.size()));
+    text.resize(static_cast<std::size_t>(stream.gcount()));
+  }
+  if (stream.eof() && !stream.bad()) return text;
+  const char* reason = text.size() > kMaxFile ? "the file is larger than 1 MiB" : std::strerror(errno);
+  errors.push_back({file, 0, 0, std::string("cannot read the configuration: ") + reason});
+  return std::nullopt;
 }
 
 }  // namespace
@@ -248,33 +350,90 @@ std::string ConfigError::text() const {
   return place + ": " + message;
 }
 
-tl::expected<Config, ConfigErrors> parse_config(std::string_view text, const std::string& file) {
-  ErrorSink errors(file);
+tl::expected<Config, ConfigErrors> parse_config(std::span<const ConfigDocument> documents) {
   Config config = default_config();
-  config.file = file;
-  try {
-    read_document(YAML::Load(std::string(text)), config, errors);
-  } catch (const YAML::Exception& error) {
-    errors.add(error.mark, error.msg);
+  ErrorSink errors({});
+  Place default_class;
+  bool readable = true;
+  for (const ConfigDocument& document : documents) {
+    errors.set_file(document.file);
+    if (document.main) config.file = document.file;
+    try {
+      default_class = read_document(document, default_class, config, errors);
+    } catch (const YAML::Exception& error) {
+      errors.add(error.mark, error.msg);
+      readable = false;
+    }
   }
+  if (readable) check_references(config, default_class, errors);
   if (!errors.empty()) return tl::unexpected(errors.take());
+  if (const group* entry = getgrnam(config.admin_group.c_str())) config.admin_gid = entry->gr_gid;
   return config;
 }
 
+tl::expected<Config, ConfigErrors> parse_config(std::string_view text, const std::string& file) {
+  const ConfigDocument document{file, std::string(text)};
+  return parse_config(std::span(&document, 1));
+}
+
+std::vector<std::string> drop_in_folders(const std::string& file) {
+  std::vector<std::string> folders;
+  if (!file.empty()) folders.push_back(fs::path(file).replace_extension(".d").string());
+  if (const char* state = std::getenv("STATE_DIRECTORY"); state != nullptr && *state == '/') {
+    const std::string_view first = std::string_view(state).substr(0, std::string_view(state).find(':'));
+    folders.push_back((fs::path(first) / "vgpud.d").string());
+  }
+  return folders;
+}
+
+tl::expected<std::vector<ConfigDocument>, ConfigErrors> config_documents(const std::string& file) {
+  ConfigErrors errors;
+  std::vector<ConfigDocument> documents;
+  if (!file.empty()) {
+    if (auto text = read_file(file, errors)) documents.push_back({file, std::move(*text)});
+  }
+  std::vector<fs::path> drop_ins;
+  for (const std::string& folder : drop_in_folders(file)) {
+    std::error_code error;
+    for (auto entry = fs::directory_iterator(folder, error); entry != fs::directory_iterator();
+         entry.increment(error)) {
+      if (entry->path().extension() == ".yaml") drop_ins.push_back(entry->path());
+    }
+    if (error && error != std::errc::no_such_file_or_directory) {
+      errors.push_back({folder, 0, 0, "cannot read the drop-ins: " + error.message()});
+    }
+  }
+  std::stable_sort(drop_ins.begin(), drop_ins.end(), [](const fs::path& a, const fs::path& b) {
+    return a.filename().native() < b.filename().native();
+  });
+  for (const fs::path& path : drop_ins) {
+    if (auto text = read_file(path, errors)) documents.push_back({path, std::move(*text), false});
+  }
+  if (!errors.empty()) return tl::unexpected(std::move(errors));
+  return documents;
+}
+
 tl::expected<Config, ConfigErrors> load_config(const std::string& file) {
-  std::ifstream stream(file, std::ios::binary);
-  std::string text;
-  if (stream) {
-    text.resize(kMaxFile + 1);
-    stream.read(text.data(), static_cast<std::streamsize>(text.size()));
-    text.resize(static_cast<std::size_t>(stream.gcount()));
+  const auto documents = config_documents(file);
+  if (!documents) return tl::unexpected(documents.error());
+  return parse_config(*documents);
+}
+
+tl::expected<void, std::string> apply_settings(ClassConfig& client_class, const Settings& settings) {
+  YAML::Node node(YAML::NodeType::Map);
+  for (const auto& [key, value] : settings) node[key] = value;
+  ErrorSink errors({});
+  ClassConfig changed = client_class;
+  MapReader map(node, "a class", errors);
+  read_class_settings(map, changed);
+  map.finish();
+  if (errors.empty()) {
+    client_class = std::move(changed);
+    return {};
   }
-  if (!stream.eof() || stream.bad()) {
-    const char* reason = text.size() > kMaxFile ? "the file is larger than 1 MiB" : std::strerror(errno);
-    return tl::unexpected(
-        ConfigErrors{{file, 0, 0, std::string("cannot read the configuration: ") + reason}});
-  }
-  return parse_config(text, file);
+  std::string all;
+  for (const ConfigError& error : errors.take()) all += (all.empty() ? "" : "; ") + error.message;
+  return tl::unexpected(std::move(all));
 }
 
 }  // namespace vgpu::daemon

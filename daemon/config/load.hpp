@@ -1,6 +1,8 @@
-// Reads vgpud.yaml. Finds every mistake in one pass and says where it stands; never applies anything.
+// Reads vgpud.yaml and its drop-ins. Finds every mistake in one pass and says where it stands; never applies
+// anything.
 #pragma once
 
+#include <span>
 #include <string>
 #include <string_view>
 #include <tl/expected.hpp>
@@ -23,11 +25,35 @@ struct ConfigError {
 
 using ConfigErrors = std::vector<ConfigError>;
 
-// Parses YAML text; `file` is used in messages only. Names of users and groups are looked up in the system's
-// database. Thread-safe as far as getpwnam is.
+// One document of a configuration. `file` is used in messages only.
+struct ConfigDocument {
+  std::string file;
+  std::string text;
+  bool main = true;  // the operator's own file; others add to it (see config_documents)
+};
+
+// Parses YAML text. Names of users and groups are looked up in the system's database. Thread-safe as far as
+// getpwnam is.
 [[nodiscard]] tl::expected<Config, ConfigErrors> parse_config(std::string_view text, const std::string& file);
 
-// Reads and parses a file (at most 1 MiB).
+// Parses the documents in order, later ones over earlier ones: single values replace, classes, devices and
+// named rules are merged key by key, rules of a later document are asked before those of an earlier one.
+[[nodiscard]] tl::expected<Config, ConfigErrors> parse_config(std::span<const ConfigDocument> documents);
+
+// Reads `file` (at most 1 MiB; empty: none, the built-in defaults) and its drop-ins: every *.yaml of the
+// folders drop_in_folders() names, in the order of their names.
+[[nodiscard]] tl::expected<std::vector<ConfigDocument>, ConfigErrors> config_documents(
+    const std::string& file);
+
+// Where drop-ins of `file` are looked for: /etc/vgpud/vgpud.d for /etc/vgpud/vgpud.yaml, and vgpud.d in
+// $STATE_DIRECTORY (systemd.exec(5)).
+[[nodiscard]] std::vector<std::string> drop_in_folders(const std::string& file);
+
+// Reads and parses `file` with its drop-ins.
 [[nodiscard]] tl::expected<Config, ConfigErrors> load_config(const std::string& file);
+
+// Changes a class by settings. The error is a sentence.
+[[nodiscard]] tl::expected<void, std::string> apply_settings(ClassConfig& client_class,
+                                                             const Settings& settings);
 
 }  // namespace vgpu::daemon

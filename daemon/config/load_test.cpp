@@ -2,6 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+
 #include "daemon/config/quantity.hpp"
 
 namespace vgpu::daemon {
@@ -55,7 +60,7 @@ rules:
   EXPECT_EQ(config->rules[0].uids, (std::vector<uid_t>{0, 1000}));
   EXPECT_EQ(config->rules[1].gids, (std::vector<gid_t>{0}));
   EXPECT_TRUE(config->rules[1].reject);
-  EXPECT_EQ(config->rules[1].line, 16);
+  EXPECT_EQ(config->rules[1].place.line, 16);
 }
 
 TEST(ConfigLoad, UnknownKeyIsAnErrorWithItsPlace) {
@@ -109,6 +114,82 @@ TEST(ConfigLoad, MissingFileIsAnErrorThatNamesIt) {
 
 TEST(ConfigLoad, DeviceFileIsReadOnlyUpToTheLimit) {
   EXPECT_FALSE(load_config("/dev/zero"));
+}
+
+// The main document and one drop-in.
+tl::expected<Config, ConfigErrors> merged(const std::string& main, const std::string& drop_in) {
+  const std::array<ConfigDocument, 2> documents{{{"f.yaml", main}, {"d/50-cli.yaml", drop_in, false}}};
+  return parse_config(documents);
+}
+
+TEST(ConfigDropIns, AddToWhatStandsBefore) {
+  const auto config = merged(
+      "devices: [{name: a, kind: software}, {name: b}]\n"
+      "classes: {default: {weight: 10, max_clients: 3}}\n"
+      "rules: [{name: first, match: {uid: 1}, class: default}, {match: {uid: 2}, class: default}]\n",
+      "devices: [{name: b, prestart: 4}]\n"
+      "classes: {default: {weight: 20}, gold: {}}\n"
+      "rules: [{match: {uid: 3}, class: gold}, {name: first, class: gold, set: {weight: 5}}]\n");
+  ASSERT_TRUE(config) << config.error().front().text();
+  EXPECT_EQ(config->file, "f.yaml");
+  ASSERT_EQ(config->devices.size(), 2U);
+  EXPECT_EQ(config->devices[0].kind, DeviceKind::software);
+  EXPECT_EQ(config->devices[1].prestart, 4U);
+  EXPECT_EQ(config->classes.at("default").weight, 20U);
+  EXPECT_EQ(config->classes.at("default").max_clients, 3U);
+  ASSERT_EQ(config->rules.size(), 3U);
+  EXPECT_EQ(config->rules[0].name, "50-cli-rule1");
+  EXPECT_EQ(config->rules[1].name, "first");
+  EXPECT_EQ(config->rules[1].class_name, "gold");
+  EXPECT_EQ(config->rules[1].uids, std::vector<uid_t>{1});
+  EXPECT_EQ(config->rules[1].settings, (Settings{{"weight", "5"}}));
+  EXPECT_EQ(config->rules[2].name, "rule2");
+}
+
+TEST(ConfigDropIns, MistakesNameTheFileTheyStandIn) {
+  const auto config = merged("rules: [{match: {uid: 1}, class: gone}]\n",
+                             "classes:\n  default: {wieght: 1}\nrules: [{name: x, class: lost}]\n");
+  ASSERT_FALSE(config);
+  ASSERT_EQ(config.error().size(), 3U);
+  EXPECT_EQ(config.error()[0].text().rfind("d/50-cli.yaml:2:13: unknown key 'wieght' in class 'default'", 0),
+            0U)
+      << config.error()[0].text();
+  EXPECT_EQ(config.error()[1].text(), "d/50-cli.yaml:3:26: there is no class 'lost'");
+  EXPECT_EQ(config.error()[2].text(), "f.yaml:1:34: there is no class 'gone'");
+}
+
+TEST(ConfigDropIns, AreReadFromTheirFolderInTheOrderOfTheirNames) {
+  namespace fs = std::filesystem;
+  std::string folder = (fs::temp_directory_path() / "vgpud-config-XXXXXX").string();
+  ASSERT_NE(mkdtemp(folder.data()), nullptr);
+  const std::string file = folder + "/my.yaml";
+  std::ofstream(file) << "ended_clients: 1\nlimits: {clients: 7}\n";
+  fs::create_directory(folder + "/my.d");
+  std::ofstream(folder + "/my.d/90-b.yaml") << "ended_clients: 3\n";
+  std::ofstream(folder + "/my.d/10-a.yaml") << "ended_clients: 2\n";
+  std::ofstream(folder + "/my.d/95-c.yaml.off") << "rubbish: 1\n";
+  const auto config = load_config(file);
+  ASSERT_TRUE(config) << config.error().front().text();
+  EXPECT_EQ(config->ended_clients, 3U);
+  EXPECT_EQ(config->limits.clients, 7U);
+  std::ofstream(folder + "/my.d/99-d.yaml") << "ended_clients: many\n";
+  const auto wrong = load_config(file);
+  ASSERT_FALSE(wrong);
+  EXPECT_EQ(wrong.error().front().file, folder + "/my.d/99-d.yaml");
+  fs::remove_all(folder);
+}
+
+TEST(ConfigSettings, ChangeAClassByTheKeysOfTheFile) {
+  ClassConfig value;
+  ASSERT_TRUE(apply_settings(value, {{"weight", "7"}, {"memory_quota", "2GiB"}}));
+  EXPECT_EQ(value.weight, 7U);
+  EXPECT_EQ(value.memory_quota, 2ULL << 30U);
+  ASSERT_TRUE(apply_settings(value, {{"memory_quota", "none"}}));
+  EXPECT_FALSE(value.memory_quota);
+  const auto wrong = apply_settings(value, {{"weight", "8"}, {"wieght", "9"}});
+  ASSERT_FALSE(wrong);
+  EXPECT_EQ(wrong.error().rfind("unknown key 'wieght' in a class (known: weight,", 0), 0U) << wrong.error();
+  EXPECT_EQ(value.weight, 7U);
 }
 
 TEST(ConfigQuantity, SizesAndDurations) {

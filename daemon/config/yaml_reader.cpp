@@ -8,15 +8,16 @@
 
 namespace vgpu::daemon {
 
+Place ErrorSink::place(const YAML::Mark& mark) const {
+  return mark.is_null() ? Place{file_, 0, 0} : Place{file_, mark.line + 1, mark.column + 1};
+}
+
 void ErrorSink::add(const YAML::Mark& mark, std::string message) {
-  ConfigError error;
-  error.file = file_;
-  if (!mark.is_null()) {
-    error.line = mark.line + 1;
-    error.column = mark.column + 1;
-  }
-  error.message = std::move(message);
-  errors_.push_back(std::move(error));
+  add(place(mark), std::move(message));
+}
+
+void ErrorSink::add(const Place& place, std::string message) {
+  errors_.push_back({place.file, place.line, place.column, std::move(message)});
 }
 
 MapReader::MapReader(const YAML::Node& node, std::string what, ErrorSink& errors)
@@ -30,7 +31,7 @@ MapReader::MapReader(const YAML::Node& node, std::string what, ErrorSink& errors
 }
 
 YAML::Node MapReader::child(const std::string& key) {
-  known_.push_back(key);
+  if (std::find(known_.begin(), known_.end(), key) == known_.end()) known_.push_back(key);
   if (!node_.IsMap()) return YAML::Node(YAML::NodeType::Undefined);
   const YAML::Node& map = node_;  // the const operator[] never inserts
   return map[key];
@@ -102,6 +103,18 @@ void MapReader::size(const std::string& key, std::uint64_t& out, std::uint64_t l
   } else {
     out = *bytes;
   }
+}
+
+void MapReader::optional_size(const std::string& key, std::optional<std::uint64_t>& out, std::uint64_t least,
+                              std::uint64_t most) {
+  const YAML::Node node = child(key);
+  if (node.IsDefined() && node.IsScalar() && node.Scalar() == "none") {
+    out.reset();
+    return;
+  }
+  std::uint64_t bytes = 0;
+  size(key, bytes, least, most);
+  if (bytes != 0) out = bytes;
 }
 
 void MapReader::duration(const std::string& key, std::chrono::microseconds& out,

@@ -14,12 +14,17 @@
 
 namespace vgpu::daemon {
 
-// Collects the mistakes of one file.
+// Collects the mistakes of a configuration, file by file.
 class ErrorSink {
  public:
   explicit ErrorSink(std::string file) : file_(std::move(file)) {}
+  // Marks that come now belong to another file.
+  void set_file(std::string file) { file_ = std::move(file); }
+  // Where a mark stands.
+  [[nodiscard]] Place place(const YAML::Mark& mark) const;
   // Notes a mistake at `mark`.
   void add(const YAML::Mark& mark, std::string message);
+  void add(const Place& place, std::string message);
   [[nodiscard]] bool empty() const { return errors_.empty(); }
   [[nodiscard]] ConfigErrors take() { return std::move(errors_); }
 
@@ -43,6 +48,9 @@ class MapReader {
   void integer(const std::string& key, unsigned& out, unsigned least, unsigned most);
   void flag(const std::string& key, bool& out);
   void size(const std::string& key, std::uint64_t& out, std::uint64_t least, std::uint64_t most);
+  // As size(), or "none".
+  void optional_size(const std::string& key, std::optional<std::uint64_t>& out, std::uint64_t least,
+                     std::uint64_t most);
   void duration(const std::string& key, std::chrono::microseconds& out, std::chrono::microseconds least);
   void duration(const std::string& key, std::chrono::milliseconds& out, std::chrono::milliseconds least);
   // A scalar or a list of scalars, with each value's place.

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "daemon/config/load.hpp"
+
 namespace vgpu::daemon {
 namespace {
 
@@ -37,18 +39,22 @@ bool matches(const RuleConfig& rule, const Identity& identity) {
 
 tl::expected<Placement, std::string> place_client(const Config& config, const Identity& identity) {
   Placement placement;
-  const std::string* class_name = &config.default_class;
-  for (const RuleConfig& rule : config.rules) {
-    if (!matches(rule, identity)) continue;
-    if (rule.reject) {
-      return tl::unexpected("the rule in line " + std::to_string(rule.line) + " of " + config.file +
-                            " refuses this client");
-    }
-    class_name = &rule.class_name;
-    placement.device = rule.device;
-    break;
+  const auto rule = std::find_if(config.rules.begin(), config.rules.end(),
+                                 [&](const RuleConfig& candidate) { return matches(candidate, identity); });
+  if (rule == config.rules.end()) {
+    placement.client_class = config.classes.at(config.default_class);
+    return placement;
   }
-  placement.client_class = &config.classes.at(*class_name);
+  if (rule->reject) {
+    return tl::unexpected("the rule in line " + std::to_string(rule->place.line) + " of " + rule->place.file +
+                          " refuses this client");
+  }
+  placement.client_class = config.classes.at(rule->class_name);
+  placement.device = rule->device;
+  if (const auto applied = apply_settings(placement.client_class, rule->settings); !applied) {
+    return tl::unexpected("the rule in line " + std::to_string(rule->place.line) + " of " + rule->place.file +
+                          ": " + applied.error());
+  }
   return placement;
 }
 

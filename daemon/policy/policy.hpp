@@ -27,12 +27,12 @@ struct Identity {
 
 // What the policy says about a client.
 struct Placement {
-  const ClassConfig* client_class = nullptr;  // points into the Config
-  std::string device;                         // empty: the default device
+  ClassConfig client_class;  // the class, with what the rule sets otherwise
+  std::string device;        // empty: the default device
 };
 
 // The first rule that matches decides; none: the default class. The error is the sentence for the client and
-// the log when a rule rejects it. `config` must outlive the result.
+// the log when a rule rejects it.
 [[nodiscard]] tl::expected<Placement, std::string> place_client(const Config& config,
                                                                 const Identity& identity);
 

@@ -30,7 +30,7 @@ Identity someone() {
 std::string class_for(const std::string& rule, const Identity& who) {
   const Config config = rules(rule);
   const auto placement = place_client(config, who);
-  return placement ? placement->client_class->name : "refused: " + placement.error();
+  return placement ? placement->client_class.name : "refused: " + placement.error();
 }
 
 TEST(Policy, NoRuleMeansTheDefaultClass) {

@@ -111,7 +111,7 @@ void SessionManager::admit(UniqueFd socket) {
     refuse(socket.get(), who, RefusalCode::not_allowed, placement.error());
     return;
   }
-  if (const std::string reason = over_limit(who, *placement->client_class); !reason.empty()) {
+  if (const std::string reason = over_limit(who, placement->client_class); !reason.empty()) {
     refuse(socket.get(), who, RefusalCode::busy, reason);
     return;
   }
@@ -126,7 +126,7 @@ void SessionManager::admit(UniqueFd socket) {
   session->id = next_id_++;
   session->socket = std::move(socket);
   session->peer = std::move(*peer);
-  session->client_class = *placement->client_class;
+  session->client_class = placement->client_class;
   session->device = device;
   session->since = EventLoop::Clock::now();
   Session& admitted = *session;
@@ -419,7 +419,7 @@ void SessionManager::answer_status(UniqueFd socket) {
   }
   DeviceStatus status;
   status.device = *device->report();
-  status.memory_quota = placement->client_class->memory_quota.value_or(0);
+  status.memory_quota = placement->client_class.memory_quota.value_or(0);
   status.gpu_busy_percent = static_cast<std::uint32_t>(utilisation(*device) * 100);
   for (const auto& [id, session] : sessions_) {
     if (session->device != device || !session->gate) continue;
