@@ -31,7 +31,17 @@ struct RunOptions {
 
 int show_stats(const StatsOptions& options);
 int show_processes(const std::string& control, bool json);
+// A full-screen view that looks every `period` seconds.
+int show_top(const std::string& control, double period);
 int show_devices(const std::string& control, bool json);
+// `words`: "client" PID, "class" NAME, "rule" NAME, "device" NAME, "limits" or "scheduler", then KEY=VALUE...
+int set_values(const std::string& control, const std::vector<std::string>& words, bool save);
+// Sends "pause", "resume" or "kill" for each client.
+int act_on_clients(const std::string& control, const std::string& request,
+                   const std::vector<std::string>& clients);
+int show_policy(const std::string& control);
+// What is wrong with a file, or with those that vgpud uses if `file` is empty.
+int check_policy(const std::string& control, const std::string& file);
 int reload(const std::string& control);
 int run_program(const RunOptions& options);
 int verify_program(const RunOptions& options);

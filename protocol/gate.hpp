@@ -57,6 +57,7 @@ struct GatePage {
 
   /// Time from taking a waited call's record to its reply: bucket i counts [2^(i/4), 2^((i+1)/4)) ns.
   alignas(64) std::atomic<std::uint64_t> latency[latency_buckets];
+  std::atomic<std::uint64_t> latency_sum_ns;  ///< of all that `latency` counts
   /// Records by CallId.
   alignas(64) std::atomic<std::uint64_t> calls[gate_call_slots];
 };

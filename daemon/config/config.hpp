@@ -50,6 +50,8 @@ struct ClassConfig {
   std::optional<std::uint64_t> memory_quota;  // bytes of device memory a client; none: the device's
   unsigned max_clients = 0;                   // of this class at a time; 0: no limit of its own
   std::uint64_t arena_bytes = 32ULL << 20U;   // bulk arena of the client's channel
+
+  bool operator==(const ClassConfig&) const = default;
 };
 
 // Keys of a class with the values that differ from it, as written: {"weight", "50"}. Later ones win.
@@ -101,9 +103,11 @@ struct Config {
   std::string socket = "/run/vgpud/vgpud.sock";
   std::string control = "/run/vgpud/control.sock";
   std::string group = "vgpu";
-  std::string admin_group = "vgpu-admin";  // members may change what is not theirs
-  std::optional<gid_t> admin_gid;          // of admin_group, where the system has it
-  std::string worker;                      // path of vgpud-worker; empty: found beside the binary
+  std::string admin_group = "vgpu-admin";      // members may change what is not theirs
+  std::optional<gid_t> admin_gid;              // of admin_group, where the system has it
+  std::string monitor_group = "vgpu-monitor";  // members may see all clients' figures, and change nothing
+  std::optional<gid_t> monitor_gid;
+  std::string worker;  // path of vgpud-worker; empty: found beside the binary
   LogConfig log;
   LimitsConfig limits;
   SchedulerConfig scheduler;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "daemon/control/changes.hpp"
 #include "protocol/handshake.hpp"
 
 namespace vgpu::daemon {
@@ -33,6 +34,7 @@ json to_json(const ClientStats& stats) {
       {"executable", stats.executable},
       {"unit", stats.unit},
       {"class", stats.class_name},
+      {"weight", stats.weight},
       {"device", stats.device},
       {"state", stats.state},
       {"ended", stats.state == "ended"},
@@ -63,6 +65,8 @@ json to_json(const ClientStats& stats) {
       {"unsupported", stats.unsupported},
       {"sticky_error", stats.sticky_error},
   };
+  if (stats.latency)
+    result["latency"] = {{"sum_ns", stats.latency->sum_ns}, {"buckets", stats.latency->buckets}};
   if (!stats.calls.empty()) result["calls"] = std::move(calls);
   return result;
 }
@@ -122,22 +126,19 @@ bool descends_from(const ClientStats& stats, pid_t pid) {
          std::find(stats.ancestors.begin(), stats.ancestors.end(), pid) != stats.ancestors.end();
 }
 
-// Root and vgpud's own user see every client, anybody else only his own.
-bool may_see(const ClientStats& stats, const Requester& who) {
-  return who.uid == 0 || who.uid == geteuid() || stats.uid == who.uid;
-}
-
 json stats_json(const BrokerState& state, const json& request, const Requester& who) {
   const bool mine = request.value("mine", false);
-  const bool calls = request.value("calls", false);
+  const StatsDetail detail{request.value("calls", false), request.value("histograms", false)};
+  const bool all = sees_all(who, state.config());
   json clients = json::array();
-  for (const ClientStats& stats : state.sessions.stats(calls)) {
-    if (may_see(stats, who) && (!mine || descends_from(stats, who.pid))) clients.push_back(to_json(stats));
+  for (const ClientStats& stats : state.sessions.stats(detail)) {
+    if ((all || is_owner(who, stats.uid)) && (!mine || descends_from(stats, who.pid)))
+      clients.push_back(to_json(stats));
   }
   json ended = json::array();
   for (ClientStats stats : state.sessions.ended().all()) {
-    if (!may_see(stats, who)) continue;
-    if (!calls) stats.calls.clear();
+    if (!(all || is_owner(who, stats.uid))) continue;
+    if (!detail.calls) stats.calls.clear();
     if (!mine || descends_from(stats, who.pid)) ended.push_back(to_json(stats));
   }
   return {{"ok", true},
@@ -145,12 +146,6 @@ json stats_json(const BrokerState& state, const json& request, const Requester& 
           {"ended", std::move(ended)},
           {"devices", devices_json(state)},
           {"broker", broker_json(state)}};
-}
-
-json reload(const BrokerState& state, const Requester& who) {
-  if (who.uid != 0 && who.uid != geteuid()) return failure("only root may reload the configuration");
-  const std::string problem = state.reload();
-  return problem.empty() ? json{{"ok", true}} : failure(problem);
 }
 
 json answer(const BrokerState& state, const std::string& line, const Requester& who) {
@@ -167,7 +162,7 @@ json answer(const BrokerState& state, const std::string& line, const Requester& 
             {"protocol", std::to_string(protocol_hash())},
             {"pid", getpid()}};
   }
-  if (name == "reload") return reload(state, who);
+  if (const auto changed = answer_change(state, name, request, who)) return *changed;
   return failure("there is no request '" + name + "'");
 }
 

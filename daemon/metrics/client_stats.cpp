@@ -32,6 +32,15 @@ void read_page(const GatePage& page, ClientStats& stats) {
   stats.sticky_error = get(page.sticky_error);
 }
 
+void read_histograms(const GatePage& page, ClientStats& stats) {
+  Histogram& latency = stats.latency.emplace();
+  latency.sum_ns = page.latency_sum_ns.load(std::memory_order_relaxed);
+  for (std::size_t i = 0; i < latency_buckets; ++i) {
+    const std::uint64_t count = page.latency[i].load(std::memory_order_relaxed);
+    if (count != 0) latency.buckets.emplace_back(latency_bucket_end_ns(i), count);
+  }
+}
+
 void read_calls(const GatePage& page, ClientStats& stats) {
   stats.calls.clear();
   for (std::size_t id = 0; id < gate_call_slots; ++id) {

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -13,6 +14,13 @@
 #include "protocol/gate.hpp"
 
 namespace vgpu::daemon {
+
+// Durations that were counted in the buckets of protocol/gate.hpp.
+struct Histogram {
+  std::uint64_t sum_ns = 0;
+  std::vector<std::pair<std::uint64_t, std::uint64_t>>
+      buckets;  // end of the bucket in ns, count; those not empty
+};
 
 // A snapshot. Times in ns, sizes in bytes.
 struct ClientStats {
@@ -26,9 +34,10 @@ struct ClientStats {
   std::string class_name;
   std::string device;
   std::vector<pid_t> ancestors;
-  std::string state;   // "waiting", "running", "failed", "ended"
+  std::string state;   // "waiting", "running", "paused", "failed", "ended"
   std::string ending;  // how it ended; empty while it runs
   std::uint64_t age_ns = 0;
+  std::uint32_t weight = 0;
 
   std::uint64_t memory_used = 0, memory_peak = 0, memory_quota = 0;
   std::uint64_t launches = 0, graph_launches = 0, kernel_ns = 0, device_ns = 0;
@@ -40,10 +49,20 @@ struct ClientStats {
   std::uint64_t p50_ns = 0, p95_ns = 0, p99_ns = 0;
   std::uint64_t errors = 0, unsupported = 0, sticky_error = 0;
   std::vector<std::pair<std::string, std::uint64_t>> calls;  // by name, those made at all
+  std::optional<Histogram> latency;                          // where it was asked for
+};
+
+// What is read besides the figures: it costs more.
+struct StatsDetail {
+  bool calls = false;       // each call by name
+  bool histograms = false;  // of times
 };
 
 // Copies every figure of `page`. The page is shared with a worker: values are taken as they are, once each.
 void read_page(const GatePage& page, ClientStats& stats);
+
+// Also fills the histograms.
+void read_histograms(const GatePage& page, ClientStats& stats);
 
 // Also fills stats.calls. Slower: 640 counters.
 void read_calls(const GatePage& page, ClientStats& stats);

@@ -45,16 +45,25 @@ void GateKeeper::set_weight(ClientId client, std::uint32_t weight) {
   policy_->set_weight(client, weight);
 }
 
+void GateKeeper::hold(ClientId client, bool held) {
+  const auto found = entries_.find(client);
+  if (found == entries_.end() || found->second.held == held) return;
+  found->second.held = held;
+  tick();
+}
+
 void GateKeeper::tick() {
   usage_.clear();
   for (const auto& [client, entry] : entries_) {
     const GatePage& page = entry.gate->page();
     usage_.push_back({client, page.consumed_ns.load(std::memory_order_acquire),
-                      page.backlogged.load(std::memory_order_acquire) != 0});
+                      !entry.held && page.backlogged.load(std::memory_order_acquire) != 0});
   }
   for (const Grant& grant : policy_->update(now_ns(), usage_)) {
-    GatePage& page = entries_.at(grant.client).gate->page();
-    const std::uint64_t allowance = grant.allowance_ns == kUnlimited ? no_limit_ns : grant.allowance_ns;
+    const Entry& entry = entries_.at(grant.client);
+    GatePage& page = entry.gate->page();
+    std::uint64_t allowance = grant.allowance_ns == kUnlimited ? no_limit_ns : grant.allowance_ns;
+    if (entry.held) allowance = 0;
     if (page.allowance_ns.exchange(allowance) == allowance) continue;
     page.refill.fetch_add(1);  // sequentially consistent with the worker: it sets blocked, then looks again
     if (page.blocked.load() != 0) futex_wake(page.refill);

@@ -25,6 +25,8 @@ class GateKeeper {
   void add(ClientId client, std::uint32_t weight, std::shared_ptr<GateMapping> gate, int attention_fd);
   void remove(ClientId client);
   void set_weight(ClientId client, std::uint32_t weight);
+  // A held client gets no device time until it is let go: its queue waits, and it holds nobody back.
+  void hold(ClientId client, bool held);
 
   // Reads all pages, asks the policy, writes the grants. Called by itself as said above.
   void tick();
@@ -33,6 +35,7 @@ class GateKeeper {
   struct Entry {
     std::shared_ptr<GateMapping> gate;
     int attention_fd;
+    bool held = false;
   };
 
   void schedule_next();

@@ -17,12 +17,23 @@ enum class SessionState {
   failed,  // its worker has ended; the client has not noticed or not left yet
 };
 
+// What was changed of one client while it runs, over what the policy gives it.
+struct Adjustments {
+  std::string class_name;     // by an administrator; empty: the policy's
+  Settings by_administrator;  // over the class
+  Settings by_owner;          // over that, as far as it asks for less
+  bool paused_by_administrator = false;
+  bool paused_by_owner = false;
+};
+
 struct Session {
   std::uint64_t id = 0;
   SessionState state = SessionState::waiting;
   UniqueFd socket;  // to the client
   Peer peer;
-  ClassConfig client_class;  // a copy: a reload may drop the class
+  ClassConfig client_class;  // what holds for this client: class, rule and adjustments together
+  Adjustments adjustments;
+  bool paused = false;  // gets no device time: its queue waits
   Device* device = nullptr;
   Worker* worker = nullptr;           // null unless running
   std::shared_ptr<GateMapping> gate;  // outlives the worker, for the last figures

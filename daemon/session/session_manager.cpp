@@ -222,6 +222,7 @@ bool SessionManager::attach(Session& session, Worker& worker) {
 
   session.state = SessionState::running;
   session.device->gates().add(id, session.client_class.weight, session.gate, worker.attention.get());
+  set_paused(session);
   ++counters_.admitted;
   const Identity& who = session.peer.identity;
   log::info("client admitted session={} pid={} uid={} program={} unit={} class={} device={} worker_pid={}",
@@ -268,7 +269,7 @@ void SessionManager::end(std::uint64_t id, const std::string& why) {
     close_orphaned_channel(session->channel.get(), session->gate->page());
   }
   if (served) {
-    ClientStats last = describe(*session, true);
+    ClientStats last = describe(*session, {.calls = true});
     last.state = "ended";
     last.ending = session->failure.empty() ? why : why + "; its worker had ended with " + session->failure;
     log::info("client ended session={} pid={} program={} launches={} device_ms={} errors={} why={}", id,
@@ -308,13 +309,7 @@ void SessionManager::device_problem(Device& device, const std::string& why) {
 void SessionManager::apply(std::shared_ptr<const Config> config) {
   config_ = std::move(config);
   ended_.set_capacity(config_->ended_clients);
-  for (auto& [id, session] : sessions_) {
-    const auto found = config_->classes.find(session->client_class.name);
-    if (found == config_->classes.end()) continue;
-    session->client_class = found->second;
-    session->device->gates().set_weight(id, found->second.weight);
-    if (session->gate) session->gate->page().memory_quota.store(found->second.memory_quota.value_or(0));
-  }
+  for (auto& [id, session] : sessions_) refresh(*session);
 }
 
 void SessionManager::sample() {
@@ -374,7 +369,7 @@ double SessionManager::utilisation(const Device& device) const {
   return found == utilisation_.end() ? 0 : found->second;
 }
 
-ClientStats SessionManager::describe(const Session& session, bool calls) const {
+ClientStats SessionManager::describe(const Session& session, StatsDetail detail) const {
   ClientStats stats;
   const Identity& who = session.peer.identity;
   stats.session = session.id;
@@ -387,22 +382,25 @@ ClientStats SessionManager::describe(const Session& session, bool calls) const {
   stats.ancestors = who.ancestors;
   stats.class_name = session.client_class.name;
   stats.device = session.device->config().name;
-  stats.state = to_string(session.state);
+  stats.state =
+      session.paused && session.state == SessionState::running ? "paused" : to_string(session.state);
   stats.ending = session.failure;
   stats.age_ns = static_cast<std::uint64_t>(nanoseconds(EventLoop::Clock::now() - session.since).count());
   stats.memory_quota = session.client_class.memory_quota.value_or(0);
+  stats.weight = session.client_class.weight;
   stats.share = session.share;
   if (session.gate) {
     read_page(session.gate->page(), stats);
-    if (calls) read_calls(session.gate->page(), stats);
+    if (detail.calls) read_calls(session.gate->page(), stats);
+    if (detail.histograms) read_histograms(session.gate->page(), stats);
   }
   return stats;
 }
 
-std::vector<ClientStats> SessionManager::stats(bool calls) const {
+std::vector<ClientStats> SessionManager::stats(StatsDetail detail) const {
   std::vector<ClientStats> all;
   all.reserve(sessions_.size());
-  for (const auto& [id, session] : sessions_) all.push_back(describe(*session, calls));
+  for (const auto& [id, session] : sessions_) all.push_back(describe(*session, detail));
   return all;
 }
 

@@ -43,14 +43,30 @@ class SessionManager {
   void worker_ready(Device& device);
   void device_problem(Device& device, const std::string& why);
 
-  // A new configuration: for new clients whole, for present ones the weight and quota of their class.
+  // A new configuration: for new clients whole, for present ones what the class has that they belong to now.
   void apply(std::shared_ptr<const Config> config);
+
+  // Live control (session_control.cpp). Changes hold from the next look at the gate page on. The error is a
+  // sentence.
+  [[nodiscard]] const Session* find(std::uint64_t id) const;
+  [[nodiscard]] std::vector<std::uint64_t> of_process(pid_t pid) const;
+  // What an administrator says of a client: its class (empty: as it is) and settings over it.
+  [[nodiscard]] tl::expected<void, std::string> adjust(std::uint64_t id, const std::string& class_name,
+                                                       const Settings& settings);
+  // What its owner says: refused where it asks for more than the client has been given.
+  [[nodiscard]] tl::expected<void, std::string> lower(std::uint64_t id, const Settings& settings);
+  // A client that still waits for a worker goes to another device; a running one has its memory where it is.
+  [[nodiscard]] tl::expected<void, std::string> move(std::uint64_t id, const std::string& device);
+  // Its queue waits, never an error. What an administrator paused, only an administrator resumes.
+  [[nodiscard]] tl::expected<void, std::string> pause(std::uint64_t id, bool paused, bool by_administrator);
+  // Its worker ends, its calls fail from now on.
+  void kill(std::uint64_t id, const std::string& why) { end(id, why); }
 
   // Ends every session, as at shutdown.
   void end_all(const std::string& why);
 
-  // Figures of those present, oldest first; with `calls` also each call by name.
-  [[nodiscard]] std::vector<ClientStats> stats(bool calls) const;
+  // Figures of those present, oldest first.
+  [[nodiscard]] std::vector<ClientStats> stats(StatsDetail detail) const;
   [[nodiscard]] const EndedClients& ended() const { return ended_; }
   [[nodiscard]] const SessionCounters& counters() const { return counters_; }
   // Part of the last second in which `device` was busy, 0..1.
@@ -66,6 +82,12 @@ class SessionManager {
   bool attach(Session& session, Worker& worker);
   void worker_ended(std::uint64_t id, const std::string& how, bool orderly);
   void release_worker(Session& session);
+  // What policy and administrators give a client, without its owner's changes.
+  [[nodiscard]] ClassConfig granted(const Session& session) const;
+  // Computes what holds for a client anew, and makes it hold.
+  void refresh(Session& session);
+  void push(Session& session);
+  void set_paused(Session& session);
   void end(std::uint64_t id, const std::string& why);
   void count_waiting(Device& device);
   void watch(Session& session);
@@ -73,7 +95,7 @@ class SessionManager {
   void sample();
   void look_for_shared_faults();
   void share_fault(Device& device, std::uint64_t error);
-  [[nodiscard]] ClientStats describe(const Session& session, bool calls) const;
+  [[nodiscard]] ClientStats describe(const Session& session, StatsDetail detail) const;
 
   EventLoop& loop_;
   std::shared_ptr<const Config> config_;
