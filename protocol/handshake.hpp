@@ -10,7 +10,7 @@
 namespace vgpu {
 
 inline constexpr std::uint64_t hello_magic = 0x4F4C4C4548445056;  // "VPDHELLO"
-inline constexpr std::uint32_t handshake_version = 1;
+inline constexpr std::uint32_t handshake_version = 2;
 inline constexpr std::size_t attribute_count = 192;  ///< CUdevice_attribute 0..191
 inline constexpr std::size_t limit_count = 16;       ///< CUlimit 0..15
 
@@ -37,6 +37,8 @@ struct Hello {
   std::uint32_t version = handshake_version;
   std::uint64_t magic = hello_magic;
   std::uint64_t protocol_hash = 0;
+  /// The device that is asked for: the first entry of CUDA_VISIBLE_DEVICES, an index or a UUID; empty: any.
+  char visible[64] = {};
 };
 
 /// All that a client answers about its device without asking again. Written by the worker at its start.

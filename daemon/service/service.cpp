@@ -161,7 +161,9 @@ tl::expected<void, std::string> Service::start() {
 
   greeter_ = std::make_unique<Greeter>(
       loop_, std::move(*clients), config_->limits,
-      Greeter::Callbacks{[this](UniqueFd socket) { sessions_->admit(std::move(socket)); },
+      Greeter::Callbacks{[this](UniqueFd socket, const std::string& visible) {
+                           sessions_->admit(std::move(socket), visible);
+                         },
                          [this](UniqueFd socket) { sessions_->answer_status(std::move(socket)); }});
   state_ = std::make_unique<BrokerState>(
       BrokerState{*sessions_, *greeter_, devices_, config_->file, since_, [this] { return reload(); }});

@@ -98,7 +98,8 @@ void Greeter::on_message(int fd) {
   if (const auto* hello = message->as<Hello>()) {
     const std::string problem = hello_problem(*hello);
     if (problem.empty()) {
-      callbacks_.on_hello(std::move(socket));
+      callbacks_.on_hello(std::move(socket),
+                          std::string(hello->visible, strnlen(hello->visible, sizeof hello->visible)));
       return;
     }
     ++counters_.mismatched;

@@ -20,7 +20,8 @@ void send_refusal(int socket, RefusalCode code, const std::string& text);
 class Greeter {
  public:
   struct Callbacks {
-    std::function<void(UniqueFd socket)> on_hello;   // a Hello that fits this build came
+    // A Hello that fits this build came; with the device that it asks for.
+    std::function<void(UniqueFd socket, const std::string& visible)> on_hello;
     std::function<void(UniqueFd socket)> on_status;  // a StatusQuery came
   };
   // What came to nothing, since the start.

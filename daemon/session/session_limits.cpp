@@ -20,7 +20,8 @@ Subject subject_of(const Session& session) {
 
 }  // namespace
 
-tl::expected<Device*, std::string> SessionManager::place(const Placement& placement) const {
+tl::expected<Device*, std::string> SessionManager::place(const Placement& placement,
+                                                         const std::string& visible) const {
   std::vector<PlacingDevice> candidates;
   candidates.reserve(devices_.size());
   for (const Device* device : devices_) {
@@ -37,7 +38,7 @@ tl::expected<Device*, std::string> SessionManager::place(const Placement& placem
     }
     candidates.push_back(std::move(candidate));
   }
-  const auto chosen = choose_device(candidates, placement.device, placement.pool, {});
+  const auto chosen = choose_device(candidates, placement.device, placement.pool, visible);
   if (!chosen) return tl::unexpected(chosen.error());
   Device* const device = devices_[*chosen];
   if (!candidates[*chosen].serves) return tl::unexpected("the device cannot serve: " + device->problem());

@@ -106,7 +106,7 @@ std::string SessionManager::over_limit(const Identity& who, const ClassConfig& c
   return {};
 }
 
-void SessionManager::admit(UniqueFd socket) {
+void SessionManager::admit(UniqueFd socket, const std::string& visible) {
   auto peer = identify_peer(socket.get());
   if (!peer) {
     log::info("client left before it was admitted reason={}", log::quoted(peer.error()));
@@ -128,7 +128,7 @@ void SessionManager::admit(UniqueFd socket) {
     refuse(socket.get(), who, RefusalCode::not_allowed, "this program is in quarantine: " + kept->why);
     return;
   }
-  const auto device = place(*placement);
+  const auto device = place(*placement, visible);
   if (!device) {
     refuse(socket.get(), who, RefusalCode::no_device, device.error());
     return;
@@ -450,7 +450,7 @@ void SessionManager::answer_status(UniqueFd socket) {
     return entry.second->peer.identity.pid == who.pid;
   });
   const Device* device = of_asker != sessions_.end() ? of_asker->second->device
-                         : placement                 ? place(*placement).value_or(nullptr)
+                         : placement                 ? place(*placement, "").value_or(nullptr)
                                                      : nullptr;
   if (device == nullptr || !device->report()) {
     send_refusal(socket.get(), placement ? RefusalCode::no_device : RefusalCode::not_allowed,

@@ -42,8 +42,9 @@ class SessionManager {
   // A device that clients may be placed on; the first is the default. Devices outlive the manager.
   void add_device(Device& device);
 
-  // A connection that has said hello. Decides about it now or when a worker is ready.
-  void admit(UniqueFd socket);
+  // A connection that has said hello. Decides about it now or when a worker is ready. `visible`: the device
+  // that it asks for, see policy/placing.hpp.
+  void admit(UniqueFd socket, const std::string& visible);
   // A connection that asks for the state of its device: answers and closes.
   void answer_status(UniqueFd socket);
 
@@ -88,7 +89,8 @@ class SessionManager {
   [[nodiscard]] std::string over_limit(const Identity& who, const ClassConfig& client_class) const;
   Device* find_device(const std::string& name) const;
   // session_limits.cpp
-  [[nodiscard]] tl::expected<Device*, std::string> place(const Placement& placement) const;
+  [[nodiscard]] tl::expected<Device*, std::string> place(const Placement& placement,
+                                                         const std::string& visible) const;
   [[nodiscard]] GateTerms gate_terms(const ClassConfig& from) const;
   // Makes what the session's class says hold for its worker.
   void push(Session& session);

@@ -40,8 +40,9 @@ class Connection {
   };
 
   /// Connects to the broker at `path` and waits for its answer, at most `timeout_ms`. A missing broker fails
-  /// at once.
-  static tl::expected<std::unique_ptr<Connection>, Failure> open(const std::string& path, int timeout_ms);
+  /// at once. `visible`: the device that is asked for (Hello::visible).
+  static tl::expected<std::unique_ptr<Connection>, Failure> open(const std::string& path, int timeout_ms,
+                                                                 const std::string& visible);
 
   const DeviceReport& device() const { return welcome_.device; }
   const Welcome& welcome() const { return welcome_; }

@@ -5,7 +5,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 #include <string>
+#include <string_view>
 
 #include "cudaabi/unsupported.hpp"
 #include "libclient/cuda/stub_runtime.hpp"
@@ -55,6 +57,20 @@ void report_unsupported(const char* name) {
   static_cast<void>(call.post(record, std::as_bytes(std::span(name, std::strlen(name)))));
 }
 
+// The first entry of CUDA_VISIBLE_DEVICES, which vgpud looks up among the devices that this client may use;
+// empty where the variable is not set. None where it hides all devices: an entry that can name none ends the
+// list (CUDA C++ Programming Guide, "CUDA Environment Variables").
+std::optional<std::string> visible_device() {
+  const char* const set = std::getenv("CUDA_VISIBLE_DEVICES");
+  if (set == nullptr) return std::string();
+  std::string_view first(set);
+  first = first.substr(0, first.find(','));
+  while (!first.empty() && first.front() == ' ') first.remove_prefix(1);
+  while (!first.empty() && first.back() == ' ') first.remove_suffix(1);
+  if (first.empty() || first.front() == '-' || first.size() >= sizeof(Hello::visible)) return std::nullopt;
+  return std::string(first);
+}
+
 // Under connect_mutex.
 CUresult connect() {
   if (connected_process.load(std::memory_order_acquire) != nullptr) return CUDA_SUCCESS;
@@ -63,7 +79,12 @@ CUresult connect() {
   const char* patience = std::getenv("VGPUD_CONNECT_TIMEOUT_MS");
   constexpr int kDefaultPatience = 10'000;  // a worker may have to be started first
   const int timeout = patience != nullptr ? std::atoi(patience) : kDefaultPatience;
-  auto opened = Connection::open(path != nullptr ? path : "/run/vgpud/vgpud.sock", timeout);
+  const auto visible = visible_device();
+  if (!visible) {
+    log_line("CUDA_VISIBLE_DEVICES hides every device");
+    return CUDA_ERROR_NO_DEVICE;
+  }
+  auto opened = Connection::open(path != nullptr ? path : "/run/vgpud/vgpud.sock", timeout, *visible);
   if (!opened) {
     log_line(opened.error().text);
     return opened.error().result;

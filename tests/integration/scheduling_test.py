@@ -150,7 +150,7 @@ class Pools(unittest.TestCase):
         self.addCleanup(process.kill)
         return device
 
-    def test_clients_go_where_rules_and_loads_say(self):
+    def test_clients_go_where_rules_loads_and_they_themselves_say(self):
         extra = ("rules:\n  - {match: {executable: '*/busy_shared'}, class: default, pool: apart}\n"
                  "  - {match: {executable: '*/vector_add'}, class: default, device: second}\n")
         with Service(more_devices=["name: second", "name: third, pool: apart"], extra=extra, prestart=1) as service:
@@ -160,7 +160,12 @@ class Pools(unittest.TestCase):
             self.assertEqual(self.placed(service, "busy"), "test")
             self.assertEqual(self.placed(service, "busy"), "second")  # the less loaded
             self.assertEqual(self.placed(service, "busy_shared"), "third")
+            self.assertEqual(self.placed(service, "busy", CUDA_VISIBLE_DEVICES="1"), "second")
+            self.assertEqual(self.placed(service, "busy", CUDA_VISIBLE_DEVICES=devices["test"]["uuid"]), "test")
             self.assertEqual(service.run("vector_add").returncode, 0)
+            for hidden in ("", "-1", "2", devices["third"]["uuid"], "GPU-0"):
+                result = service.run("busy", "--seconds", 0.1, env=service.environment(CUDA_VISIBLE_DEVICES=hidden))
+                self.assertNotEqual(result.returncode, 0, f"CUDA_VISIBLE_DEVICES={hidden!r}")
 
 
 if __name__ == "__main__":
