@@ -1,7 +1,6 @@
 // When a command may be submitted and what it is expected to take: the session's side of scheduling. How much
 // device time there is for it the gate page says (accounting.hpp).
 #include <algorithm>
-#include <thread>
 #include <utility>
 
 #include "daemon/worker/session.hpp"
@@ -78,7 +77,6 @@ void Session::admit(CUstream stream, const Prediction& prediction, const Cost& c
     bounded_ = true;
     bound_earlier_work();
   }
-  const bool spin_long = parts_.library != nullptr && !software_ && std::thread::hardware_concurrency() > 8;
   accounting_.admit(prediction.ns,
                     {[this, fenced = false]() mutable {
                        // What no fence follows yet would never be seen to end.
@@ -90,7 +88,7 @@ void Session::admit(CUstream stream, const Prediction& prediction, const Cost& c
                        fence_dirty_streams();
                        completions_.hand_off();
                      },
-                     [this] { return !peers_alive(); }, spin_long ? long_spin_ns : default_spin_ns()});
+                     [this] { return !peers_alive(); }, spin_long_ ? long_spin_ns : default_spin_ns()});
 }
 
 void Session::submitted_command(CUstream stream, const Prediction& prediction) {
