@@ -70,6 +70,11 @@ struct GatePage {
   /// 1 once the worker has ended as it should, its client having left: for a broker that cannot have its exit
   /// status.
   std::atomic<std::uint32_t> left_in_order;
+  // Of a link to the host (vgpud-link), else 0.
+  std::atomic<std::uint64_t> link_doorbells;  ///< how often the host was rung
+  std::atomic<std::uint64_t> link_records;    ///< records sent to the host
+  std::atomic<std::uint64_t> link_bytes_out;  ///< bytes written into BAR2: records and bulk data
+  std::atomic<std::uint64_t> link_bytes_in;   ///< bulk data read from BAR2
 
   /// Time from taking a waited call's record to its reply: bucket i counts [2^(i/4), 2^((i+1)/4)) ns.
   alignas(64) std::atomic<std::uint64_t> latency[latency_buckets];

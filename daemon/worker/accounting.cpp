@@ -28,16 +28,32 @@ void Accounting::wake_broker() const {
 
 void Accounting::work_came() {
   if (page_.backlogged.load(std::memory_order_relaxed) != 0) return;
-  page_.backlogged.store(1, std::memory_order_release);
+  set_backlogged(1);
   // Who has the device without a limit and nobody beside him need not wake the broker at each little piece of
   // work: it sees at its next look.
   if (bounded() || page_.others_busy.load(std::memory_order_relaxed) != 0) wake_broker();
 }
 
+void Accounting::set_backlogged(std::uint32_t value) {
+  page_.backlogged.store(value, std::memory_order_release);
+  if (slot_ != nullptr) slot_->host.backlogged.store(value, std::memory_order_release);
+}
+
 void Accounting::publish_in_flight() {
   const std::uint32_t counted = in_flight_.load(std::memory_order_acquire);
-  page_.in_flight.store(counted == 0 && on_device_.load(std::memory_order_acquire) ? 1 : counted,
-                        std::memory_order_release);
+  const std::uint32_t said = counted == 0 && on_device_.load(std::memory_order_acquire) ? 1 : counted;
+  page_.in_flight.store(said, std::memory_order_release);
+  if (slot_ != nullptr) slot_->host.in_flight.store(said, std::memory_order_release);
+}
+
+void Accounting::count_progress() {
+  const std::uint64_t now = page_.progress.fetch_add(1, std::memory_order_relaxed) + 1;
+  if (slot_ != nullptr) slot_->host.progress.store(now, std::memory_order_relaxed);
+}
+
+void Accounting::tell(stub::SlotControl& slot) {
+  slot_ = &slot;
+  slot.host.metered.store(page_.metered.load(std::memory_order_relaxed), std::memory_order_relaxed);
 }
 
 void Accounting::work_began() {
@@ -56,7 +72,7 @@ void Accounting::work_ended(bool dispatcher_awake) {
   busy_sum_.store(used);
   expected_.store(0, std::memory_order_relaxed);
   all_known_.store(true, std::memory_order_relaxed);
-  page_.progress.fetch_add(1, std::memory_order_relaxed);
+  count_progress();
   on_device_.store(false, std::memory_order_release);
   publish_in_flight();
   if (!dispatcher_awake) {
@@ -69,7 +85,8 @@ void Accounting::work_ended(bool dispatcher_awake) {
 void Accounting::rest() {
   // Earlier work may end while the dispatcher waits at the gate with more.
   if (admitting_.load(std::memory_order_acquire)) return;
-  if (page_.backlogged.exchange(0, std::memory_order_acq_rel) == 0) return;
+  if (page_.backlogged.load(std::memory_order_relaxed) == 0) return;
+  set_backlogged(0);
   if (page_.others_wait.load(std::memory_order_relaxed) != 0) wake_broker();
 }
 
@@ -98,6 +115,10 @@ void Accounting::measure() {
   if (page_.consumed_ns.load(std::memory_order_relaxed) >= used) return;
   page_.consumed_ns.store(used, std::memory_order_release);
   page_.kernel_ns.store(used, std::memory_order_relaxed);
+  if (slot_ != nullptr) {
+    slot_->host.kernel_ns.store(used, std::memory_order_relaxed);
+    slot_->host.consumed_ns.store(used, std::memory_order_release);
+  }
 }
 
 std::uint64_t Accounting::window_ns() const {
@@ -167,7 +188,7 @@ void Accounting::submitted(std::uint64_t predicted_ns) {
 void Accounting::finished(std::uint32_t count, std::uint64_t predicted_ns) {
   page_.predicted_ns.store(predicted_.fetch_sub(predicted_ns, std::memory_order_relaxed) - predicted_ns,
                            std::memory_order_relaxed);
-  page_.progress.fetch_add(1, std::memory_order_relaxed);
+  count_progress();
   const std::uint32_t before = in_flight_.fetch_sub(count);
   publish_in_flight();
   // Sequentially consistent with admit(): it sets waiting_, then futex_wait looks at in_flight_ again.
