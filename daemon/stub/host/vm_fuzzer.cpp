@@ -1,8 +1,11 @@
 // Fuzzes what the host makes of the words that a guest writes into the shared memory: any bytes anywhere in
 // it, between any two looks of the host's. (What workers make of records is record_fuzzer's.)
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 
 #include "daemon/stub/host/vm.hpp"
