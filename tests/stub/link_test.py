@@ -72,7 +72,7 @@ class Loud(unittest.TestCase):
             self.assertLessEqual(ended[0]["link_doorbells"], 5000)
 
     def test_a_vm_can_be_added_and_removed(self):
-        with Host(pathlib.Path(tempfile.mkdtemp(dir=MEMORY))) as host:
+        with tempfile.TemporaryDirectory(dir=MEMORY) as tree, Host(pathlib.Path(tree)) as host:
             answer = host.cli("vm", "add", "other", "--size", "32M", "--slots", 2)
             self.assertIn("ivshmem-doorbell", answer.stdout)
             self.assertEqual(host.vms()["other"]["bytes"], 32 << 20)
