@@ -74,7 +74,7 @@ struct alignas(4096) SlotGuest {
 struct alignas(4096) SlotHost {
   std::atomic<std::uint32_t> state;
   std::atomic<std::uint32_t> answered;
-  std::uint32_t code;  ///< RefusalCode
+  std::uint32_t code;                  ///< RefusalCode
   std::atomic<std::uint32_t> metered;  ///< as GatePage::metered
   std::uint64_t session;
   std::uint64_t memory_quota;

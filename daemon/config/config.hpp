@@ -45,8 +45,8 @@ struct DeviceConfig {
   Sharing sharing = Sharing::isolated;
   std::string function;  // kind stub: address of the PCI function; empty: found by scanning
   std::vector<std::string> ids{"1af4:1110"};  // kind stub: vendor:device of functions to look at
-  unsigned prestart = 1;      // workers kept ready for the next clients
-  unsigned max_workers = 64;  // workers at a time, ready ones included
+  unsigned prestart = 1;                      // workers kept ready for the next clients
+  unsigned max_workers = 64;                  // workers at a time, ready ones included
   // Order among clients of one priority; none: fair.
   std::optional<PolicyKind> policy;
   std::string pool = "default";  // clients are placed on the least loaded device of their pool

@@ -35,9 +35,9 @@ struct Session {
   Peer peer;
   std::optional<GuestPlace> guest;  // of a process in a VM; then `socket` leads to the VM's own object
   pid_t guest_pid = 0;              // in its VM
-  ClassConfig client_class;  // a copy: a reload may drop the class
-  bool paused = false;       // gets no device time: its queue waits
-  bool quarantined = false;  // the same, because of what its program did or the operator said
+  ClassConfig client_class;         // a copy: a reload may drop the class
+  bool paused = false;              // gets no device time: its queue waits
+  bool quarantined = false;         // the same, because of what its program did or the operator said
   bool fault_counted = false;
   Device* device = nullptr;
   Worker* worker = nullptr;           // null unless running

@@ -165,11 +165,11 @@ std::uint64_t SessionManager::start(std::unique_ptr<Session> session) {
   return sessions_.count(id) != 0 ? id : 0;
 }
 
-std::uint64_t SessionManager::admit_guest(UniqueFd socket, GuestPlace place, const ClassConfig& client_class,
+std::uint64_t SessionManager::admit_guest(UniqueFd socket, GuestPlace guest, const ClassConfig& client_class,
                                           const std::string& device_name) {
   Identity who;
-  who.uid = static_cast<uid_t>(-1);  // nobody of this machine
-  who.unit = who.executable = "vm:" + place.vm;  // a VM goes into quarantine as a whole
+  who.uid = static_cast<uid_t>(-1);              // nobody of this machine
+  who.unit = who.executable = "vm:" + guest.vm;  // a VM goes into quarantine as a whole
   if (sessions_.size() >= config_->limits.clients) {
     refuse(socket.get(), who, RefusalCode::busy, "the host's vgpud serves no more clients");
     return 0;
@@ -181,21 +181,20 @@ std::uint64_t SessionManager::admit_guest(UniqueFd socket, GuestPlace place, con
   }
   Placement wanted;
   wanted.device = device_name;
-  if (device_name.empty() && !devices_.empty()) wanted.pool = devices_.front()->config().pool;
   const auto device = place(wanted);
   if (!device) {
     refuse(socket.get(), who, RefusalCode::no_device, device.error());
     return 0;
   }
   auto session = std::make_unique<Session>();
-  session->channel.reset(fcntl(place.memory, F_DUPFD_CLOEXEC, 0));
+  session->channel.reset(fcntl(guest.memory, F_DUPFD_CLOEXEC, 0));
   if (!session->channel) {
     refuse(socket.get(), who, RefusalCode::internal, "the host's vgpud is out of descriptors");
     return 0;
   }
   session->socket = std::move(socket);
   session->peer.identity = std::move(who);
-  session->guest = std::move(place);
+  session->guest = std::move(guest);
   session->client_class = client_class;
   session->device = *device;
   return start(std::move(session));

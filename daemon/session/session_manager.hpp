@@ -48,7 +48,7 @@ class SessionManager {
   // What a client would be told over its connection comes through `socket`, whose far end the VM holds;
   // closing that ends the session. Returns the session's id, or 0 when it was refused (the refusal lies in
   // the socket).
-  std::uint64_t admit_guest(UniqueFd socket, GuestPlace place, const ClassConfig& client_class,
+  std::uint64_t admit_guest(UniqueFd socket, GuestPlace guest, const ClassConfig& client_class,
                             const std::string& device);
   // Who it is for, as the guest says; for display only.
   void name_guest(std::uint64_t id, pid_t pid, const std::string& program);

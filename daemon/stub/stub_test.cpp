@@ -232,7 +232,7 @@ class VmTest : public testing::Test {
  protected:
   VmTest() {
     config_ = std::make_shared<const daemon::Config>(daemon::default_config());
-    sessions_ = std::make_unique<daemon::SessionManager>(loop_, config_);
+    sessions_ = std::make_unique<daemon::SessionManager>(loop_, config_, store_);
   }
   ~VmTest() override { std::filesystem::remove_all(folder_); }
 
@@ -257,6 +257,7 @@ class VmTest : public testing::Test {
       std::filesystem::path(testing::TempDir()) / ("stub_test_" + std::to_string(getpid()));
   EventLoop loop_;
   std::shared_ptr<const daemon::Config> config_;
+  daemon::DescriptorStore store_;
   std::unique_ptr<daemon::SessionManager> sessions_;
   std::unique_ptr<daemon::stub_host::Vm> vm_;
 };
@@ -332,7 +333,7 @@ TEST_F(VmTest, AGuestFindsTheFunctionAndHearsWhyItIsRefused) {
   const auto slot = stub_guest::Slot::open(**function, [] { return true; });
   loop.join();
   ASSERT_FALSE(slot);
-  EXPECT_NE(slot.error().find("there is no such device"), std::string::npos) << slot.error();
+  EXPECT_NE(slot.error().find("there is no device"), std::string::npos) << slot.error();
 }
 
 TEST_F(VmTest, WrongFunctionsSayWhatIsWrong) {

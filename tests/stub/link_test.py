@@ -71,6 +71,11 @@ class Loud(unittest.TestCase):
             self.assertGreaterEqual(ended[0]["launches"], 100000)
             self.assertLessEqual(ended[0]["link_doorbells"], 5000)
 
+    def test_the_hosts_memory_quota_holds(self):
+        with Link(host_classes={"default": {"memory_quota": "256MiB"}}) as link:
+            result = link.guest.run("out_of_quota", env=link.guest.environment(VGPU_TEST_QUOTA_MB="256"))
+            self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
+
     def test_a_vm_can_be_added_and_removed(self):
         with tempfile.TemporaryDirectory(dir=MEMORY) as tree, Host(pathlib.Path(tree)) as host:
             answer = host.cli("vm", "add", "other", "--size", "32M", "--slots", 2)

@@ -36,9 +36,27 @@ constexpr SpanPlaces kSpans[] = {
 #include "vgpu/arena_spans.inc"
 };
 
+/// Where a record says in which memfd its image is.
+struct ImagePlaces {
+  CallId call;
+  std::size_t record_bytes, source, token, image;
+};
+
+template <class Record>
+constexpr ImagePlaces image_places() {
+  return {Record::call, sizeof(Record), offsetof(Record, source), offsetof(Record, token),
+          offsetof(Record, image)};
+}
+
+constexpr ImagePlaces kImages[] = {image_places<record::cuModuleLoadData>(),
+                                   image_places<record::cuLibraryLoadData>(),
+                                   image_places<record::jit_module>(), image_places<record::jit_library>(),
+                                   image_places<record::cuLinkAddData_v2>()};
+
 /// What the link has to know of a call.
 struct Traits {
   const SpanPlaces* spans = nullptr;
+  const ImagePlaces* image = nullptr;
   bool to_host = false;    ///< the client's bytes in the blocks go over
   bool to_client = false;  ///< the device's come back
   bool completes = false;  ///< the block is completed, not (only) a reply
@@ -64,6 +82,8 @@ const Traits& traits(std::uint16_t call) {
       entry.launch = name == "cuLaunchKernel" || name == "cuGraphLaunch" || name == "extension_blas";
       entry.to_host = entry.to_client = true;
     }
+    for (const ImagePlaces& places : kImages)
+      (*made)[static_cast<std::uint16_t>(places.call)].image = &places;
     for (const SpanPlaces& places : kSpans) {
       if (places.call == CallId::host_map)
         continue;  // names room that was taken here, no block of the client's
@@ -100,6 +120,10 @@ bool read_as(std::span<const std::byte> bytes, T& record) {
   if (bytes.size() < sizeof record) return false;
   std::memcpy(&record, bytes.data(), sizeof record);
   return true;
+}
+
+bool adds_host_node(std::span<const std::byte> record) {
+  return read_at<std::uint32_t>(record, offsetof(record::cuGraphAddNode_v2, type)) == CU_GRAPH_NODE_TYPE_HOST;
 }
 
 std::uint16_t id(CallId call) {
@@ -184,7 +208,7 @@ void LinkSession::send(std::span<std::byte> record) {
   waiting.handle = read_at<std::uint64_t>(record, sizeof header);
   if (header.call == id(CallId::host_map) || header.call == id(CallId::host_unmap)) {
     if (!carry_region(record, waiting)) return;
-  } else if (header.call == id(CallId::cuModuleLoadData) || header.call == id(CallId::cuLibraryLoadData)) {
+  } else if (traits(header.call).image != nullptr) {
     if (!carry_image(record, waiting)) return;
   } else if (memory_.any()) {
     keep_memory_equal(record, waiting);
@@ -204,11 +228,11 @@ void LinkSession::send(std::span<std::byte> record) {
 // Copies the blocks that the record names into the slot's arena, where they have the same offsets.
 bool LinkSession::carry_spans(std::span<std::byte> record, Waiting& waiting) {
   const Traits& call = traits(waiting.call);
-  if (call.spans == nullptr || waiting.room != 0) return true;
+  if (call.spans == nullptr) return true;
   if (record.size() < call.spans->record_bytes) return false;
   for (std::size_t i = 0; i < most_spans; ++i) {
     const std::size_t place = call.spans->places[i];
-    if (place == 0) continue;
+    if (place == 0 || (waiting.room != 0 && place == call.image->image)) continue;
     const auto span = read_at<ArenaSpan>(record, place);
     if (span.bytes == 0) continue;
     ArenaBlock* const from = block_at(parts_.local.arena(), span.offset, span.bytes);
@@ -256,22 +280,21 @@ UniqueFd LinkSession::take_fd(std::uint64_t token) {
 // An image that does not fit into the client's arena comes in a memfd; it goes over in the part of the slot's
 // arena that is for host memory.
 bool LinkSession::carry_image(std::span<std::byte> bytes, Waiting& waiting) {
-  static_assert(offsetof(record::cuModuleLoadData, source) == offsetof(record::cuLibraryLoadData, source) &&
-                offsetof(record::cuModuleLoadData, image) == offsetof(record::cuLibraryLoadData, image));
-  record::cuModuleLoadData record;
-  if (!read_as(bytes, record) || record.source != 1) return true;
-  const UniqueFd fd = take_fd(record.token);
+  const ImagePlaces& places = *traits(waiting.call).image;
+  if (bytes.size() < places.record_bytes || read_at<std::uint32_t>(bytes, places.source) != 1) return true;
+  const auto header = read_at<RecordHeader>(bytes, 0);
+  const UniqueFd fd = take_fd(read_at<std::uint64_t>(bytes, places.token));
   struct stat status {};
   const int seals = fd ? fcntl(fd.get(), F_GET_SEALS) : -1;
-  const std::uint64_t size = record.image.bytes;
+  const std::uint64_t size = read_at<ArenaSpan>(bytes, places.image).bytes;
   if (seals < 0 || (seals & F_SEAL_SHRINK) == 0 || fstat(fd.get(), &status) != 0 || size == 0 ||
       static_cast<std::uint64_t>(status.st_size) < size) {
-    refuse(record.header, CUDA_ERROR_INVALID_VALUE);
+    refuse(header, CUDA_ERROR_INVALID_VALUE);
     return false;
   }
   const auto room = memory_.take(size + sizeof(ArenaBlock));
   if (!room) {
-    refuse(record.header, CUDA_ERROR_OUT_OF_MEMORY);
+    refuse(header, CUDA_ERROR_OUT_OF_MEMORY);
     return false;
   }
   std::byte* const target = parts_.remote.arena().data() + *room + sizeof(ArenaBlock);
@@ -283,11 +306,11 @@ bool LinkSession::carry_image(std::span<std::byte> bytes, Waiting& waiting) {
   }
   if (at != size) {
     memory_.give_back(*room);
-    refuse(record.header, CUDA_ERROR_OPERATING_SYSTEM);
+    refuse(header, CUDA_ERROR_OPERATING_SYSTEM);
     return false;
   }
-  write_at<std::uint32_t>(bytes, offsetof(record::cuModuleLoadData, source), 0);
-  write_at(bytes, offsetof(record::cuModuleLoadData, image), ArenaSpan{*room, size});
+  write_at<std::uint32_t>(bytes, places.source, 0);
+  write_at(bytes, places.image, ArenaSpan{*room, size});
   waiting.room = *room;
   parts_.page.link_bytes_out.fetch_add(size, std::memory_order_relaxed);
   return true;
@@ -353,8 +376,10 @@ void LinkSession::keep_memory_equal(std::span<const std::byte> bytes, Waiting& w
       return;
     case CallId::cuLaunchHostFunc:
     case CallId::cuStreamAddCallback:
-    case CallId::cuGraphAddHostNode:
       memory_.track_all();
+      break;
+    case CallId::cuGraphAddNode_v2:
+      if (adds_host_node(bytes)) memory_.track_all();
       break;
     default:
       break;
@@ -433,8 +458,10 @@ void LinkSession::count(std::span<const std::byte> record) {
     }
     case CallId::cuLaunchHostFunc:
     case CallId::cuStreamAddCallback:
-    case CallId::cuGraphAddHostNode:
       host_functions_ = true;
+      break;
+    case CallId::cuGraphAddNode_v2:
+      if (adds_host_node(record)) host_functions_ = true;
       break;
     case CallId::client_refused:
       add(page.unsupported);

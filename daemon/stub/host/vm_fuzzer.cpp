@@ -18,7 +18,8 @@ using namespace vgpu::daemon;
 struct Host {
   EventLoop loop;
   std::shared_ptr<const Config> config = std::make_shared<const Config>(default_config());
-  SessionManager sessions{loop, config};  // without devices: every session is refused
+  DescriptorStore store;
+  SessionManager sessions{loop, config, store};  // without devices: every session is refused
   stub_host::Vm vm{loop, sessions, vm_config(),
                    [this](const std::string&) { return &config->classes.at("default"); }};
 
