@@ -45,7 +45,9 @@ struct GatePage {
   std::atomic<std::uint32_t> in_flight;         ///< commands submitted and not known to be complete
   std::atomic<std::uint64_t> last_activity_ns;  ///< CLOCK_MONOTONIC of the latest record
   std::atomic<std::uint64_t> predicted_ns;      ///< expected device time of what is in flight
-  std::atomic<std::uint64_t> progress;      ///< grows whenever something in flight is known to be complete
+  std::atomic<std::uint64_t> progress;  ///< grows whenever something in flight is known to be complete
+  std::atomic<std::uint64_t> beats;  ///< grows several times a second while the dispatcher is alive and not
+                                     ///< held up in the driver
   std::atomic<std::uint64_t> gate_wait_ns;  ///< for how long its commands waited for their turn
   std::atomic<std::uint64_t> throttled_ns;  ///< for how long a rate limit held its calls up
 

@@ -86,6 +86,7 @@ struct alignas(4096) SlotHost {
   std::atomic<std::uint32_t> backlogged;  ///< 1 while the worker has work to submit or in flight
   std::atomic<std::uint32_t> in_flight;   ///< as GatePage::in_flight
   std::atomic<std::uint64_t> progress;    ///< as GatePage::progress
+  std::atomic<std::uint64_t> beats;       ///< as GatePage::beats
   alignas(64) std::atomic<std::uint64_t> console_written;  ///< bytes of console text written so far
   alignas(64) DeviceReport device;
 };

@@ -162,11 +162,9 @@ tl::expected<void, std::string> Service::start() {
   }
   sessions_->adopt();
   for (const auto& device : devices_) device->start();
-  vms_ = std::make_unique<stub_host::Vms>(loop_, *sessions_);
+  vms_ = std::make_unique<stub_host::Vms>(loop_, *sessions_, *store_);
   vms_->apply(config_);
-  for (const VmConfig& vm : config_->vms) {
-    if (auto added = vms_->add(vm); !added) return tl::unexpected("VM '" + vm.name + "': " + added.error());
-  }
+  if (auto started = vms_->start(); !started) return started;
 
   greeter_ = std::make_unique<Greeter>(
       loop_, std::move(*clients), config_->limits,

@@ -15,6 +15,7 @@
 #include "daemon/stub/guest/remote_ring.hpp"
 #include "daemon/stub/guest/slot.hpp"
 #include "daemon/stub/host/vm.hpp"
+#include "daemon/testing/ivshmem_client.hpp"
 #include "protocol/address_space.hpp"
 #include "protocol/stub_layout.hpp"
 
@@ -245,8 +246,9 @@ class VmTest : public testing::Test {
     wanted.socket = folder_ / "vm1.sock";
     if (tree) wanted.pci_tree = folder_ / "tree";
     vm_ = std::make_unique<daemon::stub_host::Vm>(
-        loop_, *sessions_, wanted, [this](const std::string&) { return &config_->classes.at("default"); });
-    const auto started = vm_->start("");
+        loop_, *sessions_, store_, wanted, true,
+        [this](const std::string&) { return &config_->classes.at("default"); });
+    const auto started = vm_->start("", std::nullopt);
     ASSERT_TRUE(started) << started.error();
   }
   void turn(int times = 20) {
@@ -262,49 +264,17 @@ class VmTest : public testing::Test {
   std::unique_ptr<daemon::stub_host::Vm> vm_;
 };
 
-struct Number {
-  std::int64_t value = INT64_MIN;
-  UniqueFd fd;
-};
-
-Number receive_number(int socket) {
-  Number number;
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
-  iovec part{&number.value, sizeof number.value};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  message.msg_control = control.data();
-  message.msg_controllen = control.size();
-  if (recvmsg(socket, &message, MSG_DONTWAIT) != sizeof number.value) return {};
-  if (const cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr && header->cmsg_type == SCM_RIGHTS) {
-    int fd = -1;
-    std::memcpy(&fd, CMSG_DATA(header), sizeof fd);
-    number.fd.reset(fd);
-  }
-  return number;
-}
-
-UniqueFd connect_to(const std::filesystem::path& path) {
-  UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  path.string().copy(address.sun_path, sizeof address.sun_path - 1);
-  EXPECT_EQ(connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
-  return socket;
-}
-
 TEST_F(VmTest, QemuIsGivenMemoryAndDoorbellsAndPeerIdsAreNotUsedAgain) {
   start(false);
   std::int64_t last = 0;
   for (int round = 0; round < 3; ++round) {
-    const UniqueFd qemu = connect_to(folder_ / "vm1.sock");
+    const UniqueFd qemu = daemon::testing::connect_to(folder_ / "vm1.sock");
     turn();
-    EXPECT_EQ(receive_number(qemu.get()).value, 0);
-    const std::int64_t peer = receive_number(qemu.get()).value;
+    EXPECT_EQ(daemon::testing::receive_number(qemu.get()).value, 0);
+    const std::int64_t peer = daemon::testing::receive_number(qemu.get()).value;
     EXPECT_GT(peer, last);
     last = peer;
-    const Number memory = receive_number(qemu.get());
+    const daemon::testing::Number memory = daemon::testing::receive_number(qemu.get());
     EXPECT_EQ(memory.value, -1);
     void* const place = mmap(nullptr, 4096, PROT_READ, MAP_SHARED, memory.fd.get(), 0);
     ASSERT_NE(place, MAP_FAILED);
@@ -312,13 +282,13 @@ TEST_F(VmTest, QemuIsGivenMemoryAndDoorbellsAndPeerIdsAreNotUsedAgain) {
     munmap(place, 4096);
     EXPECT_LT(ftruncate(memory.fd.get(), 4096), 0);
     for (const std::int64_t owner : {std::int64_t{0}, std::int64_t{0}, peer, peer}) {
-      const Number doorbell = receive_number(qemu.get());
+      const daemon::testing::Number doorbell = daemon::testing::receive_number(qemu.get());
       EXPECT_EQ(doorbell.value, owner);
       EXPECT_TRUE(doorbell.fd);
     }
-    const UniqueFd second = connect_to(folder_ / "vm1.sock");
+    const UniqueFd second = daemon::testing::connect_to(folder_ / "vm1.sock");
     turn();
-    EXPECT_EQ(receive_number(second.get()).value, INT64_MIN);
+    EXPECT_EQ(daemon::testing::receive_number(second.get()).value, INT64_MIN);
   }
 }
 

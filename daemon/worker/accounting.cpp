@@ -108,6 +108,8 @@ std::uint64_t Accounting::clocked_ns() const {
 }
 
 void Accounting::measure() {
+  const std::uint64_t beats = page_.beats.fetch_add(1, std::memory_order_relaxed) + 1;
+  if (slot_ != nullptr) slot_->host.beats.store(beats, std::memory_order_relaxed);
   const std::uint64_t used = driver_ != nullptr && driver_->software()
                                  ? driver_->busy_ns().value_or(meter_start_) - meter_start_
                                  : clocked_ns();

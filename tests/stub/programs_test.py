@@ -35,7 +35,8 @@ def words(argument):
         return GROUPS[argument].split()
     if argument != "all":
         return [argument]
-    once = dict.fromkeys(word.replace("_shared", "") for group in (*GROUPS.values(), REST) for word in group.split())
+    once = dict.fromkeys(word for group in (*GROUPS.values(), REST) for word in group.split()
+                         if not word.endswith("_shared") or word == "dynamic_shared")
     shared = [":".join([f"{name}_shared", *rest]) for name, *rest in (word.split(":") for word in once)]
     return [*once, *shared]
 

@@ -157,6 +157,7 @@ void LinkSession::mirror_use() {
   page.memory_peak.store(host.memory_peak.load(relaxed), relaxed);
   page.metered.store(host.metered.load(relaxed), relaxed);
   page.progress.store(host.progress.load(relaxed), relaxed);
+  page.beats.store(host.beats.load(relaxed), relaxed);
   page.in_flight.store(host.in_flight.load(relaxed), std::memory_order_release);
   page.consumed_ns.store(host.consumed_ns.load(relaxed), std::memory_order_release);
 }

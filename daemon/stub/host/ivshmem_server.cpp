@@ -70,6 +70,13 @@ void IvshmemServer::accept_one() {
   }
   qemu_ = std::move(socket);
   loop_.watch(qemu_.get(), EPOLLIN | EPOLLRDHUP, [this](std::uint32_t) { on_qemu(); });
+  callbacks_.on_served(qemu_.get());
+}
+
+void IvshmemServer::adopt(UniqueFd qemu, std::int64_t next_peer) {
+  next_peer_ = next_peer;
+  qemu_ = std::move(qemu);
+  if (qemu_) loop_.watch(qemu_.get(), EPOLLIN | EPOLLRDHUP, [this](std::uint32_t) { on_qemu(); });
 }
 
 bool IvshmemServer::introduce(int socket) {

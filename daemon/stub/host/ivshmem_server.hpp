@@ -20,8 +20,9 @@ namespace vgpu::daemon::stub_host {
 class IvshmemServer {
  public:
   struct Callbacks {
-    std::function<void()> on_connect;     // before QEMU is told anything
-    std::function<void()> on_disconnect;  // QEMU has gone
+    std::function<void()> on_connect;           // before QEMU is told anything
+    std::function<void(int socket)> on_served;  // QEMU has been told all
+    std::function<void()> on_disconnect;        // QEMU has gone
   };
   using Doorbells = std::array<UniqueFd, stub::vector_count>;
 
@@ -34,6 +35,11 @@ class IvshmemServer {
   IvshmemServer& operator=(const IvshmemServer&) = delete;
 
   [[nodiscard]] tl::expected<void, std::string> listen(const std::string& path, const std::string& group);
+  // Goes on with the QEMU of an earlier vgpud (none: no descriptor), which was told of the same memory and
+  // doorbells.
+  void adopt(UniqueFd qemu, std::int64_t next_peer);
+  // Ids from here on were never given to a QEMU.
+  [[nodiscard]] std::int64_t next_peer() const { return next_peer_; }
   [[nodiscard]] bool connected() const { return static_cast<bool>(qemu_); }
 
  private:

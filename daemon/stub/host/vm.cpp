@@ -42,8 +42,14 @@ std::string printable(const char (&field)[N]) {
 
 }  // namespace
 
-Vm::Vm(EventLoop& loop, SessionManager& sessions, VmConfig config, ClassOf class_of)
-    : loop_(loop), sessions_(sessions), config_(std::move(config)), class_of_(std::move(class_of)) {}
+Vm::Vm(EventLoop& loop, SessionManager& sessions, DescriptorStore& store, VmConfig config, bool configured,
+       ClassOf class_of)
+    : loop_(loop),
+      sessions_(sessions),
+      config_(std::move(config)),
+      configured_(configured),
+      class_of_(std::move(class_of)),
+      keeper_(store, config_.name) {}
 
 Vm::~Vm() {
   loop_.cancel(timer_);
@@ -55,42 +61,76 @@ Vm::~Vm() {
   close_all("the VM is no longer served");
 }
 
-tl::expected<void, std::string> Vm::start(const std::string& group) {
-  auto memory = config_.pci_tree.empty()
+tl::expected<void, std::string> Vm::make_memory(std::optional<KeptVm>& kept) {
+  if (kept && (!config_.pci_tree.empty() || kept->record.config.bytes != config_.bytes ||
+               kept->record.config.slots != config_.slots)) {
+    log::warning("VM is configured otherwise than before, its QEMU loses it vm={}", config_.name);
+    kept.reset();
+  }
+  if (!kept) keeper_.forget();
+  auto memory = kept ? VmMemory::adopt(std::move(kept->memory), config_.slots)
+                : config_.pci_tree.empty()
                     ? VmMemory::create(config_.bytes, config_.slots)
                     : VmMemory::create_tree(config_.pci_tree, config_.bytes, config_.slots);
   if (!memory) return tl::unexpected(memory.error());
   memory_ = std::move(*memory);
-  slots_.resize(config_.slots);
-  for (UniqueFd& doorbell : doorbells_) doorbell.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (kept) {
+    doorbells_ = std::move(kept->doorbells);
+  } else {
+    for (UniqueFd& doorbell : doorbells_) doorbell.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  }
   requests_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!doorbells_.front() || !doorbells_.back() || !requests_) {
     return tl::unexpected(std::string("eventfd: ") + std::strerror(errno));
   }
+  return {};
+}
+
+VmRecord Vm::record() const {
+  return {config_, configured_, server_->next_peer()};
+}
+
+tl::expected<void, std::string> Vm::start(const std::string& group, std::optional<KeptVm> kept) {
+  if (auto made = make_memory(kept); !made) return made;
+  slots_.resize(config_.slots);
   generation_ = random_generation();
-  loop_.watch(requests_.get(), EPOLLIN, [this](std::uint32_t) {
-    std::uint64_t count = 0;
-    if (read(requests_.get(), &count, sizeof count) != static_cast<ssize_t>(sizeof count)) return;
-    if (!first_doorbell_logged_) {
-      first_doorbell_logged_ = true;
-      log::info("first doorbell of a VM vm={}", config_.name);
-    }
-    scan();
-  });
+  loop_.watch(requests_.get(), EPOLLIN, [this](std::uint32_t) { on_request(); });
   if (config_.pci_tree.empty()) {
-    server_ = std::make_unique<IvshmemServer>(
-        loop_, memory_->fd(), doorbells_,
-        IvshmemServer::Callbacks{[this] { on_qemu(true); }, [this] { on_qemu(false); }});
+    IvshmemServer::Callbacks callbacks;
+    callbacks.on_connect = [this] { on_qemu(true); };
+    callbacks.on_served = [this](int socket) { keeper_.qemu_came(record(), socket); };
+    callbacks.on_disconnect = [this] {
+      keeper_.qemu_left();
+      on_qemu(false);
+    };
+    server_ = std::make_unique<IvshmemServer>(loop_, memory_->fd(), doorbells_, std::move(callbacks));
     if (auto listening = server_->listen(config_.socket, group); !listening) return listening;
+    std::optional<StateMemory> state;
+    if (kept) {
+      state = std::move(kept->state);
+      server_->adopt(std::move(kept->qemu), kept->record.next_peer);
+    }
+    keeper_.begin(record(), memory_->fd(), doorbells_, std::move(state));
   }
-  memory_->clear_all();  // a folder's may be the one of a vgpud that has ended
+  memory_->clear_all();  // it may be the one of a vgpud that has ended
   for (std::uint32_t index = 0; index < config_.slots; ++index) memory_->clear_slot(index);
   write_host_page();
   doorbell_thread_ = std::make_unique<DoorbellThread>(*memory_, doorbells_, requests_.get());
   timer_ = loop_.every(kBeat, [this] { beat(); });
-  log::info("VM served vm={} size_mib={} slots={} at={}", config_.name, config_.bytes >> 20U, config_.slots,
-            config_.pci_tree.empty() ? config_.socket : config_.pci_tree);
+  log::info("VM served vm={} size_mib={} slots={} at={} qemu={}", config_.name, config_.bytes >> 20U,
+            config_.slots, config_.pci_tree.empty() ? config_.socket : config_.pci_tree,
+            server_ && server_->connected() ? "of the vgpud before" : "none yet");
   return {};
+}
+
+void Vm::on_request() {
+  std::uint64_t count = 0;
+  if (read(requests_.get(), &count, sizeof count) != static_cast<ssize_t>(sizeof count)) return;
+  if (!first_doorbell_logged_) {
+    first_doorbell_logged_ = true;
+    log::info("first doorbell of a VM vm={}", config_.name);
+  }
+  scan();
 }
 
 // Written anew at each beat: the guest may have scribbled over it, or been given a cleared memory.

@@ -12,6 +12,7 @@
 #include "daemon/session/session_manager.hpp"
 #include "daemon/stub/host/doorbell_thread.hpp"
 #include "daemon/stub/host/ivshmem_server.hpp"
+#include "daemon/stub/host/kept_vm.hpp"
 #include "daemon/stub/host/vm_memory.hpp"
 
 namespace vgpu::daemon::stub_host {
@@ -36,18 +37,24 @@ struct VmStats {
   std::uint32_t weight = 0;
 };
 
-// Belongs to the loop's thread. The sessions of its guest end with it.
+// Belongs to the loop's thread. The sessions of its guest end with it; its QEMU, where the service manager
+// keeps the descriptors, goes on with the next vgpud's object of the same name.
 class Vm {
  public:
   using ClassOf = std::function<const ClassConfig*(const std::string&)>;
 
-  Vm(EventLoop& loop, SessionManager& sessions, VmConfig config, ClassOf class_of);
+  // `configured`: it stands in the configuration, so that the next vgpud finds it there or not at all.
+  Vm(EventLoop& loop, SessionManager& sessions, DescriptorStore& store, VmConfig config, bool configured,
+     ClassOf class_of);
   ~Vm();
   Vm(const Vm&) = delete;
   Vm& operator=(const Vm&) = delete;
 
-  // Makes the memory and the socket. The error is a sentence.
-  [[nodiscard]] tl::expected<void, std::string> start(const std::string& group);
+  // Makes the memory and the socket, or takes over what an earlier vgpud kept, if that fits. The error is a
+  // sentence.
+  [[nodiscard]] tl::expected<void, std::string> start(const std::string& group, std::optional<KeptVm> kept);
+  // The VM is removed, not only this object: QEMU loses it.
+  void forget() { keeper_.forget(); }
 
   // Looks at what the guest has written, as is done by itself every 25 ms and at a doorbell.
   void look() { beat(); }
@@ -78,11 +85,16 @@ class Vm {
   void read_identity(std::uint32_t index);
   void share_out();
   void on_qemu(bool came);
+  void on_request();
+  [[nodiscard]] tl::expected<void, std::string> make_memory(std::optional<KeptVm>& kept);
+  [[nodiscard]] VmRecord record() const;
 
   EventLoop& loop_;
   SessionManager& sessions_;
   VmConfig config_;
+  bool configured_;
   ClassOf class_of_;
+  VmKeeper keeper_;
   std::unique_ptr<VmMemory> memory_;
   IvshmemServer::Doorbells doorbells_;
   UniqueFd requests_;  // eventfd, raised by the doorbell thread

@@ -20,8 +20,9 @@ struct Host {
   std::shared_ptr<const Config> config = std::make_shared<const Config>(default_config());
   DescriptorStore store;
   SessionManager sessions{loop, config, store};  // without devices: every session is refused
-  stub_host::Vm vm{loop, sessions, vm_config(),
-                   [this](const std::string&) { return &config->classes.at("default"); }};
+  stub_host::Vm vm{loop,  sessions,
+                   store, vm_config(),
+                   true,  [this](const std::string&) { return &config->classes.at("default"); }};
 
   static VmConfig vm_config() {
     VmConfig wanted;
@@ -33,7 +34,7 @@ struct Host {
     return wanted;
   }
   Host() {
-    if (!vm.start("")) std::abort();
+    if (!vm.start("", std::nullopt)) std::abort();
   }
 };
 

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cctype>
 #include <filesystem>
+#include <vector>
+
+#include "daemon/base/log.hpp"
 
 namespace vgpu::daemon::stub_host {
 namespace {
@@ -18,7 +21,37 @@ bool good_name(const std::string& name) {
 
 }  // namespace
 
-tl::expected<void, std::string> Vms::add(VmConfig vm) {
+Vms::Vms(EventLoop& loop, SessionManager& sessions, DescriptorStore& store)
+    : loop_(loop), sessions_(sessions), store_(store), kept_(take_kept_vms(store)) {}
+
+tl::expected<void, std::string> Vms::start() {
+  for (const VmConfig& vm : config_->vms) {
+    if (auto added = add(vm, true); !added) return tl::unexpected("VM '" + vm.name + "': " + added.error());
+  }
+  std::vector<VmRecord> others;
+  for (const auto& [name, kept] : kept_) others.push_back(kept.record);
+  for (const VmRecord& other : others) {
+    const std::string& name = other.config.name;
+    auto added = other.configured ? tl::unexpected(std::string("it is not configured any more"))
+                                  : add(other.config, false);
+    if (added) continue;
+    log::warning("VM of an earlier vgpud is not served any more vm={} reason={}", name,
+                 log::quoted(added.error()));
+    VmKeeper(store_, name).forget();
+  }
+  kept_.clear();
+  return {};
+}
+
+bool Vms::remove(const std::string& name) {
+  const auto found = vms_.find(name);
+  if (found == vms_.end()) return false;
+  found->second->forget();
+  vms_.erase(found);
+  return true;
+}
+
+tl::expected<void, std::string> Vms::add(VmConfig vm, bool configured) {
   if (!good_name(vm.name)) {
     return tl::unexpected(std::string("a VM's name may hold letters, digits, '-', '_' and '.', at most 64"));
   }
@@ -35,11 +68,17 @@ tl::expected<void, std::string> Vms::add(VmConfig vm) {
     vm.socket = std::filesystem::path(config_->socket).parent_path() / "vm" / (vm.name + ".sock");
   }
   const std::string name = vm.name;
-  auto made = std::make_unique<Vm>(loop_, sessions_, std::move(vm), [this](const std::string& class_name) {
-    const auto found = config_->classes.find(class_name);
-    return found == config_->classes.end() ? nullptr : &found->second;
-  });
-  if (auto started = made->start(config_->group); !started) return started;
+  std::optional<KeptVm> kept;
+  if (const auto found = kept_.find(name); found != kept_.end()) {
+    kept = std::move(found->second);
+    kept_.erase(found);
+  }
+  auto made = std::make_unique<Vm>(loop_, sessions_, store_, std::move(vm), configured,
+                                   [this](const std::string& class_name) {
+                                     const auto found = config_->classes.find(class_name);
+                                     return found == config_->classes.end() ? nullptr : &found->second;
+                                   });
+  if (auto started = made->start(config_->group, std::move(kept)); !started) return started;
   vms_.emplace(name, std::move(made));
   return {};
 }
