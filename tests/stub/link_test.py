@@ -63,6 +63,12 @@ class Loud(unittest.TestCase):
                 output, _ = program.communicate(timeout=60)
                 self.assertEqual(program.returncode, 0, output)
 
+    def test_what_kernels_print_comes_out_in_every_use_of_a_slot(self):
+        with Link(slots=2) as link:
+            for _ in range(5):
+                result = link.guest.run("device_printf")
+                self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
+
     def test_many_launches_share_doorbells(self):
         with Link() as link:
             result = link.guest.run("launches", 100000, timeout=120)

@@ -41,7 +41,10 @@ LinkSession::LinkSession(const LinkParts& parts)
       pending_spin_ns_(std::thread::hardware_concurrency() > kManyCpus
                            ? 10 * default_spin_ns()
                            : std::max(default_spin_ns(), kLeastPendingSpinNs)) {
-  parts_.slot.control().guest.contended.store(0, std::memory_order_relaxed);
+  // Words of the guest's outlive a session of the slot.
+  stub::SlotGuest& words = parts_.slot.control().guest;
+  words.contended.store(0, std::memory_order_relaxed);
+  words.console_read.store(0, std::memory_order_release);
 }
 
 LinkEnd LinkSession::run() {

@@ -63,8 +63,9 @@ void IvshmemServer::accept_one() {
     log::warning("a second QEMU was turned away from a VM's socket");
     return;
   }
+  const std::int64_t peer = next_peer_++;
   callbacks_.on_connect();
-  if (!introduce(socket.get())) {
+  if (!introduce(socket.get(), peer)) {
     log::warning("QEMU could not be given the VM's memory reason={}", std::strerror(errno));
     return;
   }
@@ -79,8 +80,7 @@ void IvshmemServer::adopt(UniqueFd qemu, std::int64_t next_peer) {
   if (qemu_) loop_.watch(qemu_.get(), EPOLLIN | EPOLLRDHUP, [this](std::uint32_t) { on_qemu(); });
 }
 
-bool IvshmemServer::introduce(int socket) {
-  const std::int64_t peer = next_peer_++;
+bool IvshmemServer::introduce(int socket, std::int64_t peer) {
   for (UniqueFd& doorbell : guest_doorbells_) doorbell.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!send_number(socket, kProtocolVersion) || !send_number(socket, peer) ||
       !send_number(socket, kMemoryFollows, memory_)) {

@@ -20,7 +20,7 @@ namespace vgpu::daemon::stub_host {
 class IvshmemServer {
  public:
   struct Callbacks {
-    std::function<void()> on_connect;           // before QEMU is told anything
+    std::function<void()> on_connect;           // before QEMU is told anything; its id is below next_peer()
     std::function<void(int socket)> on_served;  // QEMU has been told all
     std::function<void()> on_disconnect;        // QEMU has gone
   };
@@ -44,7 +44,7 @@ class IvshmemServer {
 
  private:
   void accept_one();
-  bool introduce(int socket);
+  bool introduce(int socket, std::int64_t peer);
   void on_qemu();
 
   EventLoop& loop_;

@@ -123,10 +123,12 @@ void VmKeeper::write(const VmRecord& record) {
   }
 }
 
-void VmKeeper::qemu_came(const VmRecord& record, int socket) {
-  if (!state_) return;
-  write(record);
-  store_.keep(qemu_owner(vm_), kConnection, socket);
+void VmKeeper::update(const VmRecord& record) {
+  if (state_) write(record);
+}
+
+void VmKeeper::qemu_came(int socket) {
+  if (state_) store_.keep(qemu_owner(vm_), kConnection, socket);
 }
 
 void VmKeeper::qemu_left() {

@@ -39,8 +39,9 @@ class VmKeeper {
   // Begins to keep a VM, or goes on with one that was taken over with its `state`.
   void begin(const VmRecord& record, int memory, const IvshmemServer::Doorbells& doorbells,
              std::optional<StateMemory> state);
-  // A QEMU has come; the record says its id is used.
-  void qemu_came(const VmRecord& record, int socket);
+  // Before a QEMU is told its id: the record says that it is used.
+  void update(const VmRecord& record);
+  void qemu_came(int socket);
   void qemu_left();
   // The VM is no more.
   void forget();

@@ -97,8 +97,11 @@ tl::expected<void, std::string> Vm::start(const std::string& group, std::optiona
   loop_.watch(requests_.get(), EPOLLIN, [this](std::uint32_t) { on_request(); });
   if (config_.pci_tree.empty()) {
     IvshmemServer::Callbacks callbacks;
-    callbacks.on_connect = [this] { on_qemu(true); };
-    callbacks.on_served = [this](int socket) { keeper_.qemu_came(record(), socket); };
+    callbacks.on_connect = [this] {
+      keeper_.update(record());
+      on_qemu(true);
+    };
+    callbacks.on_served = [this](int socket) { keeper_.qemu_came(socket); };
     callbacks.on_disconnect = [this] {
       keeper_.qemu_left();
       on_qemu(false);
