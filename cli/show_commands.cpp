@@ -5,16 +5,13 @@
 
 #include "cli/commands.hpp"
 #include "cli/control_client.hpp"
+#include "cli/format.hpp"
 #include "cli/stats_view.hpp"
 
 namespace vgpu::cli {
 namespace {
 
 using nlohmann::json;
-
-void print_error(const std::string& sentence) {
-  std::fprintf(stderr, "vgpud-cli: %s\n", sentence.c_str());
-}
 
 // Asks once on a new connection; an answer, or the exit status after the reason has been printed.
 struct Outcome {
