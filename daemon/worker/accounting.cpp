@@ -10,6 +10,7 @@ namespace vgpu::worker {
 namespace {
 constexpr std::uint64_t gate_sleep_ns = 10'000'000;
 constexpr std::uint64_t slack_ns = 1'000'000;
+constexpr std::uint32_t contended_window = 16;  // commands in flight when others of the client's VM wait
 }  // namespace
 
 Accounting::Accounting(GatePage& page, const DriverLibrary* driver, int attention)
@@ -138,11 +139,12 @@ Accounting::Verdict Accounting::verdict(std::uint64_t next_ns, std::uint32_t fly
   if (flying == 0) return Verdict::go;
   const std::uint64_t ahead = predicted_.load(std::memory_order_relaxed);
   if (allowance != no_limit_ns && ahead >= allowance - used) return Verdict::full;
-  const std::uint32_t limit = page_.queue_limit.load(std::memory_order_relaxed);
+  const std::uint32_t wanted = page_.queue_limit.load(std::memory_order_relaxed);
+  std::uint32_t limit = wanted != 0 ? std::min(wanted, gate_window) : gate_window;
+  if (others_in_vm()) limit = std::min(limit, contended_window);
   const std::uint64_t window = window_ns();
   // One that fills the window alone goes alone, so that whoever comes waits for it only.
-  const bool room = flying < (limit != 0 ? std::min(limit, gate_window) : gate_window) && ahead < window &&
-                    next_ns <= window;
+  const bool room = flying < limit && ahead < window && next_ns <= window;
   return room ? Verdict::go : Verdict::full;
 }
 

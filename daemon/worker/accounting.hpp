@@ -29,8 +29,7 @@ class Accounting {
     return page_.allowance_ns.load(std::memory_order_relaxed) != no_limit_ns ||
            page_.window_ns.load(std::memory_order_relaxed) != 0 ||
            page_.watchdog_ns.load(std::memory_order_relaxed) != 0 ||
-           page_.queue_limit.load(std::memory_order_relaxed) != 0 ||
-           (slot_ != nullptr && slot_->guest.contended.load(std::memory_order_relaxed) != 0);
+           page_.queue_limit.load(std::memory_order_relaxed) != 0 || others_in_vm();
   }
   /// Predicted device time that may be in flight; no_limit_ns: any.
   std::uint64_t window_ns() const;
@@ -71,6 +70,9 @@ class Accounting {
   void refund(std::uint64_t bytes);
 
  private:
+  bool others_in_vm() const {
+    return slot_ != nullptr && slot_->guest.contended.load(std::memory_order_relaxed) != 0;
+  }
   enum class Verdict { go, no_time, full };
   Verdict verdict(std::uint64_t next_ns, std::uint32_t flying) const;
   void wake_broker() const;
