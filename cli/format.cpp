@@ -15,14 +15,6 @@ std::string short_number(double value, const char* unit) {
   return text.data();
 }
 
-std::string printable(std::string text) {
-  for (char& c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte == 0x7f) c = '?';
-  }
-  return text;
-}
-
 std::string join(const std::vector<std::string>& cells, const std::vector<std::size_t>& widths,
                  std::size_t left) {
   std::string line;
@@ -36,6 +28,14 @@ std::string join(const std::vector<std::string>& cells, const std::vector<std::s
 }
 
 }  // namespace
+
+std::string printable(std::string text) {
+  for (char& c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte == 0x7f) c = '?';
+  }
+  return text;
+}
 
 std::string format_bytes(std::uint64_t bytes) {
   static constexpr std::array<const char*, 6> units{"KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};

@@ -14,6 +14,9 @@ namespace vgpu::cli {
 // "1234567" as "1.23 M"; exact below 100000.
 [[nodiscard]] std::string format_count(std::uint64_t count);
 
+// Control characters replaced: names may come from clients.
+[[nodiscard]] std::string printable(std::string text);
+
 // Rows under a heading, columns as wide as their longest cell; the first `left` columns are left-aligned.
 // Every row has as many cells as the heading. Control characters of cells are replaced: they may come from
 // clients.

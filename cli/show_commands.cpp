@@ -3,38 +3,14 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "cli/asking.hpp"
 #include "cli/commands.hpp"
-#include "cli/control_client.hpp"
 #include "cli/stats_view.hpp"
 
 namespace vgpu::cli {
 namespace {
 
 using nlohmann::json;
-
-void print_error(const std::string& sentence) {
-  std::fprintf(stderr, "vgpud-cli: %s\n", sentence.c_str());
-}
-
-// Asks once on a new connection; an answer, or the exit status after the reason has been printed.
-struct Outcome {
-  json answer;
-  int status = kGood;
-};
-
-Outcome ask(const std::string& control, const json& request) {
-  auto client = ControlClient::connect(control_path(control));
-  if (!client) {
-    print_error(client.error());
-    return {{}, kNoBroker};
-  }
-  auto answer = client->ask(request);
-  if (!answer) {
-    print_error(answer.error());
-    return {{}, kFailed};
-  }
-  return {std::move(*answer), kGood};
-}
 
 void print(const std::string& text) {
   std::fputs(text.c_str(), stdout);
@@ -82,12 +58,6 @@ int show_devices(const std::string& control, bool as_json) {
     print(device_table(outcome.answer));
   }
   return kGood;
-}
-
-int reload(const std::string& control) {
-  const Outcome outcome = ask(control, {{"request", "reload"}});
-  if (outcome.status == kGood) print("configuration reloaded\n");
-  return outcome.status;
 }
 
 }  // namespace vgpu::cli

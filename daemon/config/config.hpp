@@ -67,6 +67,8 @@ struct ClassConfig {
   unsigned quarantine_after = 0;               // faults of one user's program; 0: never
   std::chrono::microseconds quarantine_time{600'000'000};  // 0: until released by hand
   std::uint64_t arena_bytes = 32ULL << 20U;                // bulk arena of the client's channel
+
+  bool operator==(const ClassConfig&) const = default;
 };
 
 // Keys of a class with the values that differ from it, as written: {"weight", "50"}. Later ones win.
@@ -117,9 +119,11 @@ struct Config {
   std::string socket = "/run/vgpud/vgpud.sock";
   std::string control = "/run/vgpud/control.sock";
   std::string group = "vgpu";
-  std::string admin_group = "vgpu-admin";  // members may change what is not theirs
-  std::optional<gid_t> admin_gid;          // of admin_group, where the system has it
-  std::string worker;                      // path of vgpud-worker; empty: found beside the binary
+  std::string admin_group = "vgpu-admin";      // members may change what is not theirs
+  std::optional<gid_t> admin_gid;              // of admin_group, where the system has it
+  std::string monitor_group = "vgpu-monitor";  // members may see all clients' figures, and change nothing
+  std::optional<gid_t> monitor_gid;
+  std::string worker;  // path of vgpud-worker; empty: found beside the binary
   LogConfig log;
   LimitsConfig limits;
   SchedulerConfig scheduler;

@@ -278,6 +278,24 @@ class Installed(unittest.TestCase):
         self.assertEqual(main_pid(), pid)
         program("vector_add")
 
+    def test_saved_changes_survive_a_restart_and_the_file_stays_as_it_is(self):
+        saved = pathlib.Path("/var/lib/vgpud/vgpud.d/50-cli.yaml")
+        try:
+            command("vgpud-cli", "set", "class", "default", "weight=70", "--save")
+            self.assertNotEqual(command("vgpud-cli", "set", "class", "default", "weight=80", user=MEMBER,
+                                        check=False).returncode, 0)
+            self.assertTrue(saved.exists())
+            self.assertEqual(CONFIG.read_text(), self.config)
+            systemctl("restart", "vgpud")
+            client = start_busy(30)
+            try:
+                self.assertEqual(clients()[0]["weight"], 70)
+            finally:
+                client.terminate()
+                client.wait(20)
+        finally:
+            saved.unlink(missing_ok=True)
+
     def test_stop_leaves_no_process_and_clients_get_an_error(self):
         client = start_busy(60)
         # A worker that cannot do anything itself any more: the kernel ends it all the same.
