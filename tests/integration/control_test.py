@@ -3,15 +3,58 @@
 
 import json
 import os
+import re
+import shutil
 import socket
 import subprocess
 import time
 import unittest
+import urllib.request
 
 import harness
 from harness import BUILD, Service, first_line, wait_until
 
 MEMBERS, ADMINS, USER, OTHER = 60, 50, 12345, 12346  # groups that Debian has: games, staff; users nobody is
+
+
+NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
+SAMPLE = re.compile(rf'({NAME})(?:\{{((?:[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\\n]|\\\\|\\"|\\n)*",?)*)\}})? (\S+)')
+LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"')
+
+
+def parse_exposition(page):
+    """Prometheus' text format 0.0.4, strictly: {family: (type, [(sample's name, {label: value}, value)])}. Raises
+    AssertionError where a line is not of the format, a family stands in two places or a series comes twice."""
+    def check(condition, line):
+        if not condition:
+            raise AssertionError(f"not of the text format: {line!r}")
+
+    families, seen, family = {}, set(), None
+    check(page.endswith("\n"), page[-80:])
+    for line in page[:-1].split("\n"):
+        if line.startswith("#"):
+            _, word, name, rest = line.split(" ", 3)
+            check(re.fullmatch(NAME, name), line)
+            if word == "HELP":
+                check(name not in families and rest, line)
+                family = name
+                families[name] = (None, [])
+            else:
+                check(word == "TYPE" and name == family and families[name][0] is None, line)
+                check(rest in ("counter", "gauge", "histogram"), line)
+                families[name] = (rest, [])
+            continue
+        match = SAMPLE.fullmatch(line)
+        check(match and family, line)
+        name, labels, value = match[1], dict(LABEL.findall(match[2] or "")), float(match[3])
+        kind, samples = families[family]
+        suffixes = ("_bucket", "_sum", "_count") if kind == "histogram" else ("",)
+        check(name in [family + suffix for suffix in suffixes], line)
+        series = (name, tuple(sorted(labels.items())))
+        check(series not in seen, line)
+        seen.add(series)
+        samples.append((name, labels, value))
+    return families
 
 
 class Client:
@@ -263,6 +306,148 @@ class Saved(unittest.TestCase):
             self.assertIn("10-mine.yaml:2:3", service.cli("policy", "check", service.config, check=False).stderr)
             self.assertIn("10-mine.yaml:2:3", service.cli("policy", "reload", check=False).stderr)
             self.assertEqual(service.run("vector_add").returncode, 0)
+
+
+class Metrics(unittest.TestCase):
+    """vgpud-metrics, started as systemd starts it: with a listening socket."""
+
+    def start(self, service):
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(self.listener.close)
+        # LISTEN_PID must be the program's own pid: a shell sets it and becomes the program.
+        script = 'exec 3<&%d; LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" --control "$1"' % self.listener.fileno()
+        process = subprocess.Popen(["bash", "-c", script, BUILD / "bin" / "vgpud-metrics", service.control],
+                                   pass_fds=[self.listener.fileno()])
+        self.addCleanup(process.wait)
+        self.addCleanup(process.terminate)
+
+    def page(self):
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.listener.getsockname()[1]}/metrics", timeout=10) as answer:
+            return answer.read().decode()
+
+    @staticmethod
+    def value(page, name):
+        return sum(float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.split("{")[0].split(" ")[0] == name)
+
+    def test_figures_are_those_of_stats_and_grow(self):
+        with Service() as service:
+            self.start(service)
+            client = Client(service)
+            try:
+                page = self.page()
+                row = client.row()
+                self.assertEqual(self.value(page, "vgpud_up"), 1)
+                self.assertEqual(self.value(page, "vgpud_clients"), 1)
+                self.assertIn(f'pid="{client.pid}"', page)
+                self.assertLessEqual(self.value(page, "vgpud_client_gpu_seconds_total"), row["device_ns"] / 1e9)
+                self.assertGreater(self.value(page, "vgpud_client_call_latency_seconds_count"), 0)
+                wait_until(lambda: self.value(self.page(), "vgpud_client_gpu_seconds_total") >
+                           self.value(page, "vgpud_client_gpu_seconds_total"), 5, "GPU time grows")
+            finally:
+                client.stop()
+
+    def test_the_page_is_of_the_text_format_and_follows_its_conventions(self):
+        with Service() as service:
+            self.start(service)
+            hostile = service.folder / 'a"b\\c\nd'
+            shutil.copy(harness.PROGRAMS / "busy", hostile)
+            clients = [Client(service), Client(service, str(hostile))]
+            try:
+                families = parse_exposition(self.page())
+            finally:
+                for client in clients:
+                    client.stop()
+        programs = {labels["program"] for _, labels, _ in families["vgpud_client_weight"][1]}
+        self.assertEqual(programs, {"busy", r'a\"b\\c\nd'})
+        for name, (kind, samples) in families.items():
+            with self.subTest(name):
+                self.assertTrue(samples)
+                self.assertEqual(kind == "counter", name.endswith("_total"))
+                self.assertTrue(name.startswith("vgpud_"))
+                if kind != "histogram":
+                    continue
+                series = {}
+                for sample, labels, value in samples:
+                    bound = labels.pop("le", None)
+                    series.setdefault(tuple(labels.items()), []).append((sample[len(name):], bound, value))
+                for points in series.values():
+                    buckets = [(float(bound), value) for suffix, bound, value in points if suffix == "_bucket"]
+                    self.assertEqual(buckets, sorted(buckets), "bounds and counts rise")
+                    self.assertEqual(buckets, sorted(buckets, key=lambda bucket: bucket[1]))
+                    rest = {suffix: value for suffix, bound, value in points if bound is None}
+                    self.assertEqual(buckets[-1], (float("inf"), rest["_count"]))
+                    self.assertGreaterEqual(rest["_sum"], 0)
+
+    def test_waiting_for_a_turn_is_counted_by_client_and_by_device(self):
+        with Service() as service:
+            self.start(service)
+            clients = [Client(service), Client(service, "busy_shared")]
+            try:
+                waits = lambda row: row["wait_p99_ns"] > 0 and row["turns"] > 0
+                wait_until(lambda: all(map(waits, service.clients())), 10, "both have waited for their turn")
+                families = parse_exposition(self.page())
+                stats = service.stats()
+            finally:
+                for client in clients:
+                    client.stop()
+            for row in stats["clients"] + stats["devices"]:
+                self.assertLessEqual(row["wait_p50_ns"], row["wait_p95_ns"])
+                self.assertLessEqual(row["wait_p95_ns"], row["wait_p99_ns"])
+                self.assertLessEqual(row["latency_p50_ns"], row["latency_p99_ns"])
+            total = lambda name, suffix: sum(value for sample, _, value in families[name][1] if sample == name + suffix)
+            for suffix in ("_count", "_sum"):
+                self.assertGreater(total("vgpud_client_wait_seconds", suffix), 0)
+                self.assertAlmostEqual(total("vgpud_client_wait_seconds", suffix), total("vgpud_device_wait_seconds", suffix),
+                                       delta=0.5 * total("vgpud_device_wait_seconds", suffix))
+            self.assertGreater(total("vgpud_device_switches_total", ""), 0)
+            device = service.stats()["devices"][0]
+            ended = sum(row["device_ns"] for row in service.stats()["ended"])
+            self.assertGreater(device["charged_ns"], 0)
+            self.assertLessEqual(device["charged_ns"], 1.01 * ended)
+            self.assertEqual((device["clients_admitted"], device["faults"]), (2, 0))
+
+    def test_faults_and_refusals_are_counted(self):
+        with Service(classes={"default": {"max_clients": 1}}) as service:
+            self.start(service)
+            faulty = service.run("illegal_address")
+            self.assertEqual(faulty.returncode, 0, faulty.stderr)
+            client = Client(service)
+            try:
+                self.assertNotEqual(service.run("vector_add").returncode, 0)
+                page = self.page()
+                refused = service.stats()["broker"]["clients_refused"]
+            finally:
+                client.stop()
+            self.assertGreaterEqual(refused, 1)
+            row = next(row for row in service.stats()["ended"] if row["program"] == "illegal_address")
+            self.assertEqual(row["faults"], 1)
+            for name, value in (("vgpud_faults_total", 1), ("vgpud_device_faults_total", 1),
+                                ("vgpud_clients_refused_total", refused), ("vgpud_clients_refused_by_limits_total", refused),
+                                ("vgpud_clients_admitted_total", 2), ("vgpud_device_clients_admitted_total", 2)):
+                self.assertEqual(self.value(page, name), value, name)
+
+    def test_a_vgpud_that_is_gone_is_said_and_one_that_is_back_is_asked_again(self):
+        with Service() as service:
+            self.start(service)
+            self.assertEqual(self.value(self.page(), "vgpud_up"), 1)
+            service.stop()
+            self.assertEqual(self.page().splitlines()[-1], "vgpud_up 0")
+            service.start()
+            self.assertEqual(self.value(self.page(), "vgpud_up"), 1)
+
+    def test_every_figure_of_the_dashboard_is_exposed(self):
+        dashboard = (harness.ROOT / "docs" / "grafana-dashboard.json").read_text()
+        wanted = set(re.findall(r"\bvgpud_[a-z_]+", dashboard))
+        self.assertGreater(len(wanted), 10)
+        with Service() as service:
+            self.start(service)
+            client = Client(service)
+            try:
+                page = self.page()
+                missing = [name for name in wanted if not re.search(rf"^{name}[{{ ]", page, re.MULTILINE)]
+                self.assertEqual(missing, [])
+            finally:
+                client.stop()
 
 
 @unittest.skipUnless(os.geteuid() == 0, "becoming other users needs root")

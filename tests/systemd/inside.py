@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 import unittest
+import urllib.request
 
 PROGRAMS = pathlib.Path("/vgpud-programs")
 CONFIG = pathlib.Path("/etc/vgpud/vgpud.yaml")
@@ -295,6 +296,24 @@ class Installed(unittest.TestCase):
                 client.wait(20)
         finally:
             saved.unlink(missing_ok=True)
+
+    def test_the_first_scrape_starts_the_metrics_service_which_sees_all_and_may_change_nothing(self):
+        systemctl("start", "vgpud-metrics.socket")
+        try:
+            client = start_busy(30)
+            try:
+                with urllib.request.urlopen("http://127.0.0.1:9745/metrics", timeout=20) as answer:
+                    page = answer.read().decode()
+                self.assertIn("\nvgpud_up 1\n", page)
+                self.assertIn('program="busy"', page)
+                status = status_of(int(shown("MainPID", "vgpud-metrics.service")))
+                self.assertNotIn("0", status["Uid"].split())
+                self.assertEqual(int(status["CapEff"], 16), 0)
+            finally:
+                client.terminate()
+                client.wait(20)
+        finally:
+            systemctl("stop", "vgpud-metrics.socket", "vgpud-metrics.service")
 
     def test_stop_leaves_no_process_and_clients_get_an_error(self):
         client = start_busy(60)
