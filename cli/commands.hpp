@@ -38,6 +38,8 @@ struct RunOptions {
 
 int show_stats(const StatsOptions& options);
 int show_processes(const std::string& control, bool json);
+// A full-screen view that looks every `period` seconds.
+int show_top(const std::string& control, double period);
 int show_devices(const std::string& control, bool json);
 // `words`: "client" PID, "class" NAME, "rule" NAME, "device" NAME, "limits" or "scheduler", then KEY=VALUE...
 int set_values(const std::string& control, const std::vector<std::string>& words, bool save);

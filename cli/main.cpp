@@ -175,6 +175,15 @@ int run(int argc, char** argv) {
     status = show_stats(stats);
   });
 
+  double top_period = 1;
+  CLI::App* top =
+      app.add_subcommand("top", "A full-screen view: refreshes, sorts, acts on clients (? for its keys)");
+  top->add_option("--period", top_period, "Seconds between two looks")
+      ->check(CLI::Range(0.1, 3600.0))
+      ->type_name("SECONDS")
+      ->capture_default_str();
+  top->callback([&] { status = vgpu::cli::show_top(control, top_period); });
+
   bool json = false;
   CLI::App* ps = app.add_subcommand("ps", "List the clients: who they are, their class, device and worker");
   ps->add_flag("--json", json, "Print JSON");

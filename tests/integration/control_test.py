@@ -308,6 +308,83 @@ class Saved(unittest.TestCase):
             self.assertEqual(service.run("vector_add").returncode, 0)
 
 
+class Terminal:
+    """vgpud-cli in a terminal of its own (tmux, a server of this test's own)."""
+
+    def __init__(self, service, *words):
+        self.service = service
+        self.socket = service.folder / "tmux"
+        self.tmux("-f", "/dev/null", "new-session", "-d", "-x", "150", "-y", "20", BUILD / "bin" / "vgpud-cli", *words)
+        self.tmux("set-option", "-g", "remain-on-exit", "on")
+
+    def tmux(self, *words):
+        environment = {**self.service.environment(), "LC_ALL": "C.UTF-8", "TERM": "xterm"}
+        environment.pop("LD_LIBRARY_PATH")
+        return subprocess.run(["tmux", "-S", self.socket, *map(str, words)], env=environment, text=True, check=True,
+                              timeout=20, capture_output=True).stdout
+
+    def text(self):
+        return self.tmux("capture-pane", "-p")
+
+    def keys(self, *keys):
+        self.tmux("send-keys", *keys)
+
+    def shows(self, text, timeout=10):
+        try:
+            wait_until(lambda: text in self.text(), timeout, f"'{text}' is shown")
+        except AssertionError as error:
+            raise AssertionError(f"{error}:\n{self.text()}") from None
+
+    def close(self):
+        subprocess.run(["tmux", "-S", self.socket, "kill-server"], check=False, capture_output=True)
+
+
+@unittest.skipUnless(shutil.which("tmux"), "needs tmux")
+class Top(unittest.TestCase):
+    def test_top_refreshes_sorts_and_acts(self):
+        with Service(classes={"default": {}, "gold": {"weight": 400}}) as service:
+            first, second = Client(service), Client(service, "busy_shared")
+            terminal = Terminal(service, "top", "--period", "0.2")
+            try:
+                terminal.shows("busy_shared")
+                terminal.shows("2 clients now")
+                terminal.keys("P", "Home")  # by pid, the first of them
+                lowest = min(first.pid, second.pid)
+                rows = lambda: [line.split() for line in terminal.text().splitlines() if " busy" in line and "gpu" not in
+                                line.split()[0] and line.split()[0].isdigit()]
+                wait_until(lambda: rows() and rows()[0][0] == str(lowest), 5, "sorted by pid")
+                terminal.keys("p")
+                terminal.shows("paused")
+                wait_until(lambda: [row["state"] for row in service.clients() if row["pid"] == lowest] == ["paused"], 5, "paused")
+                terminal.keys("r")
+                wait_until(lambda: "paused" not in terminal.text(), 5, "resumed")
+                terminal.keys("w", "7", "7", "Enter")
+                wait_until(lambda: [row["weight"] for row in service.clients() if row["pid"] == lowest] == [77], 5, "weight")
+                terminal.keys("c", *"none", "Enter")
+                terminal.shows("there is no class 'none'")
+                terminal.keys("k", "y")
+                terminal.shows("1 clients now")
+                self.assertEqual([row["pid"] for row in service.clients()], [max(first.pid, second.pid)])
+                terminal.tmux("resize-window", "-x", "60", "-y", "8")
+                terminal.shows("PROGRAM")
+                terminal.keys("?")
+                terminal.shows("choose a client")
+                terminal.keys("q", "q")
+                wait_until(lambda: terminal.tmux("list-panes", "-F", "#{pane_dead} #{pane_dead_status}") == "1 0\n", 5,
+                           "top ends with 0")
+            finally:
+                terminal.close()
+                first.stop()
+                second.stop()
+
+    def test_top_says_that_it_needs_a_terminal_and_a_vgpud(self):
+        with Service() as service:
+            result = service.cli("top", check=False)
+            self.assertEqual(result.returncode, 1)
+            self.assertIn("needs a terminal", result.stderr)
+            self.assertEqual(service.cli("--control", "/nonexistent", "top", check=False).returncode, 3)
+
+
 class Metrics(unittest.TestCase):
     """vgpud-metrics, started as systemd starts it: with a listening socket."""
 
