@@ -1,15 +1,10 @@
 #include "cli/asking.hpp"
 
-#include <cstdio>
-
 #include "cli/commands.hpp"
 #include "cli/control_client.hpp"
+#include "cli/format.hpp"
 
 namespace vgpu::cli {
-
-void print_error(const std::string& sentence) {
-  std::fprintf(stderr, "vgpud-cli: %s\n", sentence.c_str());
-}
 
 Outcome ask(const std::string& control, const nlohmann::json& request) {
   auto client = ControlClient::connect(control_path(control));

@@ -15,7 +15,4 @@ struct Outcome {
 // Asks on a new connection.
 [[nodiscard]] Outcome ask(const std::string& control, const nlohmann::json& request);
 
-// "vgpud-cli: sentence" on standard error.
-void print_error(const std::string& sentence);
-
 }  // namespace vgpu::cli

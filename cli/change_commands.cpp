@@ -17,10 +17,6 @@ namespace {
 
 using nlohmann::json;
 
-void print(const std::string& text) {
-  std::fputs(text.c_str(), stdout);
-}
-
 // Adds the client that a word means: a pid, or a session's number after '#'.
 bool put_client(json& request, const std::string& word) {
   const bool session = !word.empty() && word.front() == '#';

@@ -66,6 +66,10 @@ std::string format_count(std::uint64_t count) {
   return short_number(value / 1e9, "G");
 }
 
+std::string format_percent(double part) {
+  return std::to_string(static_cast<int>(part * 100 + 0.5)) + "%";
+}
+
 std::string format_table(const std::vector<std::string>& heading,
                          const std::vector<std::vector<std::string>>& rows, std::size_t left) {
   std::vector<std::vector<std::string>> cells{heading};
@@ -80,6 +84,14 @@ std::string format_table(const std::vector<std::string>& heading,
   std::string text;
   for (const auto& row : cells) text += join(row, widths, left);
   return text;
+}
+
+void print(const std::string& text) {
+  std::fputs(text.c_str(), stdout);
+}
+
+void print_error(const std::string& sentence) {
+  std::fprintf(stderr, "vgpud-cli: %s\n", sentence.c_str());
 }
 
 }  // namespace vgpu::cli

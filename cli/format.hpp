@@ -1,4 +1,4 @@
-// Figures and tables as people read them. Pure.
+// Figures and tables as people read them. Only print() and print_error() write anything.
 #pragma once
 
 #include <cstdint>
@@ -14,6 +14,9 @@ namespace vgpu::cli {
 // "1234567" as "1.23 M"; exact below 100000.
 [[nodiscard]] std::string format_count(std::uint64_t count);
 
+// 0.257 as "26%".
+[[nodiscard]] std::string format_percent(double part);
+
 // Control characters replaced: names may come from clients.
 [[nodiscard]] std::string printable(std::string text);
 
@@ -22,5 +25,11 @@ namespace vgpu::cli {
 // clients.
 [[nodiscard]] std::string format_table(const std::vector<std::string>& heading,
                                        const std::vector<std::vector<std::string>>& rows, std::size_t left);
+
+// On standard output, as it is.
+void print(const std::string& text);
+
+// The one form of what went wrong: "vgpud-cli: sentence" on stderr.
+void print_error(const std::string& sentence);
 
 }  // namespace vgpu::cli

@@ -5,6 +5,7 @@
 
 #include "cli/asking.hpp"
 #include "cli/commands.hpp"
+#include "cli/format.hpp"
 #include "cli/stats_view.hpp"
 
 namespace vgpu::cli {
@@ -12,9 +13,6 @@ namespace {
 
 using nlohmann::json;
 
-void print(const std::string& text) {
-  std::fputs(text.c_str(), stdout);
-}
 void print_json(const json& value) {
   print(value.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
 }

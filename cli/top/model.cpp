@@ -7,6 +7,7 @@
 #include <charconv>
 #include <cstdio>
 
+#include "cli/fields.hpp"
 #include "cli/format.hpp"
 
 namespace vgpu::cli {
@@ -32,14 +33,9 @@ constexpr std::array<const char*, 16> kHelp{
     "Owners may pause, resume, kill and lower their clients; all else is for root and vgpu-admin.",
     "Any key goes back."};
 
-std::uint64_t number(const json& object, const char* key) {
-  const auto found = object.find(key);
-  return found != object.end() && found->is_number() ? found->get<std::uint64_t>() : 0;
-}
-
-std::string text(const json& object, const char* key) {
-  const auto found = object.find(key);
-  return found != object.end() && found->is_string() ? printable(found->get<std::string>()) : std::string();
+// Names may come from clients.
+std::string safe_text(const json& object, const char* key) {
+  return printable(text(object, key));
 }
 
 std::string user_name(std::uint64_t uid) {
@@ -49,12 +45,6 @@ std::string user_name(std::uint64_t uid) {
     if (const passwd* user = getpwuid(static_cast<uid_t>(uid))) entry->second = user->pw_name;
   }
   return entry->second;
-}
-
-std::string percent(double part) {
-  std::array<char, 16> buffer{};
-  std::snprintf(buffer.data(), buffer.size(), "%.0f%%", part * 100);
-  return buffer.data();
 }
 
 std::string rate(double value) {
@@ -103,8 +93,8 @@ void TopModel::update(const json& answer, double now) {
   read_clients(answer, passed);
   read_devices(answer);
   const json broker = answer.value("broker", json::object());
-  summary_ = "vgpud " + text(broker, "version") + ", up " + format_time(number(broker, "uptime_ns")) + ", " +
-             std::to_string(rows_.size()) + " clients now, " +
+  summary_ = "vgpud " + safe_text(broker, "version") + ", up " + format_time(number(broker, "uptime_ns")) +
+             ", " + std::to_string(rows_.size()) + " clients now, " +
              std::to_string(number(broker, "clients_admitted")) + " admitted, " +
              std::to_string(number(broker, "clients_refused")) + " refused, " +
              std::to_string(number(broker, "worker_failures")) + " worker failures";
@@ -119,10 +109,10 @@ void TopModel::read_clients(const json& answer, double passed) {
     row.session = number(client, "session");
     row.pid = static_cast<std::int64_t>(number(client, "pid"));
     row.user = user_name(number(client, "uid"));
-    row.program = text(client, "program");
-    row.class_name = text(client, "class");
-    row.device = text(client, "device");
-    row.state = text(client, "state");
+    row.program = safe_text(client, "program");
+    row.class_name = safe_text(client, "class");
+    row.device = safe_text(client, "device");
+    row.state = safe_text(client, "state");
     row.weight = number(client, "weight");
     row.memory = number(client, "memory_used");
     row.quota = number(client, "memory_quota");
@@ -150,13 +140,13 @@ void TopModel::read_devices(const json& answer) {
   std::map<std::string, std::uint64_t> memory;
   for (const TopRow& row : rows_) memory[row.device] += row.memory;
   for (const json& device : answer.value("devices", json::array())) {
-    const std::string name = text(device, "name");
+    const std::string name = safe_text(device, "name");
     const double busy = device.value("busy", 0.0);
-    std::string line = name + "  " + bar(busy, 20) + " " + percent(busy) + " busy  " +
+    std::string line = name + "  " + bar(busy, 20) + " " + format_percent(busy) + " busy  " +
                        format_bytes(memory[name]) + " of " + format_bytes(number(device, "memory")) +
                        " used  " + std::to_string(number(device, "workers_attached")) + " clients  " +
-                       text(device, "model");
-    if (const std::string problem = text(device, "problem"); !problem.empty())
+                       safe_text(device, "model");
+    if (const std::string problem = safe_text(device, "problem"); !problem.empty())
       line += "  CANNOT SERVE: " + problem;
     devices_.push_back(std::move(line));
   }
@@ -325,7 +315,7 @@ void TopModel::add_clients(std::vector<TopLine>& lines, std::size_t height) cons
   std::vector<std::vector<std::string>> cells;
   for (const TopRow& row : rows_) {
     cells.push_back({std::to_string(row.pid), row.user, row.program, row.class_name, row.device, row.state,
-                     std::to_string(row.weight), percent(row.share),
+                     std::to_string(row.weight), format_percent(row.share),
                      format_bytes(row.memory) + " / " + (row.quota != 0 ? format_bytes(row.quota) : "-"),
                      rate(row.launch_rate), std::to_string(row.queue), format_time(row.p50_ns),
                      format_time(row.p99_ns), std::to_string(row.errors)});

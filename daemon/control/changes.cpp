@@ -170,7 +170,7 @@ Outcome set_policy(const Change& change, ChangeTarget::Kind kind) {
   return answer;
 }
 
-Outcome set(const Change& change) {
+Outcome answer_set(const Change& change) {
   static constexpr std::array<std::pair<const char*, ChangeTarget::Kind>, 5> kinds{
       {{"class", ChangeTarget::Kind::client_class},
        {"rule", ChangeTarget::Kind::rule},
@@ -186,7 +186,7 @@ Outcome set(const Change& change) {
                         "' to set; there are client, class, rule, device, limits, scheduler");
 }
 
-Outcome pause(const Change& change, bool paused) {
+Outcome answer_pause(const Change& change, bool paused) {
   const auto ids = sessions_of(change);
   if (!ids) return tl::unexpected(ids.error());
   for (const std::uint64_t id : *ids) {
@@ -197,7 +197,7 @@ Outcome pause(const Change& change, bool paused) {
   return json{{"ok", true}, {"clients", ids->size()}};
 }
 
-Outcome kill(const Change& change) {
+Outcome answer_kill(const Change& change) {
   const auto ids = sessions_of(change);
   if (!ids) return tl::unexpected(ids.error());
   for (const std::uint64_t id : *ids) {
@@ -224,7 +224,7 @@ tl::expected<std::vector<Subject>, std::string> subjects_of(const Change& change
   return subjects;
 }
 
-Outcome quarantine(const Change& change) {
+Outcome answer_quarantine(const Change& change) {
   const auto subjects = subjects_of(change);
   if (!subjects) return tl::unexpected(subjects.error());
   const auto how_long = parse_duration(change.request.value("for", std::string("0")));
@@ -236,7 +236,7 @@ Outcome quarantine(const Change& change) {
   return json{{"ok", true}};
 }
 
-Outcome release(const Change& change) {
+Outcome answer_release(const Change& change) {
   const auto subjects = subjects_of(change);
   if (!subjects) return tl::unexpected(subjects.error());
   bool any = false;
@@ -245,7 +245,7 @@ Outcome release(const Change& change) {
   return json{{"ok", true}};
 }
 
-Outcome list_quarantined(const Change& change) {
+Outcome answer_quarantined(const Change& change) {
   const bool all = sees_all(change.who, change.state.config());
   const auto now = EventLoop::Clock::now();
   json list = json::array();
@@ -262,7 +262,7 @@ Outcome list_quarantined(const Change& change) {
   return json{{"ok", true}, {"quarantined", std::move(list)}};
 }
 
-Outcome show_policy(const Change& change) {
+Outcome answer_policy(const Change& change) {
   if (!change.administrator) return tl::unexpected(for_administrators(change, "see the policy"));
   const auto documents = change.state.live.documents();
   if (!documents) return tl::unexpected(documents.error().front().text());
@@ -272,7 +272,7 @@ Outcome show_policy(const Change& change) {
   return json{{"ok", true}, {"documents", std::move(list)}};
 }
 
-Outcome check(const Change& change) {
+Outcome answer_check(const Change& change) {
   if (!change.administrator) return tl::unexpected(for_administrators(change, "check the policy"));
   const auto config = change.state.live.check();
   json mistakes = json::array();
@@ -282,7 +282,7 @@ Outcome check(const Change& change) {
   return json{{"ok", true}, {"mistakes", std::move(mistakes)}};
 }
 
-Outcome reload(const Change& change) {
+Outcome answer_reload(const Change& change) {
   if (!change.administrator) return tl::unexpected(for_administrators(change, "reload the configuration"));
   const std::string problem = change.state.reload();
   if (!problem.empty()) return tl::unexpected(problem);
@@ -299,16 +299,16 @@ struct Handler {
 };
 
 constexpr std::array<Handler, 10> kHandlers{
-    {{"set", set},
-     {"pause", [](const Change& change) { return pause(change, true); }},
-     {"resume", [](const Change& change) { return pause(change, false); }},
-     {"kill", kill},
-     {"quarantine", quarantine},
-     {"release", release},
-     {"quarantined", list_quarantined, false},
-     {"policy", show_policy, false},
-     {"check", check, false},
-     {"reload", reload}}};
+    {{"set", answer_set},
+     {"pause", [](const Change& change) { return answer_pause(change, true); }},
+     {"resume", [](const Change& change) { return answer_pause(change, false); }},
+     {"kill", answer_kill},
+     {"quarantine", answer_quarantine},
+     {"release", answer_release},
+     {"quarantined", answer_quarantined, false},
+     {"policy", answer_policy, false},
+     {"check", answer_check, false},
+     {"reload", answer_reload}}};
 
 }  // namespace
 

@@ -90,7 +90,7 @@ tl::expected<std::string, std::string> edit(const std::string& text, const Chang
   }
 }
 
-std::string all_texts(const ConfigErrors& errors) {
+std::string sentences_of(const ConfigErrors& errors) {
   std::string all;
   for (const ConfigError& error : errors) {
     // A value that was just set has no place in a file.
@@ -148,7 +148,7 @@ tl::expected<std::vector<ConfigDocument>, ConfigErrors> LiveConfig::documents() 
 tl::expected<Config, std::string> LiveConfig::change(const ChangeTarget& target, const Settings& settings,
                                                      bool save) {
   auto documents = config_documents(file_);
-  if (!documents) return tl::unexpected(all_texts(documents.error()));
+  if (!documents) return tl::unexpected(sentences_of(documents.error()));
   ConfigDocument saved{saved_file(), {}, false};
   if (save) {
     if (saved.file.empty()) {
@@ -172,7 +172,7 @@ tl::expected<Config, std::string> LiveConfig::change(const ChangeTarget& target,
     documents->push_back({kUnsaved, unsaved, false});
   }
   auto config = parse_config(*documents);
-  if (!config) return tl::unexpected(all_texts(config.error()));
+  if (!config) return tl::unexpected(sentences_of(config.error()));
   if (save) {
     std::error_code error;
     fs::create_directories(fs::path(saved.file).parent_path(), error);

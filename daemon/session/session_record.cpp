@@ -17,7 +17,7 @@ json head() {
 }
 
 // The value, if its head is ours. Throws json::exception on what is no record at all.
-tl::expected<json, std::string> open(std::span<const std::uint8_t> bytes) {
+tl::expected<json, std::string> opened(std::span<const std::uint8_t> bytes) {
   json value = json::from_cbor(bytes);
   if (value.at("version").get<unsigned>() != kVersion ||
       value.at("protocol").get<std::uint64_t>() != protocol_hash()) {
@@ -200,7 +200,7 @@ std::vector<std::uint8_t> encode(const BrokerRecord& record) {
 
 tl::expected<SessionRecord, std::string> decode_session(std::span<const std::uint8_t> bytes) {
   try {
-    const auto value = open(bytes);
+    const auto value = opened(bytes);
     if (!value) return tl::unexpected(value.error());
     SessionRecord record;
     value->at("session").get_to(record.session);
@@ -220,7 +220,7 @@ tl::expected<SessionRecord, std::string> decode_session(std::span<const std::uin
 
 tl::expected<BrokerRecord, std::string> decode_broker(std::span<const std::uint8_t> bytes) {
   try {
-    const auto value = open(bytes);
+    const auto value = opened(bytes);
     if (!value) return tl::unexpected(value.error());
     BrokerRecord record;
     value->at("next_session").get_to(record.next_session);
