@@ -64,6 +64,12 @@ void WorkerPool::fill() {
   }
 }
 
+void WorkerPool::set_limits(unsigned prestart, unsigned max_workers) {
+  options_.prestart = prestart;
+  options_.max_workers = max_workers;
+  fill();
+}
+
 void WorkerPool::set_waiting(unsigned clients) {
   waiting_ = clients;
   fill();
