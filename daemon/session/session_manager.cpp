@@ -205,6 +205,7 @@ bool SessionManager::attach(Session& session, Worker& worker) {
   session.gate = worker.gate;
   const std::uint64_t id = session.id;
   worker.on_end = [this, id](const std::string& how, bool orderly) { worker_ended(id, how, orderly); };
+  listen_to(worker, id);
 
   const std::uint64_t quota = session.client_class.memory_quota.value_or(0);
   auto channel = create_channel_memory(session.client_class.arena_bytes & ~std::uint64_t{4095});
@@ -247,6 +248,7 @@ bool SessionManager::attach(Session& session, Worker& worker) {
 void SessionManager::release_worker(Session& session) {
   session.device->gates().remove(session.id);
   store_.drop(store_owner(session.id));
+  ipc_.forget_session(session.id);
   session.record.reset();
   if (session.worker != nullptr) session.device->pool()->end(session.worker);
   session.worker = nullptr;
