@@ -89,7 +89,7 @@ tidy() {
     echo "No time is left for clang-tidy; run VGPU_TIDY=all ./test.sh on a faster machine."
     return
   fi
-  tidy_files | VGPU_SECONDS=$left tools/tidy.sh build/release
+  tidy_files | VGPU_SECONDS=$left tools/tidy.sh
   result "clang-tidy" "${PIPESTATUS[1]}"
 }
 

@@ -82,4 +82,8 @@ std::string format_table(const std::vector<std::string>& heading,
   return text;
 }
 
+void print_error(const std::string& sentence) {
+  std::fprintf(stderr, "vgpud-cli: %s\n", sentence.c_str());
+}
+
 }  // namespace vgpu::cli

@@ -1,4 +1,4 @@
-// Figures and tables as people read them. Pure.
+// Figures and tables as people read them. Only print_error() writes anything.
 #pragma once
 
 #include <cstdint>
@@ -19,5 +19,8 @@ namespace vgpu::cli {
 // clients.
 [[nodiscard]] std::string format_table(const std::vector<std::string>& heading,
                                        const std::vector<std::vector<std::string>>& rows, std::size_t left);
+
+// The one form of what went wrong: "vgpud-cli: sentence" on stderr.
+void print_error(const std::string& sentence);
 
 }  // namespace vgpu::cli

@@ -11,6 +11,7 @@
 #include "cli/commands.hpp"
 #include "cli/control_client.hpp"
 #include "cli/evidence.hpp"
+#include "cli/format.hpp"
 #include "cli/launcher.hpp"
 #include "cli/loaded_libraries.hpp"
 #include "cli/locate.hpp"
@@ -24,10 +25,6 @@ using nlohmann::json;
 constexpr std::chrono::milliseconds kSettle{1000};  // vgpud clears up after a client within a second
 constexpr std::chrono::milliseconds kPause{10};
 constexpr int kCannotRun = 127;
-
-void print_error(const std::string& sentence) {
-  std::fprintf(stderr, "vgpud-cli: %s\n", sentence.c_str());
-}
 
 // The CUDA runtime shows the program only "system not ready": the reason is told here.
 void warn_if_forbidden(const std::string& given) {

@@ -10,29 +10,15 @@
 #include <exception>
 #include <optional>
 
+#include "protocol/errno_text.hpp"
 #include "protocol/futex.hpp"
 #include "protocol/handshake.hpp"
+#include "protocol/received_fd.hpp"
 
 namespace vgpu {
 namespace {
 
 constexpr int size_seals = F_SEAL_SHRINK | F_SEAL_GROW;
-
-std::string problem(const char* what) {
-  return std::string(what) + ": " + std::strerror(errno);
-}
-
-/// Lets Boost.Interprocess map a descriptor that was received rather than opened by name.
-class ReceivedFd {
- public:
-  explicit ReceivedFd(int fd) : fd_(fd) {}
-  boost::interprocess::mapping_handle_t get_mapping_handle() const {
-    return boost::interprocess::ipcdetail::mapping_handle_from_file_handle(fd_);
-  }
-
- private:
-  int fd_;
-};
 
 }  // namespace
 
@@ -48,57 +34,62 @@ tl::expected<UniqueFd, std::string> create_channel_memory(std::uint64_t arena_by
     return tl::unexpected(std::string("the arena's size must be a multiple of 4096 and at most 1 GiB"));
   }
   UniqueFd fd(memfd_create("vgpud-channel", MFD_CLOEXEC | MFD_ALLOW_SEALING));
-  if (!fd) return tl::unexpected(problem("memfd_create"));
+  if (!fd) return tl::unexpected(errno_text("memfd_create"));
   if (ftruncate(fd.get(), static_cast<off_t>(channel_offset::arena + arena_bytes)) != 0) {
-    return tl::unexpected(problem("ftruncate of the channel"));
+    return tl::unexpected(errno_text("ftruncate of the channel"));
   }
   const ChannelHeader header{channel_magic, protocol_hash(), arena_bytes};
   if (pwrite(fd.get(), &header, sizeof header, 0) != static_cast<ssize_t>(sizeof header)) {
-    return tl::unexpected(problem("writing the channel's header"));
+    return tl::unexpected(errno_text("writing the channel's header"));
   }
   if (fcntl(fd.get(), F_ADD_SEALS, size_seals | F_SEAL_SEAL) != 0)
-    return tl::unexpected(problem("sealing the channel"));
+    return tl::unexpected(errno_text("sealing the channel"));
   return fd;
 }
 
 tl::expected<std::unique_ptr<Channel>, std::string> Channel::attach(int fd) {
-  namespace ipc = boost::interprocess;
   const int seals = fcntl(fd, F_GET_SEALS);
   if (seals < 0 || (seals & size_seals) != size_seals) {
     return tl::unexpected(std::string("the channel's memory is not sealed against resizing"));
   }
   struct stat status {};
-  if (fstat(fd, &status) != 0) return tl::unexpected(problem("fstat of the channel"));
+  if (fstat(fd, &status) != 0) return tl::unexpected(errno_text("fstat of the channel"));
   const auto size = static_cast<std::uint64_t>(status.st_size);
   if (size <= channel_offset::arena || size > channel_offset::arena + max_arena_bytes || size % 4096 != 0) {
     return tl::unexpected(std::string("the channel's memory has a wrong size"));
   }
   ChannelHeader header{};
   if (pread(fd, &header, sizeof header, 0) != static_cast<ssize_t>(sizeof header)) {
-    return tl::unexpected(problem("reading the channel's header"));
+    return tl::unexpected(errno_text("reading the channel's header"));
   }
   if (header.magic != channel_magic)
     return tl::unexpected(std::string("the channel's memory is not a vgpud channel"));
   if (header.protocol_hash != protocol_hash()) {
     return tl::unexpected(std::string("the channel was made by another version of vgpud"));
   }
+  return attach_at(fd, 0, size - channel_offset::arena);
+}
 
+tl::expected<std::unique_ptr<Channel>, std::string> Channel::attach_at(int fd, std::uint64_t offset,
+                                                                       std::uint64_t arena_bytes) {
+  namespace ipc = boost::interprocess;
+  const auto at = [offset](std::size_t part) { return static_cast<ipc::offset_t>(offset + part); };
   // Everything up to the arena, and behind it the ring's data once more.
   constexpr std::size_t span = channel_offset::arena + ring_bytes;
   void* const place = mmap(nullptr, span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (place == MAP_FAILED) return tl::unexpected(problem("reserving addresses for the channel"));
+  if (place == MAP_FAILED) return tl::unexpected(errno_text("reserving addresses for the channel"));
   auto* const base = static_cast<std::byte*>(place);
   std::unique_ptr<Channel> channel(new Channel);
   try {
     const ReceivedFd memory(fd);
     constexpr ipc::map_options_t fixed = MAP_FIXED;
     channel->regions_->first =
-        ipc::mapped_region(memory, ipc::read_write, 0, channel_offset::arena, base, fixed);
-    channel->regions_->again = ipc::mapped_region(memory, ipc::read_write, channel_offset::data, ring_bytes,
-                                                  base + channel_offset::arena, fixed);
-    channel->arena_bytes_ = size - channel_offset::arena;
+        ipc::mapped_region(memory, ipc::read_write, at(0), channel_offset::arena, base, fixed);
+    channel->regions_->again = ipc::mapped_region(memory, ipc::read_write, at(channel_offset::data),
+                                                  ring_bytes, base + channel_offset::arena, fixed);
+    channel->arena_bytes_ = arena_bytes;
     channel->regions_->arena =
-        ipc::mapped_region(memory, ipc::read_write, channel_offset::arena, channel->arena_bytes_);
+        ipc::mapped_region(memory, ipc::read_write, at(channel_offset::arena), channel->arena_bytes_);
   } catch (const std::exception& error) {
     // Mapped parts belong to their regions; the rest of the reservation is still ours.
     if (channel->regions_->first.get_address() == nullptr) {

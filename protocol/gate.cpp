@@ -10,24 +10,12 @@
 #include <exception>
 #include <new>
 
+#include "protocol/errno_text.hpp"
+#include "protocol/received_fd.hpp"
+
 namespace vgpu {
 namespace {
 constexpr std::size_t page_bytes = (sizeof(GatePage) + 4095) / 4096 * 4096;
-
-std::string problem(const char* what) {
-  return std::string(what) + ": " + std::strerror(errno);
-}
-
-class ReceivedFd {
- public:
-  explicit ReceivedFd(int fd) : fd_(fd) {}
-  boost::interprocess::mapping_handle_t get_mapping_handle() const {
-    return boost::interprocess::ipcdetail::mapping_handle_from_file_handle(fd_);
-  }
-
- private:
-  int fd_;
-};
 }  // namespace
 
 struct GateMapping::Region {
@@ -39,10 +27,11 @@ GateMapping::~GateMapping() = default;
 
 tl::expected<std::unique_ptr<GateMapping>, std::string> GateMapping::create(UniqueFd& fd) {
   UniqueFd made(memfd_create("vgpud-gate", MFD_CLOEXEC | MFD_ALLOW_SEALING));
-  if (!made) return tl::unexpected(problem("memfd_create"));
-  if (ftruncate(made.get(), static_cast<off_t>(page_bytes)) != 0) return tl::unexpected(problem("ftruncate"));
+  if (!made) return tl::unexpected(errno_text("memfd_create"));
+  if (ftruncate(made.get(), static_cast<off_t>(page_bytes)) != 0)
+    return tl::unexpected(errno_text("ftruncate"));
   if (fcntl(made.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
-    return tl::unexpected(problem("sealing the gate page"));
+    return tl::unexpected(errno_text("sealing the gate page"));
   }
   auto mapping = attach(made.get());
   if (!mapping) return mapping;
@@ -53,7 +42,7 @@ tl::expected<std::unique_ptr<GateMapping>, std::string> GateMapping::create(Uniq
 
 tl::expected<std::unique_ptr<GateMapping>, std::string> GateMapping::attach(int fd) {
   struct stat status {};
-  if (fstat(fd, &status) != 0) return tl::unexpected(problem("fstat of the gate page"));
+  if (fstat(fd, &status) != 0) return tl::unexpected(errno_text("fstat of the gate page"));
   if (status.st_size != static_cast<off_t>(page_bytes)) {
     return tl::unexpected(std::string("the gate page has a wrong size"));
   }

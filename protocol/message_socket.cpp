@@ -7,13 +7,12 @@
 #include <cerrno>
 #include <cstring>
 
+#include "protocol/errno_text.hpp"
+
 namespace vgpu {
 namespace {
 constexpr std::size_t max_fds = 8;
 constexpr std::size_t max_message = 65536;
-std::string problem(const char* what) {
-  return std::string(what) + ": " + std::strerror(errno);
-}
 }  // namespace
 
 tl::expected<void, std::string> send_message(int socket, std::span<const std::byte> bytes,
@@ -37,7 +36,7 @@ tl::expected<void, std::string> send_message(int socket, std::span<const std::by
   do {
     sent = sendmsg(socket, &message, MSG_NOSIGNAL);
   } while (sent < 0 && errno == EINTR);
-  if (sent != static_cast<ssize_t>(bytes.size())) return tl::unexpected(problem("sendmsg"));
+  if (sent != static_cast<ssize_t>(bytes.size())) return tl::unexpected(errno_text("sendmsg"));
   return {};
 }
 
@@ -53,7 +52,7 @@ tl::expected<Message, std::string> receive_message(int socket, int timeout_ms) {
   do {
     polled = poll(&ready, 1, timeout_ms);
   } while (polled < 0 && errno == EINTR);
-  if (polled < 0) return tl::unexpected(problem("poll"));
+  if (polled < 0) return tl::unexpected(errno_text("poll"));
   if (polled == 0) {
     result.none = true;
     return result;
@@ -80,7 +79,7 @@ tl::expected<Message, std::string> receive_message(int socket, int timeout_ms) {
       result.closed = true;
       return result;
     }
-    return tl::unexpected(problem("recvmsg"));
+    return tl::unexpected(errno_text("recvmsg"));
   }
   for (cmsghdr* head = CMSG_FIRSTHDR(&message); head != nullptr; head = CMSG_NXTHDR(&message, head)) {
     if (head->cmsg_level != SOL_SOCKET || head->cmsg_type != SCM_RIGHTS) continue;
@@ -102,7 +101,7 @@ tl::expected<Message, std::string> receive_message(int socket, int timeout_ms) {
 tl::expected<std::pair<UniqueFd, UniqueFd>, std::string> message_socket_pair() {
   int ends[2] = {-1, -1};
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
-    return tl::unexpected(problem("socketpair"));
+    return tl::unexpected(errno_text("socketpair"));
   return std::pair<UniqueFd, UniqueFd>(UniqueFd(ends[0]), UniqueFd(ends[1]));
 }
 
@@ -119,12 +118,12 @@ tl::expected<UniqueFd, std::string> connect_message_socket(const std::string& pa
   }
   path.copy(address.sun_path, path.size());
   UniqueFd fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
-  if (!fd) return tl::unexpected(problem("socket"));
+  if (!fd) return tl::unexpected(errno_text("socket"));
   // A full backlog makes a Unix socket's connect() wait; the send timeout bounds it.
   const timeval limit{timeout_ms / 1000, timeout_ms % 1000 * 1000};
   setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
   if (connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
-    return tl::unexpected(problem(path.c_str()));
+    return tl::unexpected(errno_text(path.c_str()));
   }
   const timeval none{};
   setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &none, sizeof none);

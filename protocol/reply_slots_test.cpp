@@ -7,17 +7,12 @@
 #include <thread>
 
 #include "protocol/futex.hpp"
+#include "protocol/testing.hpp"
 
 namespace vgpu {
 namespace {
 
-std::unique_ptr<Channel> new_channel() {
-  auto fd = create_channel_memory(1 << 20);
-  EXPECT_TRUE(fd);
-  auto channel = Channel::attach(fd->get());
-  EXPECT_TRUE(channel);
-  return std::move(*channel);
-}
+using testing_support::new_channel;
 
 constexpr std::uint64_t second = 1'000'000'000;
 

@@ -5,15 +5,12 @@
 #include <thread>
 #include <vector>
 
+#include "protocol/testing.hpp"
+
 namespace vgpu {
 namespace {
 
-std::unique_ptr<Channel> new_channel() {
-  auto fd = create_channel_memory(1 << 20);
-  auto channel = Channel::attach(fd->get());
-  EXPECT_TRUE(channel);
-  return std::move(*channel);
-}
+using testing_support::new_channel;
 
 TEST(Upcalls, CallerReturnsAfterTheClientRanIt) {
   const auto channel = new_channel();

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Runs clang-tidy over the source files named on standard input, two at a time, until the time in VGPU_SECONDS (default
 # 600) is over; says how many were looked at. Ends with 1 if any had a finding.
-#   git ls-files '*.cpp' | tools/tidy.sh build/release
+#   git ls-files '*.cpp' | tools/tidy.sh
 set -uo pipefail
-build=$1
+cmake --preset tidy >/dev/null && cmake --build --preset tidy >/dev/null || exit 1
+build=build/tidy
 seconds=${VGPU_SECONDS:-600}
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -30,6 +30,8 @@ json to_json(const ClientStats& stats) {
   json result = {
       {"session", stats.session},
       {"pid", stats.pid},
+      {"vm", stats.vm},
+      {"guest_pid", stats.guest_pid},
       {"uid", stats.uid},
       {"worker_pid", stats.worker_pid},
       {"program", stats.program},
@@ -71,6 +73,10 @@ json to_json(const ClientStats& stats) {
       {"errors", stats.errors},
       {"unsupported", stats.unsupported},
       {"sticky_error", stats.sticky_error},
+      {"link_doorbells", stats.link_doorbells},
+      {"link_records", stats.link_records},
+      {"link_bytes_out", stats.link_bytes_out},
+      {"link_bytes_in", stats.link_bytes_in},
   };
   if (!stats.calls.empty()) result["calls"] = std::move(calls);
   return result;
@@ -99,6 +105,16 @@ json device_json(const BrokerState& state, const Device& device) {
     std::array<std::uint8_t, 16> uuid{};
     std::copy(std::begin(report->uuid), std::end(report->uuid), uuid.begin());
     result["uuid"] = uuid_text(uuid);
+  }
+  if (const GuestLink* link = device.link()) {
+    const LinkStats stats = link->stats();
+    result["link"] = {{"function", stats.function},
+                      {"memory", stats.memory},
+                      {"bytes", stats.bytes},
+                      {"slots", stats.slots},
+                      {"connected", stats.connected},
+                      {"host_doorbells", stats.host_doorbells},
+                      {"host_starts", stats.host_starts}};
   }
   if (const WorkerPool* pool = device.pool()) {
     result["workers_ready"] = pool->count(WorkerState::ready);
@@ -147,6 +163,32 @@ bool may_see(const ClientStats& stats, const Requester& who) {
   return who.uid == 0 || who.uid == geteuid() || stats.uid == who.uid;
 }
 
+json vm_json(const stub_host::VmStats& vm) {
+  return {{"name", vm.name},
+          {"class", vm.class_name},
+          {"at", vm.socket},
+          {"guest", vm.guest},
+          {"bytes", vm.bytes},
+          {"slots", vm.slots},
+          {"slots_open", vm.slots_open},
+          {"connected", vm.connected},
+          {"attached", vm.attached},
+          {"doorbells", vm.doorbells},
+          {"sessions", vm.sessions},
+          {"refused", vm.refused},
+          {"guests_lost", vm.lost},
+          {"memory_used", vm.memory_used},
+          {"memory_quota", vm.memory_quota},
+          {"weight", vm.weight}};
+}
+
+json vms_json(const BrokerState& state, const Requester& who) {
+  json list = json::array();
+  if (who.uid != 0 && who.uid != geteuid()) return list;
+  for (const stub_host::VmStats& vm : state.vms.stats()) list.push_back(vm_json(vm));
+  return list;
+}
+
 json stats_json(const BrokerState& state, const json& request, const Requester& who) {
   const bool mine = request.value("mine", false);
   const bool calls = request.value("calls", false);
@@ -164,7 +206,29 @@ json stats_json(const BrokerState& state, const json& request, const Requester& 
           {"clients", std::move(clients)},
           {"ended", std::move(ended)},
           {"devices", devices_json(state)},
+          {"vms", vms_json(state, who)},
           {"broker", broker_json(state)}};
+}
+
+// Adds or removes a VM. A reload of the configuration leaves VMs as they are.
+json change_vm(const BrokerState& state, const json& request, const Requester& who) {
+  if (who.uid != 0 && who.uid != geteuid()) return failure("only root may change which VMs are served");
+  const std::string name = request.value("name", std::string());
+  if (request["request"] == "vm_remove") {
+    return state.vms.remove(name) ? json{{"ok", true}} : failure("there is no VM '" + name + "'");
+  }
+  VmConfig vm;
+  vm.name = name;
+  vm.bytes = request.value("bytes", vm.bytes);
+  vm.slots = request.value("slots", vm.slots);
+  vm.class_name = request.value("class", std::string());
+  vm.device = request.value("device", std::string());
+  vm.socket = request.value("socket", std::string());
+  if (auto added = state.vms.add(std::move(vm)); !added) return failure(added.error());
+  for (const stub_host::VmStats& served : state.vms.stats()) {
+    if (served.name == name) return {{"ok", true}, {"vm", vm_json(served)}};
+  }
+  return failure("the VM is gone again");
 }
 
 json reload(const BrokerState& state, const Requester& who) {
@@ -187,6 +251,8 @@ json answer(const BrokerState& state, const std::string& line, const Requester& 
             {"protocol", std::to_string(protocol_hash())},
             {"pid", getpid()}};
   }
+  if (name == "vms") return {{"ok", true}, {"vms", vms_json(state, who)}};
+  if (name == "vm_add" || name == "vm_remove") return change_vm(state, request, who);
   if (name == "reload") return reload(state, who);
   return failure("there is no request '" + name + "'");
 }

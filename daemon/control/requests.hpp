@@ -12,6 +12,7 @@
 #include "daemon/metrics/client_stats.hpp"
 #include "daemon/session/greeter.hpp"
 #include "daemon/session/session_manager.hpp"
+#include "daemon/stub/host/vms.hpp"
 
 namespace vgpu::daemon {
 
@@ -19,6 +20,7 @@ namespace vgpu::daemon {
 struct BrokerState {
   const SessionManager& sessions;
   const Greeter& greeter;
+  stub_host::Vms& vms;
   const std::vector<std::unique_ptr<Device>>& devices;
   std::string config_file;
   EventLoop::Clock::time_point since;

@@ -9,6 +9,11 @@
 //       "calls":true       with the number of calls by name
 //   {"request":"devices"}  {"ok":true,"devices":[...]}
 //   {"request":"version"}  {"ok":true,"version":"0.1.0","protocol":"<hash>","pid":123}
+//   {"request":"vms"}      {"ok":true,"vms":[...]}, empty for others than root and vgpud's user; also in
+//   stats
+//   {"request":"vm_add","name":...,"bytes":...,"slots":...,"class":...,"device":...,"socket":...}, all but
+//   the name
+//       optional; {"request":"vm_remove","name":...}: only root and vgpud's user
 //   {"request":"reload"}   as SIGHUP; only root and the user that vgpud runs as
 // A request that fails is answered {"ok":false,"error":"<sentence>"}. Times in ns, sizes in bytes. Keys may
 // be added; readers ignore those they do not know.

@@ -18,6 +18,8 @@ namespace vgpu::daemon {
 struct ClientStats {
   std::uint64_t session = 0;
   pid_t pid = 0;
+  std::string vm;       // of a process in a VM: the VM's name
+  pid_t guest_pid = 0;  // and its pid there, as the VM says
   uid_t uid = 0;
   pid_t worker_pid = 0;  // 0: none yet or any more
   std::string program;
@@ -45,6 +47,7 @@ struct ClientStats {
   std::uint64_t modules = 0, allocations = 0;
   std::uint64_t p50_ns = 0, p95_ns = 0, p99_ns = 0;
   std::uint64_t errors = 0, unsupported = 0, sticky_error = 0;
+  std::uint64_t link_doorbells = 0, link_records = 0, link_bytes_out = 0, link_bytes_in = 0;
   std::vector<std::pair<std::string, std::uint64_t>> calls;  // by name, those made at all
 };
 

@@ -6,10 +6,9 @@
 namespace vgpu::daemon {
 namespace {
 
-constexpr double kUnitWeight = 100;
 // How many quanta a client may lag behind the present and still catch up: bounds the burst that follows a
 // stall.
-constexpr double kMostLag = 4;
+constexpr double kMostLagQuanta = 4;
 
 }  // namespace
 
@@ -79,7 +78,7 @@ std::vector<Grant> FairQueue::update(std::uint64_t now_ns, std::span<const Usage
   if (active_ > 0) {
     present_ = std::max(present_, floor);
     for (auto& [id, account] : accounts_) {
-      if (account.active) account.clock = std::max(account.clock, present_ - kMostLag * quantum_);
+      if (account.active) account.clock = std::max(account.clock, present_ - kMostLagQuanta * quantum_);
     }
   }
 

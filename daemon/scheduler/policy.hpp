@@ -14,9 +14,12 @@ using ClientId = std::uint64_t;
 // No bound on what a client may use.
 inline constexpr std::uint64_t kUnlimited = UINT64_MAX;
 
+// The weight of a class that names none.
+inline constexpr std::uint32_t kUnitWeight = 100;
+
 // What a client is promised.
 struct Terms {
-  std::uint32_t weight = 100;              // >= 1, relative to other clients'
+  std::uint32_t weight = kUnitWeight;      // >= 1, relative to other clients'
   unsigned level = 1;                      // priority: 0 is served first; below kLevels
   std::uint64_t deadline_ns = 50'000'000;  // from becoming busy to when it wants its turn
 };

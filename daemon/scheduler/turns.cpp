@@ -5,10 +5,9 @@
 namespace vgpu::daemon {
 namespace {
 
-constexpr std::uint64_t kUnitWeight = 100;
 // How many slices a client may lag behind the others and still catch up: bounds what follows a long kernel of
 // another's.
-constexpr double kMostLag = 4;
+constexpr double kMostLagSlices = 4;
 
 std::uint64_t weight_of(const Terms& terms) {
   return std::max<std::uint32_t>(terms.weight, 1);
@@ -63,7 +62,7 @@ void TimeSlices::arrived(Account& account, std::uint64_t now_ns) {
   }
   if (!found) return;
   const bool paused = account.last_busy_ns != 0 && now_ns - account.last_busy_ns <= idle_after_ns_;
-  const double lag = paused ? kMostLag * static_cast<double>(slice_ns_) : 0;
+  const double lag = paused ? kMostLagSlices * static_cast<double>(slice_ns_) : 0;
   account.clock = std::max(account.clock, present - lag);
 }
 

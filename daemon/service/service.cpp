@@ -37,6 +37,7 @@ std::string all_texts(const ConfigErrors& errors) {
 void Overrides::apply(Config& config) const {
   if (!socket.empty()) config.socket = socket;
   if (!control.empty()) config.control = control;
+  if (!sysfs_root.empty()) config.sysfs_root = sysfs_root;
 }
 
 Service::Service(Config config, Overrides overrides) : overrides_(std::move(overrides)) {
@@ -47,6 +48,7 @@ Service::Service(Config config, Overrides overrides) : overrides_(std::move(over
 Service::~Service() {
   control_.reset();
   greeter_.reset();
+  vms_.reset();
   // Whether vgpud is stopped or restarted it does not know: the service manager closes what it keeps, or does
   // not.
   if (sessions_ && store_->enabled()) sessions_->hand_over();
@@ -115,6 +117,7 @@ std::string Service::reload() {
   log::configure(config_->log);
   greeter_->set_limits(config_->limits);
   sessions_->apply(config_);
+  vms_->apply(config_);
   log::info("configuration reloaded file={} classes={} rules={}", config_->file, config_->classes.size(),
             config_->rules.size());
   return {};
@@ -142,6 +145,7 @@ tl::expected<void, std::string> Service::start() {
   const char* runtime = std::getenv("RUNTIME_DIRECTORY");
   locations.runtime_folder =
       runtime != nullptr ? runtime : std::filesystem::path(config_->control).parent_path().string();
+  locations.sysfs_root = config_->sysfs_root;
   store_ = std::make_unique<DescriptorStore>();
   sessions_ = std::make_unique<SessionManager>(loop_, config_, *store_);
   for (const DeviceConfig& wanted : config_->devices) {
@@ -158,13 +162,16 @@ tl::expected<void, std::string> Service::start() {
   }
   sessions_->adopt();
   for (const auto& device : devices_) device->start();
+  vms_ = std::make_unique<stub_host::Vms>(loop_, *sessions_, *store_);
+  vms_->apply(config_);
+  if (auto started = vms_->start(); !started) return started;
 
   greeter_ = std::make_unique<Greeter>(
       loop_, std::move(*clients), config_->limits,
       Greeter::Callbacks{[this](UniqueFd socket) { sessions_->admit(std::move(socket)); },
                          [this](UniqueFd socket) { sessions_->answer_status(std::move(socket)); }});
-  state_ = std::make_unique<BrokerState>(
-      BrokerState{*sessions_, *greeter_, devices_, config_->file, since_, [this] { return reload(); }});
+  state_ = std::make_unique<BrokerState>(BrokerState{*sessions_, *greeter_, *vms_, devices_, config_->file,
+                                                     since_, [this] { return reload(); }});
   control_ = std::make_unique<ControlServer>(
       loop_, std::move(*control), config_->limits.control_connections,
       [this](const std::string& line, const Requester& who) { return answer_request(*state_, line, who); });

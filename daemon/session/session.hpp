@@ -19,14 +19,25 @@ enum class SessionState {
   failed,  // its worker has ended; the client has not noticed or not left yet
 };
 
+// Where the channel of a process in a VM lies (daemon/stub/host).
+struct GuestPlace {
+  std::string vm;                 // the VM's name
+  int memory = -1;                // the VM's memory; used at admission only
+  std::uint64_t slot_offset = 0;  // of the channel in it, bytes
+  std::uint64_t arena_bytes = 0;
+  std::uint64_t control_offset = 0;  // of the slot's stub::SlotControl
+};
+
 struct Session {
   std::uint64_t id = 0;
   SessionState state = SessionState::waiting;
   UniqueFd socket;  // to the client
   Peer peer;
-  ClassConfig client_class;  // a copy: a reload may drop the class
-  bool paused = false;       // gets no device time: its queue waits
-  bool quarantined = false;  // the same, because of what its program did or the operator said
+  std::optional<GuestPlace> guest;  // of a process in a VM; then `socket` leads to the VM's own object
+  pid_t guest_pid = 0;              // in its VM
+  ClassConfig client_class;         // a copy: a reload may drop the class
+  bool paused = false;              // gets no device time: its queue waits
+  bool quarantined = false;         // the same, because of what its program did or the operator said
   bool fault_counted = false;
   Device* device = nullptr;
   Worker* worker = nullptr;           // null unless running

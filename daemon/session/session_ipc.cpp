@@ -37,7 +37,8 @@ void SessionManager::on_ipc(std::uint64_t id, const IpcRequest& request, int fd)
   }
   IpcAnswer answer;
   int shown = -1;
-  if (request.action == IpcAction::offer) {
+  // Users inside a VM are not known here: its clients share with nobody.
+  if (request.action == IpcAction::offer && !session.guest) {
     IpcRegistry::Entry entry;
     entry.session = id;
     entry.kind = request.kind;
@@ -46,7 +47,7 @@ void SessionManager::on_ipc(std::uint64_t id, const IpcRequest& request, int fd)
     if (wants_fd && fd >= 0) entry.fd.reset(fcntl(fd, F_DUPFD_CLOEXEC, 0));
     const bool whole = wants_fd == static_cast<bool>(entry.fd);
     answer.result = whole && ipc_.add(request.token, std::move(entry)) ? IpcResult::done : IpcResult::full;
-  } else {
+  } else if (request.action == IpcAction::resolve) {
     answer = resolve_ipc(session, request, shown);
   }
   answer.number = request.number;
@@ -66,9 +67,7 @@ IpcAnswer SessionManager::resolve_ipc(const Session& asker, const IpcRequest& re
     return answer;
   }
   const Session& from = *owner->second;
-  // Users inside a VM are not known here: its clients share with nobody.
-  if (!asker.peer.pidfd || !from.peer.pidfd || from.peer.identity.uid != asker.peer.identity.uid)
-    return answer;
+  if (asker.guest || from.peer.identity.uid != asker.peer.identity.uid) return answer;
   if (from.device != asker.device) {
     answer.result = IpcResult::other_device;
     return answer;

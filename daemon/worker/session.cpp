@@ -19,6 +19,8 @@ namespace vgpu::worker {
 namespace {
 
 constexpr std::uint64_t sleep_ns = 100'000'000;
+// A process in a VM can wake this thread by a doorbell only, which takes longer than so much looking.
+constexpr std::uint64_t vm_spin_ns = 50'000;
 constexpr unsigned poll_every = 64;  // records between looks at completions while the ring is never empty
 
 constexpr std::uint64_t look_ns = 1'000'000;  // between looks at work that nobody waits for
@@ -27,6 +29,10 @@ constexpr std::uint64_t longest_wait_spin_ns = 10'000'000;
 
 bool many_cpus() {
   return std::thread::hardware_concurrency() > 8;
+}
+
+std::uint64_t least_idle_spin(const SessionParts& parts) {
+  return parts.memory_fd >= 0 ? std::max(default_spin_ns(), vm_spin_ns) : default_spin_ns();
 }
 
 /// Errors after which the driver's context is of no more use. Source: cuda.h, the comments on CUresult.
@@ -58,8 +64,8 @@ Session::Session(const SessionParts& parts)
       accounting_(parts.accounting),
       ring_(parts.channel),
       spin_long_(parts.library != nullptr && !parts.library->software() && many_cpus()),
-      idle_spin_(default_spin_ns(), many_cpus() ? longest_idle_spin_ns : default_spin_ns(),
-                 default_spin_ns()),
+      idle_spin_(least_idle_spin(parts), many_cpus() ? longest_idle_spin_ns : least_idle_spin(parts),
+                 least_idle_spin(parts)),
       wait_spin_(spin_long_ ? 10 * default_spin_ns() : default_spin_ns(),
                  spin_long_ ? longest_wait_spin_ns : default_spin_ns(),
                  spin_long_ ? longest_wait_spin_ns : default_spin_ns()),

@@ -81,6 +81,8 @@ struct SessionParts {
   Console* console = nullptr;  ///< where the driver prints to; nullptr: not collected
   int direct_socket = -1;
   int broker_socket = -1;
+  int memory_fd = -1;  ///< of a process in a VM: the VM's memory; host regions are parts of the arena
+  std::uint64_t arena_offset = 0;  ///< of the arena in it
 };
 
 /// Whether a launch attribute is a plain value: others name events or memory of the caller.

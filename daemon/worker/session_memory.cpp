@@ -161,6 +161,19 @@ UniqueFd Session::take_host_fd(std::uint64_t token, std::uint64_t bytes) {
 }
 
 CUresult Session::handle(const record::host_map& record, reply::host_map& reply, Tail) {
+  if (record.memory.bytes != 0) {
+    const ArenaSpan& span = record.memory;
+    const std::uint64_t arena = channel_.arena().size();
+    if (parts_.memory_fd < 0 || span.bytes != record.bytes || span.offset > arena ||
+        arena - span.offset < span.bytes) {
+      return CUDA_ERROR_INVALID_VALUE;
+    }
+    CUdeviceptr pointer = 0;
+    const CUresult result = parts_.regions.map_slot(parts_.memory_fd, parts_.arena_offset + span.offset,
+                                                    record.address, record.bytes, pointer);
+    reply.dptr = pointer;
+    return result;
+  }
   const UniqueFd fd = take_host_fd(record.address, record.bytes);
   if (!fd) return CUDA_ERROR_INVALID_VALUE;
   CUdeviceptr pointer = 0;

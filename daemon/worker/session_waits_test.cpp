@@ -51,7 +51,7 @@ struct Device {
   }
 };
 
-DriverTable fake_table() {
+DriverTable waiting_table() {
   DriverTable table;
   table.cuCtxSetCurrent = [](CUcontext) { return CUDA_SUCCESS; };
   table.cuModuleLoadData = [](CUmodule* module, const void*) {
@@ -181,7 +181,7 @@ struct SessionWaits : testing::Test {
     ASSERT_TRUE(soon([&] { return Device::get().launches > before; }));
   }
 
-  const DriverTable table = fake_table();
+  const DriverTable table = waiting_table();
   UniqueFd gate_fd;
   std::unique_ptr<GateMapping> gate;
   std::unique_ptr<Channel> channel;
@@ -194,10 +194,11 @@ struct SessionWaits : testing::Test {
   std::uint32_t tickets[reply_slot_count] = {};
 };
 
-const std::string quiet = ".version 8.0\n.target sm_75\n.address_size 64\n.visible .entry k() { ret; }\n";
+const std::string silent_kernel =
+    ".version 8.0\n.target sm_75\n.address_size 64\n.visible .entry k() { ret; }\n";
 
 TEST_F(SessionWaits, AFinishedStreamIsAnsweredByOneQuestion) {
-  load(quiet);
+  load(silent_kernel);
   launch();
   Device::get().finish();
   EXPECT_EQ(ask(record::cuStreamSynchronize{}), CUDA_SUCCESS);
@@ -206,7 +207,7 @@ TEST_F(SessionWaits, AFinishedStreamIsAnsweredByOneQuestion) {
 }
 
 TEST_F(SessionWaits, AnotherRecordIsRunWhileOneWaits) {
-  load(quiet);
+  load(silent_kernel);
   launch();
   begin(record::cuStreamSynchronize{}, 0);
   EXPECT_FALSE(answered(0, 2'000'000));
@@ -218,7 +219,7 @@ TEST_F(SessionWaits, AnotherRecordIsRunWhileOneWaits) {
 }
 
 TEST_F(SessionWaits, ALongWaitOutlastsTheSpin) {
-  load(quiet);
+  load(silent_kernel);
   launch();
   begin(record::cuCtxSynchronize{}, 0);
   EXPECT_FALSE(answered(0, 60'000'000));
@@ -227,7 +228,7 @@ TEST_F(SessionWaits, ALongWaitOutlastsTheSpin) {
 }
 
 TEST_F(SessionWaits, WorkThatNobodyWaitsForIsSeenToEndWithoutAnEvent) {
-  load(quiet);
+  load(silent_kernel);
   launch();
   EXPECT_TRUE(soon([&] { return gate->page().backlogged.load() == 1; }));
   std::this_thread::sleep_for(std::chrono::milliseconds(5));
@@ -238,7 +239,7 @@ TEST_F(SessionWaits, WorkThatNobodyWaitsForIsSeenToEndWithoutAnEvent) {
 }
 
 TEST_F(SessionWaits, WhereOthersWantTheDeviceTheEndIsWaitedFor) {
-  load(quiet);
+  load(silent_kernel);
   gate->page().allowance_ns.store(1'000'000'000'000);
   launch();
   EXPECT_TRUE(soon([&] { return Device::get().events_recorded > 0; }));
@@ -247,7 +248,7 @@ TEST_F(SessionWaits, WhereOthersWantTheDeviceTheEndIsWaitedFor) {
 }
 
 TEST_F(SessionWaits, OnlyKernelsThatMayPrintCostASynchronisation) {
-  load(quiet + ".extern .func (.param .b32 r) vprintf (.param .b64 a, .param .b64 b);\n");
+  load(silent_kernel + ".extern .func (.param .b32 r) vprintf (.param .b64 a, .param .b64 b);\n");
   launch();
   Device::get().finish();
   EXPECT_EQ(ask(record::cuStreamSynchronize{}), CUDA_SUCCESS);
@@ -268,7 +269,7 @@ TEST_F(SessionWaits, ASmallCopyOutOfAnIdleDeviceIsMadeByTheBlockingCall) {
   };
   EXPECT_TRUE(done(copy_out()));
   EXPECT_EQ(Device::get().blocking_copies, 1);
-  load(quiet);
+  load(silent_kernel);
   launch();
   ArenaBlock* const block = copy_out();
   EXPECT_FALSE(await_block(*block, 0, 5'000'000));

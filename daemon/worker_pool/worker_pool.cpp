@@ -58,7 +58,7 @@ unsigned WorkerPool::count(WorkerState state) const {
 
 void WorkerPool::fill() {
   const unsigned wanted = std::max(options_.prestart, waiting_);
-  while (!stopping_ && retry_ == 0 && !full() &&
+  while (!stopping_ && !paused_ && retry_ == 0 && !full() &&
          count(WorkerState::starting) + count(WorkerState::ready) < wanted) {
     start_one();
   }
@@ -200,6 +200,20 @@ void WorkerPool::hand_over(Worker* worker) {
   forget(*worker);
   worker->state = WorkerState::dying;  // so that its destructor leaves it alone
   workers_.erase(worker->id);
+}
+
+void WorkerPool::pause() {
+  paused_ = true;
+  loop_.cancel(retry_);
+  retry_ = 0;
+}
+
+void WorkerPool::resume() {
+  paused_ = false;
+  failures_ = 0;
+  loop_.cancel(retry_);
+  retry_ = 0;
+  fill();
 }
 
 void WorkerPool::stop() {

@@ -71,6 +71,15 @@ CUresult on_stream(CUstream handle, Body&& body) noexcept {
   });
 }
 
+/// What CUDA says of a failed memory request.
+inline CUresult error_of(MemoryError error) {
+  return error == MemoryError::out_of_memory ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_ERROR_INVALID_VALUE;
+}
+
+/// Stream 0 as the plain calls mean it, and as the per-thread forms (_ptds) do.
+inline constexpr CUstream legacy_default = nullptr;
+inline const CUstream per_thread_default = CU_STREAM_PER_THREAD;
+
 /// Stream 0 as the per-thread variants (_ptsz, _ptds) mean it.
 inline CUstream per_thread(CUstream stream) {
   return stream == nullptr ? CU_STREAM_PER_THREAD : stream;

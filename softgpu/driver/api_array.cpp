@@ -60,9 +60,6 @@ CUresult copy_row(const Side& to, const Side& from, std::size_t bytes, CUstream 
   return copy_one(stream, blocking, copy);
 }
 
-constexpr CUstream legacy = nullptr;
-const CUstream own = CU_STREAM_PER_THREAD;
-
 }  // namespace
 
 SOFTGPU_API cuArrayCreate_v2(CUarray* out, const CUDA_ARRAY_DESCRIPTOR* flat) {
@@ -151,10 +148,10 @@ SOFTGPU_API cuMipmappedArrayDestroy(CUmipmappedArray handle) {
 }
 
 SOFTGPU_API cuMemcpyHtoA_v2(CUarray to, std::size_t offset, const void* from, std::size_t n) {
-  return copy_row(in_array(to, offset), on_host(from), n, legacy, true);
+  return copy_row(in_array(to, offset), on_host(from), n, legacy_default, true);
 }
 SOFTGPU_API cuMemcpyHtoA_v2_ptds(CUarray to, std::size_t offset, const void* from, std::size_t n) {
-  return copy_row(in_array(to, offset), on_host(from), n, own, true);
+  return copy_row(in_array(to, offset), on_host(from), n, per_thread_default, true);
 }
 SOFTGPU_API cuMemcpyHtoAAsync_v2(CUarray to, std::size_t offset, const void* from, std::size_t n,
                                  CUstream s) {
@@ -165,10 +162,10 @@ SOFTGPU_API cuMemcpyHtoAAsync_v2_ptsz(CUarray to, std::size_t offset, const void
   return copy_row(in_array(to, offset), on_host(from), n, per_thread(s), false);
 }
 SOFTGPU_API cuMemcpyAtoH_v2(void* to, CUarray from, std::size_t offset, std::size_t n) {
-  return copy_row(on_host(to), in_array(from, offset), n, legacy, true);
+  return copy_row(on_host(to), in_array(from, offset), n, legacy_default, true);
 }
 SOFTGPU_API cuMemcpyAtoH_v2_ptds(void* to, CUarray from, std::size_t offset, std::size_t n) {
-  return copy_row(on_host(to), in_array(from, offset), n, own, true);
+  return copy_row(on_host(to), in_array(from, offset), n, per_thread_default, true);
 }
 SOFTGPU_API cuMemcpyAtoHAsync_v2(void* to, CUarray from, std::size_t offset, std::size_t n, CUstream s) {
   return copy_row(on_host(to), in_array(from, offset), n, s, false);
@@ -177,22 +174,22 @@ SOFTGPU_API cuMemcpyAtoHAsync_v2_ptsz(void* to, CUarray from, std::size_t offset
   return copy_row(on_host(to), in_array(from, offset), n, per_thread(s), false);
 }
 SOFTGPU_API cuMemcpyDtoA_v2(CUarray to, std::size_t offset, CUdeviceptr from, std::size_t n) {
-  return copy_row(in_array(to, offset), on_device(from), n, legacy, true);
+  return copy_row(in_array(to, offset), on_device(from), n, legacy_default, true);
 }
 SOFTGPU_API cuMemcpyDtoA_v2_ptds(CUarray to, std::size_t offset, CUdeviceptr from, std::size_t n) {
-  return copy_row(in_array(to, offset), on_device(from), n, own, true);
+  return copy_row(in_array(to, offset), on_device(from), n, per_thread_default, true);
 }
 SOFTGPU_API cuMemcpyAtoD_v2(CUdeviceptr to, CUarray from, std::size_t offset, std::size_t n) {
-  return copy_row(on_device(to), in_array(from, offset), n, legacy, true);
+  return copy_row(on_device(to), in_array(from, offset), n, legacy_default, true);
 }
 SOFTGPU_API cuMemcpyAtoD_v2_ptds(CUdeviceptr to, CUarray from, std::size_t offset, std::size_t n) {
-  return copy_row(on_device(to), in_array(from, offset), n, own, true);
+  return copy_row(on_device(to), in_array(from, offset), n, per_thread_default, true);
 }
 SOFTGPU_API cuMemcpyAtoA_v2(CUarray to, std::size_t to_offset, CUarray from, std::size_t from_offset,
                             std::size_t n) {
-  return copy_row(in_array(to, to_offset), in_array(from, from_offset), n, legacy, true);
+  return copy_row(in_array(to, to_offset), in_array(from, from_offset), n, legacy_default, true);
 }
 SOFTGPU_API cuMemcpyAtoA_v2_ptds(CUarray to, std::size_t to_offset, CUarray from, std::size_t from_offset,
                                  std::size_t n) {
-  return copy_row(in_array(to, to_offset), in_array(from, from_offset), n, own, true);
+  return copy_row(in_array(to, to_offset), in_array(from, from_offset), n, per_thread_default, true);
 }

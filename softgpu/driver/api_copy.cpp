@@ -76,16 +76,13 @@ CUresult set(CUstream stream_handle, CUdeviceptr to, std::size_t pitch, std::uin
   });
 }
 
-constexpr CUstream legacy = nullptr;
-const CUstream own = CU_STREAM_PER_THREAD;
-
 }  // namespace
 
 SOFTGPU_API cuMemcpy(CUdeviceptr to, CUdeviceptr from, std::size_t n) {
-  return copy_flat(legacy, true, to, Claim::any, from, Claim::any, n);
+  return copy_flat(legacy_default, true, to, Claim::any, from, Claim::any, n);
 }
 SOFTGPU_API cuMemcpy_ptds(CUdeviceptr to, CUdeviceptr from, std::size_t n) {
-  return copy_flat(own, true, to, Claim::any, from, Claim::any, n);
+  return copy_flat(per_thread_default, true, to, Claim::any, from, Claim::any, n);
 }
 SOFTGPU_API cuMemcpyAsync(CUdeviceptr to, CUdeviceptr from, std::size_t n, CUstream s) {
   return copy_flat(s, false, to, Claim::any, from, Claim::any, n);
@@ -95,10 +92,10 @@ SOFTGPU_API cuMemcpyAsync_ptsz(CUdeviceptr to, CUdeviceptr from, std::size_t n, 
 }
 
 SOFTGPU_API cuMemcpyHtoD_v2(CUdeviceptr to, const void* from, std::size_t n) {
-  return copy_flat(legacy, true, to, Claim::device, number(from), Claim::host, n);
+  return copy_flat(legacy_default, true, to, Claim::device, number(from), Claim::host, n);
 }
 SOFTGPU_API cuMemcpyHtoD_v2_ptds(CUdeviceptr to, const void* from, std::size_t n) {
-  return copy_flat(own, true, to, Claim::device, number(from), Claim::host, n);
+  return copy_flat(per_thread_default, true, to, Claim::device, number(from), Claim::host, n);
 }
 SOFTGPU_API cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, std::size_t n, CUstream s) {
   return copy_flat(s, false, to, Claim::device, number(from), Claim::host, n);
@@ -108,10 +105,10 @@ SOFTGPU_API cuMemcpyHtoDAsync_v2_ptsz(CUdeviceptr to, const void* from, std::siz
 }
 
 SOFTGPU_API cuMemcpyDtoH_v2(void* to, CUdeviceptr from, std::size_t n) {
-  return copy_flat(legacy, true, number(to), Claim::host, from, Claim::device, n);
+  return copy_flat(legacy_default, true, number(to), Claim::host, from, Claim::device, n);
 }
 SOFTGPU_API cuMemcpyDtoH_v2_ptds(void* to, CUdeviceptr from, std::size_t n) {
-  return copy_flat(own, true, number(to), Claim::host, from, Claim::device, n);
+  return copy_flat(per_thread_default, true, number(to), Claim::host, from, Claim::device, n);
 }
 SOFTGPU_API cuMemcpyDtoHAsync_v2(void* to, CUdeviceptr from, std::size_t n, CUstream s) {
   return copy_flat(s, false, number(to), Claim::host, from, Claim::device, n);
@@ -121,10 +118,10 @@ SOFTGPU_API cuMemcpyDtoHAsync_v2_ptsz(void* to, CUdeviceptr from, std::size_t n,
 }
 
 SOFTGPU_API cuMemcpyDtoD_v2(CUdeviceptr to, CUdeviceptr from, std::size_t n) {
-  return copy_flat(legacy, true, to, Claim::device, from, Claim::device, n);
+  return copy_flat(legacy_default, true, to, Claim::device, from, Claim::device, n);
 }
 SOFTGPU_API cuMemcpyDtoD_v2_ptds(CUdeviceptr to, CUdeviceptr from, std::size_t n) {
-  return copy_flat(own, true, to, Claim::device, from, Claim::device, n);
+  return copy_flat(per_thread_default, true, to, Claim::device, from, Claim::device, n);
 }
 SOFTGPU_API cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, std::size_t n, CUstream s) {
   return copy_flat(s, false, to, Claim::device, from, Claim::device, n);
@@ -134,10 +131,10 @@ SOFTGPU_API cuMemcpyDtoDAsync_v2_ptsz(CUdeviceptr to, CUdeviceptr from, std::siz
 }
 
 SOFTGPU_API cuMemcpyPeer(CUdeviceptr to, CUcontext, CUdeviceptr from, CUcontext, std::size_t n) {
-  return copy_flat(legacy, true, to, Claim::device, from, Claim::device, n);
+  return copy_flat(legacy_default, true, to, Claim::device, from, Claim::device, n);
 }
 SOFTGPU_API cuMemcpyPeer_ptds(CUdeviceptr to, CUcontext, CUdeviceptr from, CUcontext, std::size_t n) {
-  return copy_flat(own, true, to, Claim::device, from, Claim::device, n);
+  return copy_flat(per_thread_default, true, to, Claim::device, from, Claim::device, n);
 }
 SOFTGPU_API cuMemcpyPeerAsync(CUdeviceptr to, CUcontext, CUdeviceptr from, CUcontext, std::size_t n,
                               CUstream s) {
@@ -149,16 +146,16 @@ SOFTGPU_API cuMemcpyPeerAsync_ptsz(CUdeviceptr to, CUcontext, CUdeviceptr from, 
 }
 
 SOFTGPU_API cuMemcpy2D_v2(const CUDA_MEMCPY2D* p) {
-  return copy_2d(legacy, true, p);
+  return copy_2d(legacy_default, true, p);
 }
 SOFTGPU_API cuMemcpy2D_v2_ptds(const CUDA_MEMCPY2D* p) {
-  return copy_2d(own, true, p);
+  return copy_2d(per_thread_default, true, p);
 }
 SOFTGPU_API cuMemcpy2DUnaligned_v2(const CUDA_MEMCPY2D* p) {
-  return copy_2d(legacy, true, p);
+  return copy_2d(legacy_default, true, p);
 }
 SOFTGPU_API cuMemcpy2DUnaligned_v2_ptds(const CUDA_MEMCPY2D* p) {
-  return copy_2d(own, true, p);
+  return copy_2d(per_thread_default, true, p);
 }
 SOFTGPU_API cuMemcpy2DAsync_v2(const CUDA_MEMCPY2D* p, CUstream s) {
   return copy_2d(s, false, p);
@@ -167,10 +164,10 @@ SOFTGPU_API cuMemcpy2DAsync_v2_ptsz(const CUDA_MEMCPY2D* p, CUstream s) {
   return copy_2d(per_thread(s), false, p);
 }
 SOFTGPU_API cuMemcpy3D_v2(const CUDA_MEMCPY3D* p) {
-  return copy_3d(legacy, true, p);
+  return copy_3d(legacy_default, true, p);
 }
 SOFTGPU_API cuMemcpy3D_v2_ptds(const CUDA_MEMCPY3D* p) {
-  return copy_3d(own, true, p);
+  return copy_3d(per_thread_default, true, p);
 }
 SOFTGPU_API cuMemcpy3DAsync_v2(const CUDA_MEMCPY3D* p, CUstream s) {
   return copy_3d(s, false, p);
@@ -179,10 +176,10 @@ SOFTGPU_API cuMemcpy3DAsync_v2_ptsz(const CUDA_MEMCPY3D* p, CUstream s) {
   return copy_3d(per_thread(s), false, p);
 }
 SOFTGPU_API cuMemcpy3DPeer(const CUDA_MEMCPY3D_PEER* p) {
-  return copy_3d_peer(legacy, true, p);
+  return copy_3d_peer(legacy_default, true, p);
 }
 SOFTGPU_API cuMemcpy3DPeer_ptds(const CUDA_MEMCPY3D_PEER* p) {
-  return copy_3d_peer(own, true, p);
+  return copy_3d_peer(per_thread_default, true, p);
 }
 SOFTGPU_API cuMemcpy3DPeerAsync(const CUDA_MEMCPY3D_PEER* p, CUstream s) {
   return copy_3d_peer(s, false, p);
@@ -194,10 +191,10 @@ SOFTGPU_API cuMemcpy3DPeerAsync_ptsz(const CUDA_MEMCPY3D_PEER* p, CUstream s) {
 // Memsets of device memory are asynchronous in all forms.
 #define SOFTGPU_MEMSET(NAME, ASYNC, NAME_2D, ASYNC_2D, TYPE, ELEMENT)                                      \
   SOFTGPU_API NAME##_v2(CUdeviceptr to, TYPE v, std::size_t n) {                                           \
-    return set(legacy, to, 0, v, ELEMENT, n, 1);                                                           \
+    return set(legacy_default, to, 0, v, ELEMENT, n, 1);                                                   \
   }                                                                                                        \
   SOFTGPU_API NAME##_v2_ptds(CUdeviceptr to, TYPE v, std::size_t n) {                                      \
-    return set(own, to, 0, v, ELEMENT, n, 1);                                                              \
+    return set(per_thread_default, to, 0, v, ELEMENT, n, 1);                                               \
   }                                                                                                        \
   SOFTGPU_API ASYNC(CUdeviceptr to, TYPE v, std::size_t n, CUstream s) {                                   \
     return set(s, to, 0, v, ELEMENT, n, 1);                                                                \
@@ -206,10 +203,10 @@ SOFTGPU_API cuMemcpy3DPeerAsync_ptsz(const CUDA_MEMCPY3D_PEER* p, CUstream s) {
     return set(per_thread(s), to, 0, v, ELEMENT, n, 1);                                                    \
   }                                                                                                        \
   SOFTGPU_API NAME_2D##_v2(CUdeviceptr to, std::size_t pitch, TYPE v, std::size_t w, std::size_t h) {      \
-    return set(legacy, to, pitch, v, ELEMENT, w, h);                                                       \
+    return set(legacy_default, to, pitch, v, ELEMENT, w, h);                                               \
   }                                                                                                        \
   SOFTGPU_API NAME_2D##_v2_ptds(CUdeviceptr to, std::size_t pitch, TYPE v, std::size_t w, std::size_t h) { \
-    return set(own, to, pitch, v, ELEMENT, w, h);                                                          \
+    return set(per_thread_default, to, pitch, v, ELEMENT, w, h);                                           \
   }                                                                                                        \
   SOFTGPU_API ASYNC_2D(CUdeviceptr to, std::size_t pitch, TYPE v, std::size_t w, std::size_t h,            \
                        CUstream s) {                                                                       \

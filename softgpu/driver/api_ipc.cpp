@@ -48,10 +48,6 @@ OpenedMemory& opened() {
   return *instance;
 }
 
-CUresult error_of(MemoryError error) {
-  return error == MemoryError::out_of_memory ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_ERROR_INVALID_VALUE;
-}
-
 CUresult open_memory(CUdeviceptr* out, const CUipcMemHandle& handle, unsigned flags) {
   return in_context([&](Driver& driver, Context& context) -> CUresult {
     if (out == nullptr || flags != CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS) return CUDA_ERROR_INVALID_VALUE;

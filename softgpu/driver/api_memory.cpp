@@ -12,10 +12,6 @@ using namespace softgpu;
 
 namespace {
 
-CUresult error_of(MemoryError error) {
-  return error == MemoryError::out_of_memory ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_ERROR_INVALID_VALUE;
-}
-
 void* pointer(std::uint64_t address) {
   return reinterpret_cast<void*>(static_cast<std::uintptr_t>(address));  // NOLINT(performance-no-int-to-ptr)
 }

@@ -33,10 +33,6 @@ CUmemGenericAllocationHandle retain(Driver& driver, std::shared_ptr<PhysicalMemo
   return reinterpret_cast<std::uintptr_t>(raw);
 }
 
-CUresult error_of(MemoryError error) {
-  return error == MemoryError::out_of_memory ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_ERROR_INVALID_VALUE;
-}
-
 CUresult result_of(const tl::expected<void, MemoryError>& done) {
   return done ? CUDA_SUCCESS : error_of(done.error());
 }

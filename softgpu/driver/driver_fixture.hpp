@@ -4,12 +4,18 @@
 #include <cuda.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cstdint>
 #include <vector>
 
 #include "softgpu/driver/engine_double.hpp"
 
 namespace softgpu {
+
+/// Lets the kernels go that spin on `word`.
+inline void raise(std::uint32_t* word) {
+  std::atomic_ref<std::uint32_t>(*word).store(1, std::memory_order_release);
+}
 
 class DriverTest : public testing::Test {
  protected:

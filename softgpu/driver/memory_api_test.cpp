@@ -10,10 +10,6 @@ namespace {
 
 using MemoryTest = DriverTest;
 
-void raise(std::uint32_t* word) {
-  std::atomic_ref<std::uint32_t>(*word).store(1, std::memory_order_release);
-}
-
 TEST_F(MemoryTest, APageableSourceIsFreeForReuseAtReturn) {
   std::uint32_t* const gate = host_words(1);
   const CUstream s = stream();

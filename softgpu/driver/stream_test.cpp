@@ -9,10 +9,6 @@
 namespace softgpu {
 namespace {
 
-void raise(std::uint32_t* word) {
-  std::atomic_ref<std::uint32_t>(*word).store(1, std::memory_order_release);
-}
-
 using StreamTest = DriverTest;
 
 TEST_F(StreamTest, OperationsOfAStreamRunInOrder) {

@@ -14,8 +14,6 @@ using u16 = std::uint16_t;
 using u32 = std::uint32_t;
 using s32 = std::int32_t;
 
-constexpr u32 warp = 32;
-
 std::string names(const char* prefix, u32 first, u32 count) {
   std::string s = "{";
   for (u32 k = 0; k < count; ++k) s += (k != 0 ? ", " : "") + std::string(prefix) + std::to_string(first + k);

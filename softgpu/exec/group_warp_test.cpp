@@ -11,7 +11,6 @@ namespace {
 using u32 = std::uint32_t;
 using u64 = std::uint64_t;
 
-constexpr u32 warp = 32;
 using Lanes = std::array<u32, warp>;
 
 /// Runs `body` on one warp of `threads`: %i is the lane, %a and %b are inputs, %d and %e are stored.

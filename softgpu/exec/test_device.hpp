@@ -13,6 +13,9 @@
 
 namespace softgpu::test {
 
+/// Lanes of a warp.
+inline constexpr std::uint32_t warp = 32;
+
 class TestMemory final : public DeviceAllocator {
  public:
   std::uint64_t allocate(std::uint64_t bytes, std::uint64_t) override {

@@ -1,0 +1,14 @@
+#pragma once
+// The sentence for a failed system call. Never logs.
+#include <cerrno>
+#include <cstring>
+#include <string>
+
+namespace vgpu {
+
+/// "what: reason", with the reason of this thread's errno.
+inline std::string errno_text(const char* what) {
+  return std::string(what) + ": " + std::strerror(errno);
+}
+
+}  // namespace vgpu
