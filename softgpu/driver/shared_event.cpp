@@ -13,25 +13,20 @@
 #include <vector>
 
 namespace softgpu {
-namespace {
-
-constexpr std::uint32_t slots = 1024;
-
-struct alignas(64) Slot {
-  std::atomic<std::uint64_t> recorded;
-  std::atomic<std::uint64_t> finished;
-  std::atomic<std::uint32_t> holders;  ///< processes' SharedEvents; 0: free
-  std::atomic<std::uint32_t> generation;
-  std::atomic<std::int32_t> recorder;  ///< pid of who recorded last
-};
-static_assert(std::atomic<std::uint64_t>::is_always_lock_free && sizeof(Slot) == 64);
-constexpr std::size_t arena_bytes = slots * sizeof(Slot);
-
-}  // namespace
-
 /// One memfd of slots, mapped.
 class EventArena {
  public:
+  struct alignas(64) Slot {
+    std::atomic<std::uint64_t> recorded;
+    std::atomic<std::uint64_t> finished;
+    std::atomic<std::uint32_t> holders;  ///< processes' SharedEvents; 0: free
+    std::atomic<std::uint32_t> generation;
+    std::atomic<std::int32_t> recorder;  ///< pid of who recorded last
+  };
+  static_assert(std::atomic<std::uint64_t>::is_always_lock_free && sizeof(Slot) == 64);
+  static constexpr std::uint32_t slots = 1024;
+  static constexpr std::size_t arena_bytes = slots * sizeof(Slot);
+
   static std::shared_ptr<EventArena> make() {
     const int fd = memfd_create("softgpu-events", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0) return nullptr;
@@ -169,7 +164,7 @@ bool SharedEvent::own() const {
 }
 
 std::uint64_t SharedEvent::begin() {
-  Slot& slot = arena_->slot(slot_);
+  EventArena::Slot& slot = arena_->slot(slot_);
   slot.recorder.store(getpid());
   return slot.recorded.fetch_add(1) + 1;
 }
@@ -186,7 +181,7 @@ std::uint64_t SharedEvent::recorded() const {
 }
 
 bool SharedEvent::passed(std::uint64_t number) const {
-  const Slot& slot = arena_->slot(slot_);
+  const EventArena::Slot& slot = arena_->slot(slot_);
   if (slot.finished.load(std::memory_order_acquire) >= number) return true;
   // What a dead process had recorded will never be reached: its work has ended with it.
   return kill(slot.recorder.load(), 0) != 0 && errno == ESRCH;
