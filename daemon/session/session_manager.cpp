@@ -289,6 +289,7 @@ bool SessionManager::attach(Session& session, Worker& worker) {
   session.gate = worker.gate;
   const std::uint64_t id = session.id;
   worker.on_end = [this, id](const std::string& how, bool orderly) { worker_ended(id, how, orderly); };
+  listen_to(worker, id);
 
   const std::uint64_t quota = session.client_class.memory_quota.value_or(0);
   if (!session.guest) session.channel = make_channel(session);
@@ -338,6 +339,7 @@ bool SessionManager::attach(Session& session, Worker& worker) {
 void SessionManager::release_worker(Session& session) {
   session.device->gates().remove(session.id);
   store_.drop(store_owner(session.id));
+  ipc_.forget_session(session.id);
   session.record.reset();
   if (session.worker != nullptr) session.device->pool()->end(session.worker);
   session.worker = nullptr;

@@ -14,6 +14,7 @@
 #include "daemon/handover/descriptor_store.hpp"
 #include "daemon/metrics/client_stats.hpp"
 #include "daemon/policy/quarantine.hpp"
+#include "daemon/session/ipc_registry.hpp"
 #include "daemon/session/session.hpp"
 
 namespace vgpu::daemon {
@@ -138,6 +139,11 @@ class SessionManager {
   void look_for_shared_faults();
   void share_fault(Device& device, std::uint64_t error);
 
+  // session_ipc.cpp: what the worker of a session says of memory and events shared with others.
+  void listen_to(Worker& worker, std::uint64_t id);
+  void on_ipc(std::uint64_t id, const IpcRequest& request, int fd);
+  IpcAnswer resolve_ipc(const Session& asker, const IpcRequest& request, int& fd) const;
+
   // handover.cpp
   void keep(Session& session);
   void write_record(Session& session);
@@ -156,6 +162,8 @@ class SessionManager {
   EndedClients ended_;
   SessionCounters counters_;
   Quarantine quarantine_;
+  IpcRegistry ipc_;
+  EventLoop::Clock::time_point adopted_{};  // when sessions of an earlier vgpud were taken over
   log::Limiter refusals_{20, std::chrono::seconds(10)};
   std::map<const Device*, double> utilisation_;
   std::map<const Device*, DeviceFigures> past_;  // of clients that have ended; counts of all

@@ -123,6 +123,7 @@ void WorkerPool::on_message(Worker& worker) {
     loop_.forget(worker.fds.socket.get());  // its end is reported by the pidfd
     return;
   }
+  if (worker.state == WorkerState::attached && worker.on_message) worker.on_message(*message);
   if (worker.state != WorkerState::starting) return;
   if (const auto* failed = message->as<WorkerFailed>()) {
     worker.problem.assign(failed->text, strnlen(failed->text, sizeof failed->text));
@@ -188,6 +189,7 @@ Worker* WorkerPool::take() {
 void WorkerPool::end(Worker* worker) {
   if (worker == nullptr) return;
   worker->on_end = nullptr;
+  worker->on_message = nullptr;
   worker->kill();
   worker->state = WorkerState::dying;
 }
