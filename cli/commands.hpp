@@ -1,6 +1,7 @@
 // The commands of vgpud-cli. Each prints and returns the process's exit status.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -36,6 +37,19 @@ struct RunOptions {
   std::vector<std::string> command;
 };
 
+struct VmOptions {
+  std::string control;
+  std::string name;
+  std::uint64_t bytes = 0;  // 0: vgpud's default, as for the others
+  unsigned slots = 0;
+  std::string class_name;
+  std::string device;
+  std::string socket;
+};
+
+int add_vm(const VmOptions& options);
+int remove_vm(const VmOptions& options);
+int list_vms(const std::string& control, bool json);
 int show_stats(const StatsOptions& options);
 int show_processes(const std::string& control, bool json);
 // A full-screen view that looks every `period` seconds.

@@ -83,6 +83,11 @@ void Evidence::add_client(const nlohmann::json& client) {
   records += get("records");
   waited_calls += get("waited_calls");
   doorbells += get("doorbells");
+  link_records += get("link_records");
+  link_doorbells += get("link_doorbells");
+  link_bytes_out += get("link_bytes_out");
+  link_bytes_in += get("link_bytes_in");
+  latency_p50_ns = std::max(latency_p50_ns, get("latency_p50_ns"));
   errors += get("errors");
   unsupported += get("unsupported");
   if (sticky_error == 0) sticky_error = get("sticky_error");
@@ -107,6 +112,13 @@ Verdict judge(const Evidence& seen) {
   steps.note("bytes from the device", format_bytes(seen.bytes_from_device));
   steps.note("calls sent", std::to_string(seen.records) + " (" + std::to_string(seen.waited_calls) +
                                " waited for), doorbells rung " + std::to_string(seen.doorbells));
+  if (seen.link_records > 0) {
+    steps.note("sent to the host", std::to_string(seen.link_records) + " records, " +
+                                       std::to_string(seen.link_doorbells) + " doorbells rung");
+    steps.note("through BAR2", format_bytes(seen.link_bytes_out) + " out, " +
+                                   format_bytes(seen.link_bytes_in) + " in; the host answers in " +
+                                   format_time(seen.latency_p50_ns) + " (p50)");
+  }
   steps.note("errors", std::to_string(seen.errors) + " failed calls, " + std::to_string(seen.unsupported) +
                            " calls not supported");
   steps.require(seen.sticky_error == 0 && seen.worker_failures == 0, "faults",

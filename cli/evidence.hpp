@@ -25,6 +25,9 @@ struct Evidence {
   std::uint64_t kernel_ns = 0;
   std::uint64_t bytes_to_device = 0, bytes_from_device = 0;
   std::uint64_t records = 0, waited_calls = 0, doorbells = 0;
+  // Of a guest's link to its host; records 0: no guest.
+  std::uint64_t link_records = 0, link_doorbells = 0, link_bytes_out = 0, link_bytes_in = 0,
+                latency_p50_ns = 0;
   std::uint64_t errors = 0, unsupported = 0, sticky_error = 0;
   std::uint64_t worker_failures = 0;
 

@@ -198,6 +198,31 @@ int run(int argc, char** argv) {
     status = vgpu::cli::reload(control);
   });
 
+  vgpu::cli::VmOptions vm;
+  CLI::App* vms = app.add_subcommand("vm", "Show and change which VMs vgpud serves");
+  vms->require_subcommand(1);
+  CLI::App* vm_list = vms->add_subcommand("list", "List the VMs and what their guests use");
+  vm_list->add_flag("--json", json, "Print JSON");
+  vm_list->callback([&] { status = vgpu::cli::list_vms(control, json); });
+  CLI::App* vm_add = vms->add_subcommand("add", "Serve one more VM, until vgpud ends; prints QEMU's options");
+  vm_add->add_option("name", vm.name, "Its name")->required();
+  vm_add->add_option("--size", vm.bytes, "Shared memory, a power of two, such as 256M")
+      ->transform(CLI::AsSizeValue(false));
+  vm_add->add_option("--slots", vm.slots, "Processes of the guest at a time")->check(CLI::Range(1, 64));
+  vm_add->add_option("--class", vm.class_name, "Class of the VM as a whole");
+  vm_add->add_option("--device", vm.device, "Device that its processes use");
+  vm_add->add_option("--socket", vm.socket, "Where QEMU connects")->type_name("PATH");
+  vm_add->callback([&] {
+    vm.control = control;
+    status = vgpu::cli::add_vm(vm);
+  });
+  CLI::App* vm_remove = vms->add_subcommand("remove", "Serve a VM no longer; what its guest runs ends");
+  vm_remove->add_option("name", vm.name, "Its name")->required();
+  vm_remove->callback([&] {
+    vm.control = control;
+    status = vgpu::cli::remove_vm(vm);
+  });
+
   RunOptions program;
   CLI::App* run_command = app.add_subcommand(
       "run",

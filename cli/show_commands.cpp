@@ -58,4 +58,35 @@ int show_devices(const std::string& control, bool as_json) {
   return kGood;
 }
 
+int list_vms(const std::string& control, bool as_json) {
+  const Outcome outcome = ask(control, {{"request", "vms"}});
+  if (outcome.status != kGood) return outcome.status;
+  if (as_json) {
+    print_json(outcome.answer.at("vms"));
+  } else {
+    print(vm_table(outcome.answer));
+  }
+  return kGood;
+}
+
+int add_vm(const VmOptions& options) {
+  json request = {{"request", "vm_add"},
+                  {"name", options.name},
+                  {"class", options.class_name},
+                  {"device", options.device},
+                  {"socket", options.socket}};
+  if (options.bytes != 0) request["bytes"] = options.bytes;
+  if (options.slots != 0) request["slots"] = options.slots;
+  const Outcome outcome = ask(options.control, request);
+  if (outcome.status != kGood) return outcome.status;
+  const std::string socket = outcome.answer.at("vm").value("at", "");
+  print("VM " + options.name + " is served. For QEMU:\n  -chardev socket,path=" + socket +
+        ",id=vgpu -device ivshmem-doorbell,chardev=vgpu,vectors=2,addr=05.0\n");
+  return kGood;
+}
+
+int remove_vm(const VmOptions& options) {
+  return ask(options.control, {{"request", "vm_remove"}, {"name", options.name}}).status;
+}
+
 }  // namespace vgpu::cli

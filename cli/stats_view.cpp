@@ -22,8 +22,10 @@ std::string memory(const json& client) {
 }
 
 Row stats_row(const json& client) {
-  return {std::to_string(number(client, "pid")),
-          text_or_dash(client, "program"),
+  // Of a process in a VM: its pid there, and the VM's name.
+  const std::string vm = text(client, "vm");
+  return {std::to_string(number(client, vm.empty() ? "pid" : "guest_pid")),
+          vm.empty() ? text_or_dash(client, "program") : vm + ":" + text(client, "program"),
           text_or_dash(client, "class"),
           text_or_dash(client, "device"),
           text_or_dash(client, "state"),
@@ -75,6 +77,25 @@ std::string process_table(const json& answer) {
                       9);
 }
 
+std::string vm_table(const json& answer) {
+  std::vector<Row> rows;
+  for (const json& vm : list(answer, "vms")) {
+    const bool attached = vm.value("attached", false);
+    rows.push_back({text(vm, "name"), text(vm, "class"), text(vm, "guest"),
+                    attached                       ? "attached"
+                    : vm.value("connected", false) ? "connected"
+                                                   : "waiting",
+                    format_bytes(number(vm, "bytes")),
+                    std::to_string(number(vm, "slots_open")) + " / " + std::to_string(number(vm, "slots")),
+                    memory(vm), format_count(number(vm, "sessions")), format_count(number(vm, "doorbells")),
+                    text(vm, "at")});
+  }
+  if (rows.empty()) return "no VMs\n";
+  return format_table({"NAME", "CLASS", "GUEST", "STATE", "SIZE", "SLOTS", "MEMORY / QUOTA", "SESSIONS",
+                       "DOORBELLS", "SOCKET"},
+                      rows, 4);
+}
+
 std::string device_table(const json& answer) {
   std::vector<Row> rows;
   std::string problems;
@@ -89,6 +110,14 @@ std::string device_table(const json& answer) {
     }
   }
   if (rows.empty()) return "no devices\n";
+  for (const json& device : list(answer, "devices")) {
+    const auto link = device.find("link");
+    if (link == device.end() || !link->value("connected", false)) continue;
+    problems += device.value("name", "") + " is the host's, through " + link->value("function", "") + ": " +
+                format_bytes(number(*link, "bytes")) + ", " + std::to_string(number(*link, "slots")) +
+                " slots; the host has received " + format_count(number(*link, "host_doorbells")) +
+                " doorbells\n";
+  }
   return format_table({"NAME", "KIND", "MODEL", "MEMORY", "BUSY", "WORKERS", "DRIVER"}, rows, 7) + problems;
 }
 

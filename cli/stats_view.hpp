@@ -11,7 +11,9 @@ namespace vgpu::cli {
 [[nodiscard]] std::string stats_table(const nlohmann::json& answer, bool ended);
 // The table of `ps`: who the clients are.
 [[nodiscard]] std::string process_table(const nlohmann::json& answer);
-// The table of `devices`, and a line for each device that cannot serve.
+// The table of `vm list`.
+[[nodiscard]] std::string vm_table(const nlohmann::json& answer);
+// The table of `devices`, and a line for each device that cannot serve or is a host's.
 [[nodiscard]] std::string device_table(const nlohmann::json& answer);
 
 }  // namespace vgpu::cli

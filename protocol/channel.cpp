@@ -48,7 +48,6 @@ tl::expected<UniqueFd, std::string> create_channel_memory(std::uint64_t arena_by
 }
 
 tl::expected<std::unique_ptr<Channel>, std::string> Channel::attach(int fd) {
-  namespace ipc = boost::interprocess;
   const int seals = fcntl(fd, F_GET_SEALS);
   if (seals < 0 || (seals & size_seals) != size_seals) {
     return tl::unexpected(std::string("the channel's memory is not sealed against resizing"));
@@ -68,7 +67,13 @@ tl::expected<std::unique_ptr<Channel>, std::string> Channel::attach(int fd) {
   if (header.protocol_hash != protocol_hash()) {
     return tl::unexpected(std::string("the channel was made by another version of vgpud"));
   }
+  return attach_at(fd, 0, size - channel_offset::arena);
+}
 
+tl::expected<std::unique_ptr<Channel>, std::string> Channel::attach_at(int fd, std::uint64_t offset,
+                                                                       std::uint64_t arena_bytes) {
+  namespace ipc = boost::interprocess;
+  const auto at = [offset](std::size_t part) { return static_cast<ipc::offset_t>(offset + part); };
   // Everything up to the arena, and behind it the ring's data once more.
   constexpr std::size_t span = channel_offset::arena + ring_bytes;
   void* const place = mmap(nullptr, span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -79,12 +84,12 @@ tl::expected<std::unique_ptr<Channel>, std::string> Channel::attach(int fd) {
     const ReceivedFd memory(fd);
     constexpr ipc::map_options_t fixed = MAP_FIXED;
     channel->regions_->first =
-        ipc::mapped_region(memory, ipc::read_write, 0, channel_offset::arena, base, fixed);
-    channel->regions_->again = ipc::mapped_region(memory, ipc::read_write, channel_offset::data, ring_bytes,
-                                                  base + channel_offset::arena, fixed);
-    channel->arena_bytes_ = size - channel_offset::arena;
+        ipc::mapped_region(memory, ipc::read_write, at(0), channel_offset::arena, base, fixed);
+    channel->regions_->again = ipc::mapped_region(memory, ipc::read_write, at(channel_offset::data),
+                                                  ring_bytes, base + channel_offset::arena, fixed);
+    channel->arena_bytes_ = arena_bytes;
     channel->regions_->arena =
-        ipc::mapped_region(memory, ipc::read_write, channel_offset::arena, channel->arena_bytes_);
+        ipc::mapped_region(memory, ipc::read_write, at(channel_offset::arena), channel->arena_bytes_);
   } catch (const std::exception& error) {
     // Mapped parts belong to their regions; the rest of the reservation is still ours.
     if (channel->regions_->first.get_address() == nullptr) {

@@ -25,6 +25,14 @@ class Channel {
   /// sentence.
   static tl::expected<std::unique_ptr<Channel>, std::string> attach(int fd);
 
+  /// Maps a channel that lies at `offset` in a larger memory: a slot of VGPU-STUB (stub_layout.hpp), through
+  /// the host's memfd or the guest's PCI resource. The caller has checked that [offset, offset +
+  /// channel_offset::arena
+  /// + arena_bytes) lies inside, that the memory cannot shrink, and who the other side is. `offset` and
+  /// `arena_bytes` are multiples of 4096. Does not take `fd`. The error is a sentence.
+  static tl::expected<std::unique_ptr<Channel>, std::string> attach_at(int fd, std::uint64_t offset,
+                                                                       std::uint64_t arena_bytes);
+
   ~Channel();
   Channel(const Channel&) = delete;
   Channel& operator=(const Channel&) = delete;

@@ -46,7 +46,9 @@ struct GatePage {
   std::atomic<std::uint32_t> in_flight;         ///< commands submitted and not known to be complete
   std::atomic<std::uint64_t> last_activity_ns;  ///< CLOCK_MONOTONIC of the latest record
   std::atomic<std::uint64_t> predicted_ns;      ///< expected device time of what is in flight
-  std::atomic<std::uint64_t> progress;      ///< grows whenever something in flight is known to be complete
+  std::atomic<std::uint64_t> progress;  ///< grows whenever something in flight is known to be complete
+  std::atomic<std::uint64_t> beats;  ///< grows several times a second while the dispatcher is alive and not
+                                     ///< held up in the driver
   std::atomic<std::uint64_t> gate_wait_ns;  ///< for how long its commands waited for their turn
   std::atomic<std::uint64_t> throttled_ns;  ///< for how long a rate limit held its calls up
 
@@ -71,6 +73,11 @@ struct GatePage {
   /// 1 once the worker has ended as it should, its client having left: for a broker that cannot have its exit
   /// status.
   std::atomic<std::uint32_t> left_in_order;
+  // Of a link to the host (vgpud-link), else 0.
+  std::atomic<std::uint64_t> link_doorbells;  ///< how often the host was rung
+  std::atomic<std::uint64_t> link_records;    ///< records sent to the host
+  std::atomic<std::uint64_t> link_bytes_out;  ///< bytes written into BAR2: records and bulk data
+  std::atomic<std::uint64_t> link_bytes_in;   ///< bulk data read from BAR2
 
   /// Time from taking a waited call's record to its reply: bucket i counts [2^(i/4), 2^((i+1)/4)) ns.
   alignas(64) std::atomic<std::uint64_t> latency[latency_buckets];

@@ -34,7 +34,8 @@ ENUMS = {
 STRUCTS = {
     "CUmemPoolProps", "CUmemAccessDesc", "CUmemLocation", "CUmemAllocationProp", "CUDA_MEMCPY3D",
     "CUDA_MEMSET_NODE_PARAMS", "CUstreamAttrValue", "CUtensorMap", "CUDA_ARRAY3D_DESCRIPTOR", "CUDA_RESOURCE_DESC",
-    "CUDA_TEXTURE_DESC", "CUDA_RESOURCE_VIEW_DESC", "CUkernelNodeAttrValue", "CUdevResource",
+    "CUDA_TEXTURE_DESC", "CUDA_RESOURCE_VIEW_DESC", "CUkernelNodeAttrValue", "CUdevResource", "CUipcMemHandle",
+    "CUipcEventHandle",
 }
 # What names devices: the client's device 0 is the worker's own.
 LOCATED = {"CUmemPoolProps", "CUmemAccessDesc", "CUmemLocation", "CUmemAllocationProp"}
@@ -335,6 +336,17 @@ def worker_dispatch(rows):
     return "".join(out)
 
 
+def arena_spans(rows):
+    """For each sent call the places of its ArenaSpans in the record: what the link of a guest has to carry along."""
+    out = [HEAD]
+    for r in rows:
+        spans = [f.name for f in r.fields if f.base == "ArenaSpan" and f.in_record]
+        if r.sent and spans:
+            places = ", ".join(f"offsetof(record::{r.name}, {name})" for name in spans)
+            out.append(f"{{CallId::{r.name}, sizeof(record::{r.name}), {{{places}}}}},\n")
+    return "".join(out)
+
+
 def compatibility(rows, symbols_path, appendix, target):
     symbols = {}
     for line in pathlib.Path(symbols_path).read_text().splitlines():
@@ -386,6 +398,7 @@ def main(argv):
     (out / "driver_table.hpp").write_text(header)
     (out / "driver_table.cpp").write_text(source)
     (out / "worker_dispatch.inc").write_text(worker_dispatch(rows))
+    (out / "arena_spans.inc").write_text(arena_spans(rows))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,9 @@ enum class MessageType : std::uint32_t {
   status_query = 8,
   device_status = 9,
   console_text = 10,
+  ipc_request = 11,  ///< protocol/ipc.hpp, as the next two
+  ipc_answer = 12,
+  ipc_again = 13,
 };
 
 /// Identity of the protocol this binary was built with: the call table, the records and the channel's layout.
@@ -98,6 +101,14 @@ struct Attach {
   std::uint32_t reserved = 0;
   std::uint64_t session = 0;
   std::uint64_t memory_quota = 0;  ///< bytes; 0 = none
+  // Of a process in a VM, whose channel is a part of the VM's memory (stub_layout.hpp); else 0.
+  std::uint64_t slot_offset = 0;     ///< of the channel in the memory, bytes
+  std::uint64_t arena_bytes = 0;     ///< not 0: the channel lies at slot_offset
+  std::uint64_t control_offset = 0;  ///< of the slot's stub::SlotControl, bytes
+  // Who the client is, for display.
+  std::int32_t pid = 0;
+  std::uint32_t uid = 0;
+  char program[64] = {};
 };
 
 /// Worker -> broker: it cannot serve (before its report), with a sentence. The worker then ends.

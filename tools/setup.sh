@@ -25,7 +25,7 @@ packages=(
   libboost-dev libsystemd-dev libyaml-cpp-dev libspdlog-dev libcli11-dev nlohmann-json3-dev
   libxxhash-dev libzstd-dev liblz4-dev libexpected-dev libgtest-dev libbenchmark-dev libopenblas0-pthread libncurses-dev
   prometheus-cpp-dev libmicrohttpd-dev tmux
-  systemd-container
+  systemd-container qemu-system-x86 seabios cpio kmod
 )
 # For llama.cpp's prebuilt engine; a Node.js that did not come from Debian brings its own, which Debian's conflicts with.
 command -v npm >/dev/null || packages+=(npm)

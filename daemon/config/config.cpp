@@ -10,6 +10,8 @@ const char* to_string(DeviceKind kind) {
       return "software";
     case DeviceKind::cuda:
       return "cuda";
+    case DeviceKind::stub:
+      return "stub";
   }
   return "auto";
 }

@@ -16,7 +16,7 @@
 
 namespace vgpu::daemon {
 
-enum class DeviceKind { automatic, software, cuda };
+enum class DeviceKind { automatic, software, cuda, stub };
 // How the clients of a GPU share it: each in a context of its own that the driver runs in turns, or side by
 // side under NVIDIA's multi-process service, where they share faults too (daemon/devices/mps.hpp).
 enum class Sharing { isolated, mps };
@@ -43,8 +43,10 @@ struct DeviceConfig {
   unsigned ordinal = 0;  // of the driver library's devices
   std::string driver;    // path of libcuda.so.1; empty: found by daemon/devices
   Sharing sharing = Sharing::isolated;
-  unsigned prestart = 1;      // workers kept ready for the next clients
-  unsigned max_workers = 64;  // workers at a time, ready ones included
+  std::string function;  // kind stub: address of the PCI function; empty: found by scanning
+  std::vector<std::string> ids{"1af4:1110"};  // kind stub: vendor:device of functions to look at
+  unsigned prestart = 1;                      // workers kept ready for the next clients
+  unsigned max_workers = 64;                  // workers at a time, ready ones included
   // Order among clients of one priority; none: fair.
   std::optional<PolicyKind> policy;
   std::string pool = "default";  // clients are placed on the least loaded device of their pool
@@ -92,6 +94,19 @@ struct RuleConfig {
   Place place, class_place, device_place, pool_place;  // for messages
 };
 
+// A VM that this vgpud serves (docs/vgpu-stub.md).
+struct VmConfig {
+  std::string name;
+  std::uint64_t bytes = 256ULL << 20U;  // shared memory; a power of two
+  unsigned slots = 16;                  // processes of the guest at a time
+  std::string class_name;               // of the VM as a whole; empty: the default class
+  std::string device;                   // empty: the default device
+  std::string socket;                   // for QEMU; empty: vm/NAME.sock beside the clients' socket
+  std::string pci_tree;                 // instead of a socket: a folder that stands for the PCI function
+  std::chrono::milliseconds guest_timeout{10000};  // a guest without a heartbeat for so long has gone
+  Place class_place, device_place;                 // for messages
+};
+
 // Bounds on what all clients together can cost the broker.
 struct LimitsConfig {
   unsigned clients = 256;
@@ -127,6 +142,8 @@ struct Config {
   LogConfig log;
   LimitsConfig limits;
   SchedulerConfig scheduler;
+  std::string sysfs_root = "/sys";  // where a guest looks for VGPU-STUB
+  std::vector<VmConfig> vms;
   unsigned ended_clients = 64;  // statistics kept of clients that have ended
   std::vector<DeviceConfig> devices;
   std::map<std::string, ClassConfig> classes;

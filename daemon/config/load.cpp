@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cctype>
 #include <cerrno>
 #include <charconv>
@@ -93,10 +94,17 @@ bool good_name(const std::string& name) {
 void read_device(const YAML::Node& item, DeviceConfig& device, ErrorSink& errors) {
   MapReader map(item, "a device", errors);
   map.text("name", device.name);
-  read_word<DeviceKind, 3>(
-      map, "kind", device.kind,
-      {{{"auto", DeviceKind::automatic}, {"software", DeviceKind::software}, {"cuda", DeviceKind::cuda}}},
-      errors);
+  read_word<DeviceKind, 4>(map, "kind", device.kind,
+                           {{{"auto", DeviceKind::automatic},
+                             {"software", DeviceKind::software},
+                             {"cuda", DeviceKind::cuda},
+                             {"stub", DeviceKind::stub}}},
+                           errors);
+  map.text("function", device.function);
+  if (const auto ids = map.scalars("ids"); !ids.empty()) {
+    device.ids.clear();
+    for (const YAML::Node& id : ids) device.ids.push_back(id.Scalar());
+  }
   read_word<Sharing, 2>(map, "sharing", device.sharing,
                         {{{"isolated", Sharing::isolated}, {"mps", Sharing::mps}}}, errors);
   map.integer("ordinal", device.ordinal, 0, 255);
@@ -196,6 +204,42 @@ void read_classes(const YAML::Node& node, bool main, Config& config, ErrorSink& 
     read_class_settings(map, value, errors);
     map.finish();
     if (!names.insert(name).second) errors.add(entry.first.Mark(), "class '" + name + "' stands twice");
+  }
+}
+
+// As read_devices(); what a VM says of its class and device is checked when all documents have been read.
+void read_vms(const YAML::Node& node, bool main, Config& config, ErrorSink& errors) {
+  if (!node.IsDefined() || node.IsNull()) return;
+  if (!node.IsSequence()) {
+    errors.add(node.Mark(), "'vms' must be a list");
+    return;
+  }
+  if (main) config.vms.clear();
+  std::set<std::string> names;
+  for (const YAML::Node& item : node) {
+    const std::string name = name_of(item);
+    if (!good_name(name)) {
+      errors.add(item.Mark(), "a VM needs a name of letters, digits, '-', '_' and '.'");
+    } else if (!names.insert(name).second) {
+      errors.add(item.Mark(), "two VMs are named '" + name + "'");
+    }
+    auto found = find_named(config.vms, name);
+    if (found == config.vms.end()) found = config.vms.emplace(config.vms.end());
+    VmConfig& vm = *found;
+    MapReader map(item, "a VM", errors);
+    map.text("name", vm.name);
+    map.size("size", vm.bytes, 16 * kMiB, 1ULL << 40U);
+    map.integer("slots", vm.slots, 1, 64);
+    if (map.child("class").IsDefined()) vm.class_place = errors.place(map.child("class").Mark());
+    map.text("class", vm.class_name);
+    if (map.child("device").IsDefined()) vm.device_place = errors.place(map.child("device").Mark());
+    map.text("device", vm.device);
+    map.path("socket", vm.socket);
+    map.path("pci_tree", vm.pci_tree);
+    map.duration("guest_timeout", vm.guest_timeout, milliseconds(1000));
+    map.finish();
+    if (!std::has_single_bit(vm.bytes))
+      errors.add(item.Mark(), "the size of a VM's memory must be a power of two");
   }
 }
 
@@ -340,6 +384,15 @@ void check_references(const Config& config, const Place& default_class, ErrorSin
       errors.add(rule.pool_place, "a rule may name a device or a pool, not both");
     }
   }
+  for (const VmConfig& vm : config.vms) {
+    if (!vm.class_name.empty() && config.classes.count(vm.class_name) == 0) {
+      errors.add(vm.class_place, "there is no class '" + vm.class_name + "'");
+    }
+    const auto is_named = [&](const DeviceConfig& device) { return device.name == vm.device; };
+    if (!vm.device.empty() && std::none_of(config.devices.begin(), config.devices.end(), is_named)) {
+      errors.add(vm.device_place, "there is no device '" + vm.device + "'");
+    }
+  }
 }
 
 // Returns where `default_class` is said, or `before` where this document does not say it.
@@ -362,6 +415,8 @@ Place read_document(const ConfigDocument& document, const Place& before, Config&
   map.text("default_class", config.default_class);
   const std::string stem = document.file.substr(document.file.rfind('/') + 1);
   read_rules(map.child("rules"), document.main ? "" : stem.substr(0, stem.rfind('.')) + "-", config, errors);
+  map.path("sysfs_root", config.sysfs_root);
+  read_vms(map.child("vms"), document.main, config, errors);
   map.finish();
   if (default_class.IsDefined()) return errors.place(default_class.Mark());
   return document.main ? errors.place(root.Mark()) : before;

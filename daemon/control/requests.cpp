@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "daemon/control/changes.hpp"
+#include "daemon/control/vm_requests.hpp"
 #include "daemon/policy/placing.hpp"
 #include "protocol/handshake.hpp"
 
@@ -41,6 +42,8 @@ json to_json(const ClientStats& stats) {
   json result = {
       {"session", stats.session},
       {"pid", stats.pid},
+      {"vm", stats.vm},
+      {"guest_pid", stats.guest_pid},
       {"uid", stats.uid},
       {"worker_pid", stats.worker_pid},
       {"program", stats.program},
@@ -79,6 +82,10 @@ json to_json(const ClientStats& stats) {
       {"errors", stats.errors},
       {"unsupported", stats.unsupported},
       {"sticky_error", stats.sticky_error},
+      {"link_doorbells", stats.link_doorbells},
+      {"link_records", stats.link_records},
+      {"link_bytes_out", stats.link_bytes_out},
+      {"link_bytes_in", stats.link_bytes_in},
       {"faults", stats.faults},
   };
   put_percentiles(result, "latency", stats.latency);
@@ -124,6 +131,16 @@ json device_json(const BrokerState& state, const Device& device, bool histograms
     std::array<std::uint8_t, 16> uuid{};
     std::copy(std::begin(report->uuid), std::end(report->uuid), uuid.begin());
     result["uuid"] = uuid_text(uuid);
+  }
+  if (const GuestLink* link = device.link()) {
+    const LinkStats stats = link->stats();
+    result["link"] = {{"function", stats.function},
+                      {"memory", stats.memory},
+                      {"bytes", stats.bytes},
+                      {"slots", stats.slots},
+                      {"connected", stats.connected},
+                      {"host_doorbells", stats.host_doorbells},
+                      {"host_starts", stats.host_starts}};
   }
   if (const WorkerPool* pool = device.pool()) {
     result["workers_ready"] = pool->count(WorkerState::ready);
@@ -186,6 +203,7 @@ json stats_json(const BrokerState& state, const json& request, const Requester& 
           {"clients", std::move(clients)},
           {"ended", std::move(ended)},
           {"devices", devices_json(state, detail.histograms)},
+          {"vms", vms_json(state, who)},
           {"broker", broker_json(state)}};
 }
 
@@ -203,6 +221,7 @@ json answer(const BrokerState& state, const std::string& line, const Requester& 
             {"protocol", std::to_string(protocol_hash())},
             {"pid", getpid()}};
   }
+  if (const auto vm = answer_vm_request(state, name, request, who)) return *vm;
   if (const auto changed = answer_change(state, name, request, who)) return *changed;
   return failure("there is no request '" + name + "'");
 }

@@ -13,6 +13,7 @@
 #include "daemon/metrics/client_stats.hpp"
 #include "daemon/session/greeter.hpp"
 #include "daemon/session/session_manager.hpp"
+#include "daemon/stub/host/vms.hpp"
 
 namespace vgpu::daemon {
 
@@ -20,6 +21,7 @@ namespace vgpu::daemon {
 struct BrokerState {
   SessionManager& sessions;
   const Greeter& greeter;
+  stub_host::Vms& vms;
   const std::vector<std::unique_ptr<Device>>& devices;
   std::string config_file;
   EventLoop::Clock::time_point since;

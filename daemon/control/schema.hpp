@@ -13,6 +13,11 @@
 //                          "wait" of commands that waited for their turn
 //   {"request":"devices"}  {"ok":true,"devices":[...]}
 //   {"request":"version"}  {"ok":true,"version":"0.1.0","protocol":"<hash>","pid":123}
+//   {"request":"vms"}      {"ok":true,"vms":[...]}, empty for who may not see every client; also in
+//   stats
+//   {"request":"vm_add","name":...,"bytes":...,"slots":...,"class":...,"device":...,"socket":...}, all but
+//   the name
+//       optional; {"request":"vm_remove","name":...}: only administrators
 //
 // Requests that change clients; "session":N may stand for "pid":N. Administrators (root, vgpud's own user,
 // members of the configuration's admin_group) may change every client, anybody else his own:

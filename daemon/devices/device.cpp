@@ -1,5 +1,7 @@
 #include "daemon/devices/device.hpp"
 
+#include <algorithm>
+
 #include "daemon/base/log.hpp"
 #include "daemon/scheduler/policies.hpp"
 
@@ -21,10 +23,41 @@ PolicyKind Device::policy() const {
   return config_.policy.value_or(PolicyKind::fair);
 }
 
+// The device of a guest: its driver is the link, which may come and go.
+void Device::choose_link() {
+  link_ = std::make_unique<GuestLink>(
+      loop_, locations_.sysfs_root, config_.function, config_.ids,
+      GuestLink::Callbacks{[this] { link_up(); }, [this](const std::string& why) { link_down(why); }});
+}
+
+void Device::link_up() {
+  driver_ = DriverChoice{DeviceKind::stub, link_->folder(), "a VGPU-STUB function is present"};
+  problem_.clear();
+  if (!pool_) make_pool();
+  pool_->resume();
+}
+
+void Device::link_down(const std::string& why) {
+  problem_ = why;
+  if (pool_) pool_->pause();
+  callbacks_.on_problem(why);
+}
+
 void Device::choose(DeviceKind kind) {
+  if (kind == DeviceKind::stub && locations_.link.empty()) {
+    problem_ = "vgpud-link is not installed beside vgpud";
+    return;
+  }
+  if (kind == DeviceKind::stub) return choose_link();
   DeviceConfig wanted = config_;
   wanted.kind = kind;
   auto choice = choose_driver(wanted, locations_);
+  // In a guest without a GPU of its own, the host's is meant, whether or not the software GPU is installed.
+  if (kind == DeviceKind::automatic && (!choice || choice->kind != DeviceKind::cuda) &&
+      !locations_.link.empty()) {
+    const auto function = stub_guest::find_function(locations_.sysfs_root, config_.function, config_.ids);
+    if (function && stub_guest::PciFunction::open(*function)) return choose_link();
+  }
   if (choice && locations_.worker.empty()) {
     choice = tl::unexpected(
         std::string("vgpud-worker is not installed beside vgpud (see 'worker' in the configuration)"));
@@ -64,9 +97,10 @@ std::vector<std::string> Device::sharing_environment() {
 
 void Device::make_pool() {
   WorkerPool::Options options;
-  options.command = {locations_.worker, driver_->path, config_.ordinal, sharing_environment()};
+  options.command = {link_ ? locations_.link : locations_.worker, driver_->path, config_.ordinal,
+                     sharing_environment()};
   options.prestart = config_.prestart;
-  options.max_workers = config_.max_workers;
+  options.max_workers = link_ ? std::min(config_.max_workers, link_->stats().slots) : config_.max_workers;
   WorkerPool::Callbacks callbacks;
   callbacks.on_ready = [this](const DeviceReport& report) {
     if (!report_) {
@@ -91,6 +125,7 @@ void Device::set_workers(unsigned prestart, unsigned max_workers) {
 }
 
 void Device::start() {
+  if (link_) link_->start();
   if (pool_) pool_->fill();
 }
 

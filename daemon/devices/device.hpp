@@ -11,6 +11,7 @@
 #include "daemon/devices/driver.hpp"
 #include "daemon/devices/mps.hpp"
 #include "daemon/scheduler/gate_keeper.hpp"
+#include "daemon/stub/guest/guest_link.hpp"
 #include "daemon/worker_pool/worker_pool.hpp"
 
 namespace vgpu::daemon {
@@ -56,12 +57,21 @@ class Device {
   [[nodiscard]] WorkerPool* pool() const { return pool_.get(); }
   [[nodiscard]] GateKeeper& gates() { return gates_; }
   [[nodiscard]] const GateKeeper& gates() const { return gates_; }
+  // The largest arena that a client's channel can have here.
+  [[nodiscard]] std::uint64_t most_arena_bytes() const {
+    return link_ ? link_->most_arena_bytes() : max_arena_bytes;
+  }
+  // The way to the host's vgpud; null unless this is a guest's device.
+  [[nodiscard]] const GuestLink* link() const { return link_.get(); }
   // The policy in force: the configured one or, where none is, what suits the device.
   [[nodiscard]] PolicyKind policy() const;
 
  private:
   void choose(DeviceKind kind);
   std::vector<std::string> sharing_environment();
+  void choose_link();
+  void link_up();
+  void link_down(const std::string& why);
   void make_pool();
   void on_start_failed(const std::string& why);
 
@@ -76,6 +86,7 @@ class Device {
   unsigned index_;
   GateKeeper gates_;
   std::unique_ptr<MpsControl> mps_;  // before the pool: workers end first
+  std::unique_ptr<GuestLink> link_;
   std::unique_ptr<WorkerPool> pool_;
 };
 

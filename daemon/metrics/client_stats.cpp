@@ -55,6 +55,10 @@ void read_page(const GatePage& page, ClientStats& stats) {
   stats.errors = get(page.errors);
   stats.unsupported = get(page.unsupported);
   stats.sticky_error = get(page.sticky_error);
+  stats.link_doorbells = get(page.link_doorbells);
+  stats.link_records = get(page.link_records);
+  stats.link_bytes_out = get(page.link_bytes_out);
+  stats.link_bytes_in = get(page.link_bytes_in);
 }
 
 void read_histograms(const GatePage& page, ClientStats& stats) {

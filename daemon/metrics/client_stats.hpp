@@ -48,6 +48,8 @@ struct DeviceFigures {
 struct ClientStats {
   std::uint64_t session = 0;
   pid_t pid = 0;
+  std::string vm;       // of a process in a VM: the VM's name
+  pid_t guest_pid = 0;  // and its pid there, as the VM says
   uid_t uid = 0;
   pid_t worker_pid = 0;  // 0: none yet or any more
   std::string program;
@@ -76,6 +78,7 @@ struct ClientStats {
   Percentiles latency;  // from taking a call that is waited for to its answer
   Percentiles wait;     // of commands, for their turn
   std::uint64_t errors = 0, unsupported = 0, sticky_error = 0;
+  std::uint64_t link_doorbells = 0, link_records = 0, link_bytes_out = 0, link_bytes_in = 0;
   std::uint64_t faults = 0;  // 1: it ended with a fault of the device or of its worker
   std::vector<std::pair<std::string, std::uint64_t>> calls;    // by name, those made at all
   std::optional<Histogram> latency_histogram, wait_histogram;  // where they were asked for

@@ -15,6 +15,9 @@ constexpr std::chrono::nanoseconds kIdlePeriod{10'000'000};
 constexpr std::chrono::nanoseconds kNever = std::chrono::nanoseconds::max();
 // A policy's wish for an earlier look is not taken more literally than that.
 constexpr std::uint64_t kShortestPeriodNs = 20'000;
+// A worker shows that it is alive every 100 ms at least. One that is stopped or held up in its driver submits
+// nothing: nobody waits for it.
+constexpr std::uint64_t kSilenceNs = 400'000'000;
 
 void set_allowance(GatePage& page, std::uint64_t allowance) {
   if (page.allowance_ns.exchange(allowance) == allowance) return;
@@ -87,7 +90,8 @@ void GateKeeper::read_pages(std::uint64_t now) {
     const std::uint64_t used = std::max(page.consumed_ns.load(std::memory_order_acquire), entry.seen_ns);
     entry.more_ns = used - entry.seen_ns;
     entry.seen_ns = used;
-    entry.backlogged = page.backlogged.load(std::memory_order_acquire) != 0;
+    entry.silent = is_silent(entry, now);
+    entry.backlogged = page.backlogged.load(std::memory_order_acquire) != 0 && !entry.silent;
     if (page.metered.load(std::memory_order_relaxed) == 0) unmetered += entry.more_ns;
   }
   const std::uint64_t elapsed = now - last_tick_ns_;
@@ -108,8 +112,15 @@ void GateKeeper::read_pages(std::uint64_t now) {
     }
     if (entry.held) continue;
     usage_.push_back({client, entry.figures.charged_ns, entry.backlogged,
-                      page.in_flight.load(std::memory_order_acquire) != 0});
+                      page.in_flight.load(std::memory_order_acquire) != 0 && !entry.silent});
   }
+}
+
+bool GateKeeper::is_silent(Entry& entry, std::uint64_t now) {
+  const std::uint64_t beats = entry.gate->page().beats.load(std::memory_order_relaxed);
+  if (beats != entry.beats || entry.heard_ns == 0) entry.heard_ns = now;
+  entry.beats = beats;
+  return beats != 0 && now - entry.heard_ns > kSilenceNs;
 }
 
 bool GateKeeper::is_stuck(Entry& entry, std::uint64_t elapsed) {

@@ -77,6 +77,9 @@ class GateKeeper {
     GateFigures figures;
     std::uint64_t progress = 0;  // its counter of what has finished, at the last tick
     std::uint64_t stuck_ns = 0;  // device time since that counter grew
+    std::uint64_t beats = 0;     // its sign of life, at the last tick
+    std::uint64_t heard_ns = 0;  // when that last changed
+    bool silent = false;
     bool on_device = false;
     bool backlogged = false;
     bool held = false;
@@ -88,6 +91,8 @@ class GateKeeper {
   void apply(const Grant& grant, std::size_t waiting, std::size_t busy);
   // Whether a command of its has been on the device for too long.
   static bool is_stuck(Entry& entry, std::uint64_t elapsed);
+  // Whether its worker has shown no sign of life for too long.
+  static bool is_silent(Entry& entry, std::uint64_t now);
   void schedule_next();
 
   EventLoop& loop_;

@@ -73,6 +73,9 @@ int run(int argc, char** argv) {
   app.add_option("--control", options.overrides.control,
                  "Socket for vgpud-cli, instead of the configured one")
       ->type_name("PATH");
+  app.add_option("--sysfs-root", options.overrides.sysfs_root,
+                 "Where to look for the VGPU-STUB function of a VM, instead of /sys")
+      ->type_name("DIR");
   CLI11_PARSE(app, argc, argv);
   return options.check.empty() ? serve(options) : check_config(options.check);
 }

@@ -37,6 +37,7 @@ std::string all_texts(const ConfigErrors& errors) {
 void Overrides::apply(Config& config) const {
   if (!socket.empty()) config.socket = socket;
   if (!control.empty()) config.control = control;
+  if (!sysfs_root.empty()) config.sysfs_root = sysfs_root;
 }
 
 Service::Service(Config config, Overrides overrides) : live_(config.file), overrides_(std::move(overrides)) {
@@ -47,6 +48,7 @@ Service::Service(Config config, Overrides overrides) : live_(config.file), overr
 Service::~Service() {
   control_.reset();
   greeter_.reset();
+  vms_.reset();
   // Whether vgpud is stopped or restarted it does not know: the service manager closes what it keeps, or does
   // not.
   if (sessions_ && store_->enabled()) sessions_->hand_over();
@@ -126,6 +128,7 @@ void Service::apply(Config config) {
     }
   }
   sessions_->apply(config_);
+  vms_->apply(config_);
 }
 
 void Service::start_watchdog() {
@@ -150,6 +153,7 @@ tl::expected<void, std::string> Service::start() {
   const char* runtime = std::getenv("RUNTIME_DIRECTORY");
   locations.runtime_folder =
       runtime != nullptr ? runtime : std::filesystem::path(config_->control).parent_path().string();
+  locations.sysfs_root = config_->sysfs_root;
   store_ = std::make_unique<DescriptorStore>();
   sessions_ = std::make_unique<SessionManager>(loop_, config_, *store_);
   for (const DeviceConfig& wanted : config_->devices) {
@@ -166,15 +170,18 @@ tl::expected<void, std::string> Service::start() {
   }
   sessions_->adopt();
   for (const auto& device : devices_) device->start();
+  vms_ = std::make_unique<stub_host::Vms>(loop_, *sessions_, *store_);
+  vms_->apply(config_);
+  if (auto started = vms_->start(); !started) return started;
 
   greeter_ = std::make_unique<Greeter>(
       loop_, std::move(*clients), config_->limits,
       Greeter::Callbacks{[this](UniqueFd socket) { sessions_->admit(std::move(socket)); },
                          [this](UniqueFd socket) { sessions_->answer_status(std::move(socket)); }});
-  state_ = std::make_unique<BrokerState>(BrokerState{*sessions_, *greeter_, devices_, config_->file, since_,
-                                                     live_, [this]() -> const Config& { return *config_; },
-                                                     [this](Config config) { apply(std::move(config)); },
-                                                     [this] { return reload(); }});
+  state_ = std::make_unique<BrokerState>(
+      BrokerState{*sessions_, *greeter_, *vms_, devices_, config_->file, since_, live_,
+                  [this]() -> const Config& { return *config_; },
+                  [this](Config config) { apply(std::move(config)); }, [this] { return reload(); }});
   control_ = std::make_unique<ControlServer>(
       loop_, std::move(*control), config_->limits.control_connections,
       [this](const std::string& line, const Requester& who) { return answer_request(*state_, line, who); });

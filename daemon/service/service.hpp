@@ -18,6 +18,7 @@
 #include "daemon/session/greeter.hpp"
 #include "daemon/session/listen.hpp"
 #include "daemon/session/session_manager.hpp"
+#include "daemon/stub/host/vms.hpp"
 
 namespace vgpu::daemon {
 
@@ -25,6 +26,7 @@ namespace vgpu::daemon {
 struct Overrides {
   std::string socket;
   std::string control;
+  std::string sysfs_root;
 
   void apply(Config& config) const;
 };
@@ -70,6 +72,7 @@ class Service {
   std::unique_ptr<DescriptorStore> store_;
   std::vector<std::unique_ptr<Device>> devices_;
   std::unique_ptr<SessionManager> sessions_;  // after the devices: it is destroyed first
+  std::unique_ptr<stub_host::Vms> vms_;
   std::unique_ptr<Greeter> greeter_;
   std::unique_ptr<BrokerState> state_;
   std::unique_ptr<ControlServer> control_;

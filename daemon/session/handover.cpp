@@ -9,6 +9,7 @@
 #include "daemon/session/session_manager.hpp"
 #include "daemon/session/session_record.hpp"
 #include "protocol/channel.hpp"
+#include "protocol/message_socket.hpp"
 
 namespace vgpu::daemon {
 namespace {
@@ -182,6 +183,11 @@ void SessionManager::adopt_one(const std::string& owner, KeptParts parts) {
   session.worker->on_end = [this, id](const std::string& how, bool orderly) {
     worker_ended(id, how, orderly);
   };
+  listen_to(*session.worker, id);
+  adopted_ = EventLoop::Clock::now();
+  if (!send_message(session.worker->fds.socket.get(), IpcAgain{})) {
+    log::warning("what a session shares is not known any more session={}", id);
+  }
   session.sampled_ns = session.gate->page().consumed_ns.load(std::memory_order_relaxed);
   session.quarantined = quarantine_.find(subject_of(session), EventLoop::Clock::now()) != nullptr;
   session.device->gates().add(id, gate_terms(session.client_class), session.gate,

@@ -21,6 +21,15 @@ enum class SessionState {
   failed,  // its worker has ended; the client has not noticed or not left yet
 };
 
+// Where the channel of a process in a VM lies (daemon/stub/host).
+struct GuestPlace {
+  std::string vm;                 // the VM's name
+  int memory = -1;                // the VM's memory; used at admission only
+  std::uint64_t slot_offset = 0;  // of the channel in it, bytes
+  std::uint64_t arena_bytes = 0;
+  std::uint64_t control_offset = 0;  // of the slot's stub::SlotControl
+};
+
 // What was changed of one client while it runs, over what the policy gives it.
 struct Adjustments {
   std::string class_name;     // by an administrator; empty: the policy's
@@ -37,7 +46,9 @@ struct Session {
   SessionState state = SessionState::waiting;
   UniqueFd socket;  // to the client
   Peer peer;
-  ClassConfig client_class;  // what holds for this client: class, rule and adjustments together
+  std::optional<GuestPlace> guest;  // of a process in a VM; then `socket` leads to the VM's own object
+  pid_t guest_pid = 0;              // in its VM
+  ClassConfig client_class;  // what holds for this client: class, rule and adjustments together; a VM's part
   Adjustments adjustments;
   bool quarantined = false;  // gets no device time, because of what its program did or the operator said
   bool fault_counted = false;

@@ -20,6 +20,12 @@ std::vector<std::uint64_t> SessionManager::of_process(pid_t pid) const {
   return ids;
 }
 
+namespace {
+
+constexpr const char* kPartOfAVm = "a process in a VM has what its VM gives it: change the VM's class";
+
+}  // namespace
+
 ClassConfig SessionManager::granted(const Session& session) const {
   const Adjustments& changed = session.adjustments;
   ClassConfig value = session.client_class;
@@ -51,6 +57,7 @@ void SessionManager::refresh(Session& session) {
 tl::expected<void, std::string> SessionManager::adjust(std::uint64_t id, const std::string& class_name,
                                                        const Settings& settings) {
   Session& session = *sessions_.at(id);
+  if (session.guest) return tl::unexpected(std::string(kPartOfAVm));
   if (!class_name.empty() && config_->classes.count(class_name) == 0) {
     return tl::unexpected("there is no class '" + class_name + "'");
   }
@@ -65,6 +72,7 @@ tl::expected<void, std::string> SessionManager::adjust(std::uint64_t id, const s
 
 tl::expected<void, std::string> SessionManager::lower(std::uint64_t id, const Settings& settings) {
   Session& session = *sessions_.at(id);
+  if (session.guest) return tl::unexpected(std::string(kPartOfAVm));
   const ClassConfig most = granted(session);
   ClassConfig wanted = most;
   Settings all = merge_settings(session.adjustments.by_owner, settings);
@@ -77,6 +85,7 @@ tl::expected<void, std::string> SessionManager::lower(std::uint64_t id, const Se
 
 tl::expected<void, std::string> SessionManager::move(std::uint64_t id, const std::string& name) {
   Session& session = *sessions_.at(id);
+  if (session.guest) return tl::unexpected(std::string(kPartOfAVm));
   Device* device = find_device(name);
   if (device == nullptr) return tl::unexpected("there is no device '" + name + "'");
   if (device == session.device) return {};

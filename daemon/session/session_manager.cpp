@@ -1,5 +1,6 @@
 #include "daemon/session/session_manager.hpp"
 
+#include <fcntl.h>
 #include <sys/epoll.h>
 
 #include <algorithm>
@@ -19,8 +20,12 @@ constexpr std::chrono::seconds kSamplePeriod{1};
 constexpr std::chrono::milliseconds kSharedFaultPeriod{50};
 
 // Tells a client whose worker has gone: every call that waits or will come fails from now on.
-void close_orphaned_channel(int channel_fd, const GatePage& page) {
-  const auto channel = Channel::attach(channel_fd);
+void close_orphaned_channel(const Session& session) {
+  const GatePage& page = session.gate->page();
+  const auto& guest = session.guest;
+  const auto channel = guest
+                           ? Channel::attach_at(session.channel.get(), guest->slot_offset, guest->arena_bytes)
+                           : Channel::attach(session.channel.get());
   if (!channel) {
     log::warning("channel of an ended worker cannot be closed reason={}", log::quoted(channel.error()));
     return;
@@ -29,6 +34,13 @@ void close_orphaned_channel(int channel_fd, const GatePage& page) {
   std::uint32_t none = 0;
   if (sticky != 0) (*channel)->control().sticky_error.compare_exchange_strong(none, sticky);
   close_channel(**channel);
+}
+
+// The memory through which a client and its worker are to talk; none when there is no more.
+UniqueFd make_channel(const Session& session) {
+  const std::uint64_t most = session.device->most_arena_bytes();
+  auto made = create_channel_memory(std::min(session.client_class.arena_bytes, most) & ~std::uint64_t{4095});
+  return made ? std::move(*made) : UniqueFd();
 }
 
 const char* to_string(SessionState state) {
@@ -140,20 +152,87 @@ void SessionManager::admit(UniqueFd socket) {
   }
 
   auto session = std::make_unique<Session>();
-  session->id = next_id_++;
   session->socket = std::move(socket);
   session->peer = std::move(*peer);
   session->client_class = placement->client_class;
   session->device = *device;
+  start(std::move(session));
+}
+
+std::uint64_t SessionManager::start(std::unique_ptr<Session> session) {
+  session->id = next_id_++;
   session->since = EventLoop::Clock::now();
   Session& admitted = *session;
-  sessions_.emplace(admitted.id, std::move(session));
+  const std::uint64_t id = admitted.id;
+  sessions_.emplace(id, std::move(session));
   watch(admitted);
   serve(admitted);
+  return sessions_.count(id) != 0 ? id : 0;
+}
+
+std::uint64_t SessionManager::admit_guest(UniqueFd socket, GuestPlace guest, const ClassConfig& client_class,
+                                          const std::string& device_name) {
+  Identity who;
+  who.uid = static_cast<uid_t>(-1);              // nobody of this machine
+  who.unit = who.executable = "vm:" + guest.vm;  // a VM goes into quarantine as a whole
+  if (sessions_.size() >= config_->limits.clients) {
+    refuse(socket.get(), who, RefusalCode::busy, "the host's vgpud serves no more clients");
+    return 0;
+  }
+  if (const QuarantineEntry* kept = quarantine_.find({who.uid, who.executable}, EventLoop::Clock::now())) {
+    ++counters_.refused_quarantined;
+    refuse(socket.get(), who, RefusalCode::not_allowed, "this VM is in quarantine: " + kept->why);
+    return 0;
+  }
+  Placement wanted;
+  wanted.device = device_name;
+  const auto device = place(wanted);
+  if (!device) {
+    refuse(socket.get(), who, RefusalCode::no_device, device.error());
+    return 0;
+  }
+  auto session = std::make_unique<Session>();
+  session->channel.reset(fcntl(guest.memory, F_DUPFD_CLOEXEC, 0));
+  if (!session->channel) {
+    refuse(socket.get(), who, RefusalCode::internal, "the host's vgpud is out of descriptors");
+    return 0;
+  }
+  session->socket = std::move(socket);
+  session->peer.identity = std::move(who);
+  session->guest = std::move(guest);
+  session->client_class = client_class;
+  session->device = *device;
+  return start(std::move(session));
+}
+
+void SessionManager::name_guest(std::uint64_t id, pid_t pid, const std::string& program) {
+  const auto found = sessions_.find(id);
+  if (found == sessions_.end()) return;
+  found->second->guest_pid = pid;
+  found->second->peer.identity.program = program;
+}
+
+void SessionManager::share_guest(std::uint64_t id, const ClassConfig& part) {
+  const auto found = sessions_.find(id);
+  if (found == sessions_.end() || found->second->client_class == part) return;
+  found->second->client_class = part;
+  push(*found->second);
+}
+
+const GatePage* SessionManager::page_of(std::uint64_t id) const {
+  const auto found = sessions_.find(id);
+  return found != sessions_.end() && found->second->gate ? &found->second->gate->page() : nullptr;
 }
 
 void SessionManager::watch(Session& session) {
   const std::uint64_t id = session.id;
+  if (session.guest) {
+    if (!loop_.watch(session.socket.get(), EPOLLIN | EPOLLRDHUP,
+                     [this, id](std::uint32_t) { on_client_socket(id); })) {
+      log::error("client cannot be watched session={}", id);
+    }
+    return;
+  }
   // Either can come first or alone: a forked child keeps the socket open, a program may close it and live on.
   const bool watched = loop_.watch(session.peer.pidfd.get(), EPOLLIN, [this, id](std::uint32_t) {
     end(id, "the process ended");
@@ -210,20 +289,28 @@ bool SessionManager::attach(Session& session, Worker& worker) {
   session.gate = worker.gate;
   const std::uint64_t id = session.id;
   worker.on_end = [this, id](const std::string& how, bool orderly) { worker_ended(id, how, orderly); };
+  listen_to(worker, id);
 
   const std::uint64_t quota = session.client_class.memory_quota.value_or(0);
-  auto channel = create_channel_memory(session.client_class.arena_bytes & ~std::uint64_t{4095});
+  if (!session.guest) session.channel = make_channel(session);
   auto direct = message_socket_pair();
-  if (!channel || !direct) {
+  if (!session.channel || !direct) {
     refuse(session, RefusalCode::internal, "vgpud is out of memory or descriptors");
     return false;
   }
-  session.channel = std::move(*channel);
   push(session);
 
   Attach attach_message;
   attach_message.session = id;
   attach_message.memory_quota = quota;
+  attach_message.pid = session.peer.identity.pid;
+  attach_message.uid = session.peer.identity.uid;
+  set_text(attach_message.program, session.peer.identity.program);
+  if (session.guest) {
+    attach_message.slot_offset = session.guest->slot_offset;
+    attach_message.arena_bytes = session.guest->arena_bytes;
+    attach_message.control_offset = session.guest->control_offset;
+  }
   const std::array<int, 2> worker_fds{session.channel.get(), direct->second.get()};
   Welcome welcome;
   welcome.session = id;
@@ -252,6 +339,7 @@ bool SessionManager::attach(Session& session, Worker& worker) {
 void SessionManager::release_worker(Session& session) {
   session.device->gates().remove(session.id);
   store_.drop(store_owner(session.id));
+  ipc_.forget_session(session.id);
   session.record.reset();
   if (session.worker != nullptr) session.device->pool()->end(session.worker);
   session.worker = nullptr;
@@ -275,7 +363,7 @@ void SessionManager::fail(Session& session, const std::string& how) {
   log::warning("worker of a client ended session={} pid={} program={} how={} device_error={}", session.id,
                session.peer.identity.pid, log::quoted(session.peer.identity.program), log::quoted(how),
                session.gate->page().sticky_error.load(std::memory_order_relaxed));
-  if (session.channel) close_orphaned_channel(session.channel.get(), session.gate->page());
+  if (session.channel) close_orphaned_channel(session);
   count_fault(session, how);
 }
 
@@ -284,14 +372,14 @@ void SessionManager::end(std::uint64_t id, const std::string& why) {
   if (found == sessions_.end()) return;
   const std::unique_ptr<Session> session = std::move(found->second);
   sessions_.erase(found);
-  loop_.forget(session->peer.pidfd.get());
+  if (session->peer.pidfd) loop_.forget(session->peer.pidfd.get());
   loop_.forget(session->socket.get());
   loop_.cancel(session->wait_timer);
   const bool served = session->state != SessionState::waiting;
   release_worker(*session);
   // A client that survives its session (a dropped connection) must not wait for a worker that is gone.
   if (session->channel && session->state == SessionState::running) {
-    close_orphaned_channel(session->channel.get(), session->gate->page());
+    close_orphaned_channel(*session);
   }
   if (served) {
     if (const auto error = session->gate->page().sticky_error.load(std::memory_order_relaxed); error != 0) {
@@ -337,7 +425,9 @@ void SessionManager::device_problem(Device& device, const std::string& why) {
 void SessionManager::apply(std::shared_ptr<const Config> config) {
   config_ = std::move(config);
   ended_.set_capacity(config_->ended_clients);
-  for (auto& [id, session] : sessions_) refresh(*session);
+  for (auto& [id, session] : sessions_) {
+    if (!session->guest) refresh(*session);  // a VM sees to its own
+  }
 }
 
 void SessionManager::sample() {
@@ -392,7 +482,7 @@ void SessionManager::share_fault(Device& device, std::uint64_t error) {
     release_worker(*session);
     session->state = SessionState::failed;
     session->failure = "a fault on a device shared through NVIDIA MPS";
-    if (session->channel) close_orphaned_channel(session->channel.get(), session->gate->page());
+    if (session->channel) close_orphaned_channel(*session);
   }
   device.pool()->renew();
 }
@@ -418,6 +508,8 @@ ClientStats SessionManager::describe(const Session& session, StatsDetail detail)
   const Identity& who = session.peer.identity;
   stats.session = session.id;
   stats.pid = who.pid;
+  stats.guest_pid = session.guest_pid;
+  if (session.guest) stats.vm = session.guest->vm;
   stats.uid = who.uid;
   stats.worker_pid = session.worker != nullptr ? session.worker->pid : 0;
   stats.program = who.program;

@@ -14,6 +14,7 @@
 #include "daemon/handover/descriptor_store.hpp"
 #include "daemon/metrics/client_stats.hpp"
 #include "daemon/policy/quarantine.hpp"
+#include "daemon/session/ipc_registry.hpp"
 #include "daemon/session/session.hpp"
 
 namespace vgpu::daemon {
@@ -32,6 +33,18 @@ class SessionManager {
 
   // A connection that has said hello. Decides about it now or when a worker is ready.
   void admit(UniqueFd socket);
+  // A process in a VM asks for a session of a class on a device ("": the least loaded of the default pool).
+  // What a client would be told over its connection comes through `socket`, whose far end the VM holds;
+  // closing that ends the session. Returns the session's id, or 0 when it was refused (the refusal lies in
+  // the socket).
+  std::uint64_t admit_guest(UniqueFd socket, GuestPlace guest, const ClassConfig& client_class,
+                            const std::string& device);
+  // Who it is for, as the guest says; for display only.
+  void name_guest(std::uint64_t id, pid_t pid, const std::string& program);
+  // Sets a guest process's part of what its VM may have.
+  void share_guest(std::uint64_t id, const ClassConfig& part);
+  // The figures of a session's worker, or null.
+  [[nodiscard]] const GatePage* page_of(std::uint64_t id) const;
   // A connection that asks for the state of its device: answers and closes.
   void answer_status(UniqueFd socket);
 
@@ -95,6 +108,7 @@ class SessionManager {
   void refuse(const Session& session, RefusalCode code, const std::string& text);
   [[nodiscard]] std::string over_limit(const Identity& who, const ClassConfig& client_class) const;
   Device* find_device(const std::string& name) const;
+  std::uint64_t start(std::unique_ptr<Session> session);
   // session_limits.cpp
   [[nodiscard]] tl::expected<Device*, std::string> place(const Placement& placement) const;
   [[nodiscard]] GateTerms gate_terms(const ClassConfig& from) const;
@@ -125,6 +139,11 @@ class SessionManager {
   void look_for_shared_faults();
   void share_fault(Device& device, std::uint64_t error);
 
+  // session_ipc.cpp: what the worker of a session says of memory and events shared with others.
+  void listen_to(Worker& worker, std::uint64_t id);
+  void on_ipc(std::uint64_t id, const IpcRequest& request, int fd);
+  IpcAnswer resolve_ipc(const Session& asker, const IpcRequest& request, int& fd) const;
+
   // handover.cpp
   void keep(Session& session);
   void write_record(Session& session);
@@ -143,6 +162,8 @@ class SessionManager {
   EndedClients ended_;
   SessionCounters counters_;
   Quarantine quarantine_;
+  IpcRegistry ipc_;
+  EventLoop::Clock::time_point adopted_{};  // when sessions of an earlier vgpud were taken over
   log::Limiter refusals_{20, std::chrono::seconds(10)};
   std::map<const Device*, double> utilisation_;
   std::map<const Device*, DeviceFigures> past_;  // of clients that have ended; counts of all

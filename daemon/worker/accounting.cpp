@@ -10,6 +10,7 @@ namespace vgpu::worker {
 namespace {
 constexpr std::uint64_t gate_sleep_ns = 10'000'000;
 constexpr std::uint64_t slack_ns = 1'000'000;
+constexpr std::uint32_t contended_window = 16;  // commands in flight when others of the client's VM wait
 }  // namespace
 
 Accounting::Accounting(GatePage& page, const DriverLibrary* driver, int attention)
@@ -28,16 +29,32 @@ void Accounting::wake_broker() const {
 
 void Accounting::work_came() {
   if (page_.backlogged.load(std::memory_order_relaxed) != 0) return;
-  page_.backlogged.store(1, std::memory_order_release);
+  set_backlogged(1);
   // Who has the device without a limit and nobody beside him need not wake the broker at each little piece of
   // work: it sees at its next look.
   if (bounded() || page_.others_busy.load(std::memory_order_relaxed) != 0) wake_broker();
 }
 
+void Accounting::set_backlogged(std::uint32_t value) {
+  page_.backlogged.store(value, std::memory_order_release);
+  if (slot_ != nullptr) slot_->host.backlogged.store(value, std::memory_order_release);
+}
+
 void Accounting::publish_in_flight() {
   const std::uint32_t counted = in_flight_.load(std::memory_order_acquire);
-  page_.in_flight.store(counted == 0 && on_device_.load(std::memory_order_acquire) ? 1 : counted,
-                        std::memory_order_release);
+  const std::uint32_t said = counted == 0 && on_device_.load(std::memory_order_acquire) ? 1 : counted;
+  page_.in_flight.store(said, std::memory_order_release);
+  if (slot_ != nullptr) slot_->host.in_flight.store(said, std::memory_order_release);
+}
+
+void Accounting::count_progress() {
+  const std::uint64_t now = page_.progress.fetch_add(1, std::memory_order_relaxed) + 1;
+  if (slot_ != nullptr) slot_->host.progress.store(now, std::memory_order_relaxed);
+}
+
+void Accounting::tell(stub::SlotControl& slot) {
+  slot_ = &slot;
+  slot.host.metered.store(page_.metered.load(std::memory_order_relaxed), std::memory_order_relaxed);
 }
 
 void Accounting::work_began() {
@@ -56,7 +73,7 @@ void Accounting::work_ended(bool dispatcher_awake) {
   busy_sum_.store(used);
   expected_.store(0, std::memory_order_relaxed);
   all_known_.store(true, std::memory_order_relaxed);
-  page_.progress.fetch_add(1, std::memory_order_relaxed);
+  count_progress();
   on_device_.store(false, std::memory_order_release);
   publish_in_flight();
   if (!dispatcher_awake) {
@@ -69,7 +86,8 @@ void Accounting::work_ended(bool dispatcher_awake) {
 void Accounting::rest() {
   // Earlier work may end while the dispatcher waits at the gate with more.
   if (admitting_.load(std::memory_order_acquire)) return;
-  if (page_.backlogged.exchange(0, std::memory_order_acq_rel) == 0) return;
+  if (page_.backlogged.load(std::memory_order_relaxed) == 0) return;
+  set_backlogged(0);
   if (page_.others_wait.load(std::memory_order_relaxed) != 0) wake_broker();
 }
 
@@ -91,6 +109,8 @@ std::uint64_t Accounting::clocked_ns() const {
 }
 
 void Accounting::measure() {
+  const std::uint64_t beats = page_.beats.fetch_add(1, std::memory_order_relaxed) + 1;
+  if (slot_ != nullptr) slot_->host.beats.store(beats, std::memory_order_relaxed);
   const std::uint64_t used = driver_ != nullptr && driver_->software()
                                  ? driver_->busy_ns().value_or(meter_start_) - meter_start_
                                  : clocked_ns();
@@ -98,6 +118,10 @@ void Accounting::measure() {
   if (page_.consumed_ns.load(std::memory_order_relaxed) >= used) return;
   page_.consumed_ns.store(used, std::memory_order_release);
   page_.kernel_ns.store(used, std::memory_order_relaxed);
+  if (slot_ != nullptr) {
+    slot_->host.kernel_ns.store(used, std::memory_order_relaxed);
+    slot_->host.consumed_ns.store(used, std::memory_order_release);
+  }
 }
 
 std::uint64_t Accounting::window_ns() const {
@@ -115,11 +139,12 @@ Accounting::Verdict Accounting::verdict(std::uint64_t next_ns, std::uint32_t fly
   if (flying == 0) return Verdict::go;
   const std::uint64_t ahead = predicted_.load(std::memory_order_relaxed);
   if (allowance != no_limit_ns && ahead >= allowance - used) return Verdict::full;
-  const std::uint32_t limit = page_.queue_limit.load(std::memory_order_relaxed);
+  const std::uint32_t wanted = page_.queue_limit.load(std::memory_order_relaxed);
+  std::uint32_t limit = wanted != 0 ? std::min(wanted, gate_window) : gate_window;
+  if (others_in_vm()) limit = std::min(limit, contended_window);
   const std::uint64_t window = window_ns();
   // One that fills the window alone goes alone, so that whoever comes waits for it only.
-  const bool room = flying < (limit != 0 ? std::min(limit, gate_window) : gate_window) && ahead < window &&
-                    next_ns <= window;
+  const bool room = flying < limit && ahead < window && next_ns <= window;
   return room ? Verdict::go : Verdict::full;
 }
 
@@ -169,7 +194,7 @@ void Accounting::submitted(std::uint64_t predicted_ns) {
 void Accounting::finished(std::uint32_t count, std::uint64_t predicted_ns) {
   page_.predicted_ns.store(predicted_.fetch_sub(predicted_ns, std::memory_order_relaxed) - predicted_ns,
                            std::memory_order_relaxed);
-  page_.progress.fetch_add(1, std::memory_order_relaxed);
+  count_progress();
   const std::uint32_t before = in_flight_.fetch_sub(count);
   publish_in_flight();
   // Sequentially consistent with admit(): it sets waiting_, then futex_wait looks at in_flight_ again.

@@ -8,6 +8,7 @@
 
 #include "daemon/worker/driver_library.hpp"
 #include "protocol/gate.hpp"
+#include "protocol/stub_layout.hpp"
 
 namespace vgpu::worker {
 
@@ -18,12 +19,17 @@ class Accounting {
 
   GatePage& page() const { return page_; }
 
-  /// True when what is in flight is bounded: others want the device or may want it soon, or a limit says so.
+  /// The client is a process in a VM: its vgpud hears of what was used, and may ask for few commands in
+  /// flight.
+  void tell(stub::SlotControl& slot);
+
+  /// True when what is in flight is bounded: others want the device or may want it soon, or a limit says so;
+  /// or others in the client's VM want it.
   bool bounded() const {
     return page_.allowance_ns.load(std::memory_order_relaxed) != no_limit_ns ||
            page_.window_ns.load(std::memory_order_relaxed) != 0 ||
            page_.watchdog_ns.load(std::memory_order_relaxed) != 0 ||
-           page_.queue_limit.load(std::memory_order_relaxed) != 0;
+           page_.queue_limit.load(std::memory_order_relaxed) != 0 || others_in_vm();
   }
   /// Predicted device time that may be in flight; no_limit_ns: any.
   std::uint64_t window_ns() const;
@@ -65,15 +71,21 @@ class Accounting {
   void refund(std::uint64_t bytes);
 
  private:
+  bool others_in_vm() const {
+    return slot_ != nullptr && slot_->guest.contended.load(std::memory_order_relaxed) != 0;
+  }
   enum class Verdict { go, no_time, full };
   Verdict verdict(std::uint64_t next_ns, std::uint32_t flying) const;
   void wake_broker() const;
   void publish_in_flight();
+  void set_backlogged(std::uint32_t value);
+  void count_progress();
   std::uint64_t clocked_ns() const;
 
   GatePage& page_;
   const DriverLibrary* driver_;
   int attention_;
+  stub::SlotControl* slot_ = nullptr;
   std::uint64_t meter_start_ = 0;
   std::atomic<std::uint32_t> in_flight_{0};
   std::atomic<std::uint64_t> predicted_{0};  // of what is in flight

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -35,6 +36,27 @@ void Console::trim() {
   fallocate(file_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, sent_ / 4096 * 4096);
 }
 
+bool Console::put(int socket, const char* text, std::size_t bytes) {
+  if (slot_ != nullptr) return put_into_slot(text, bytes);
+  ConsoleText message;
+  message.bytes = static_cast<std::uint32_t>(bytes);
+  std::memcpy(message.text, text, bytes);
+  return try_send_message(socket, std::as_bytes(std::span(&message, 1)));
+}
+
+bool Console::put_into_slot(const char* text, std::size_t bytes) {
+  // The guest's word is only a bound: where to write is this side's knowledge.
+  const std::uint64_t unread = put_ - slot_->guest.console_read.load(std::memory_order_acquire);
+  if (unread > stub::console_bytes || stub::console_bytes - unread < bytes) return false;
+  const std::size_t at = put_ % stub::console_bytes;
+  const std::size_t first = std::min(bytes, stub::console_bytes - at);
+  std::memcpy(slot_->console + at, text, first);
+  std::memcpy(slot_->console, text + first, bytes - first);
+  put_ += bytes;
+  slot_->host.console_written.store(put_, std::memory_order_release);
+  return true;
+}
+
 bool Console::forward(int socket) {
   const std::lock_guard lock(mutex_);
   std::fflush(stdout);
@@ -42,12 +64,11 @@ bool Console::forward(int socket) {
   if (fstat(file_.get(), &status) != 0 || status.st_size <= sent_) return false;
   bool any = false;
   while (sent_ < status.st_size) {
-    ConsoleText text;
-    const auto wanted = std::min<std::int64_t>(status.st_size - sent_, sizeof text.text);
-    const ssize_t got = pread(file_.get(), text.text, static_cast<std::size_t>(wanted), sent_);
-    if (got <= 0) break;
-    text.bytes = static_cast<std::uint32_t>(got);
-    if (!try_send_message(socket, std::as_bytes(std::span(&text, 1)))) break;
+    std::array<char, sizeof ConsoleText::text> text;
+    const auto wanted =
+        std::min<std::int64_t>(status.st_size - sent_, static_cast<std::int64_t>(text.size()));
+    const ssize_t got = pread(file_.get(), text.data(), static_cast<std::size_t>(wanted), sent_);
+    if (got <= 0 || !put(socket, text.data(), static_cast<std::size_t>(got))) break;
     sent_ += got;
     any = true;
   }

@@ -8,6 +8,7 @@
 #include <string>
 #include <tl/expected.hpp>
 
+#include "protocol/stub_layout.hpp"
 #include "protocol/unique_fd.hpp"
 
 namespace vgpu::worker {
@@ -21,13 +22,20 @@ class Console {
   /// Sends what was printed since the last time; true when there was something. What the socket does not take
   /// stays for the next time.
   bool forward(int socket);
+  /// From now on forward() writes into a VM's slot instead, which outlives this object.
+  void forward_to(stub::SlotControl& slot) { slot_ = &slot; }
   /// Gives up the oldest text when kernels print much more than the client takes, as a GPU's own buffer does.
   /// To be called now and then.
   void trim();
 
  private:
   explicit Console(UniqueFd file) : file_(std::move(file)) {}
+  bool put(int socket, const char* text, std::size_t bytes);
+  bool put_into_slot(const char* text, std::size_t bytes);
+
   UniqueFd file_;
+  stub::SlotControl* slot_ = nullptr;
+  std::uint64_t put_ = 0;  // bytes written into the slot so far
   std::mutex mutex_;
   std::int64_t sent_ = 0;
 };

@@ -41,14 +41,20 @@ tl::expected<void, std::string> HostRegions::reserve() {
 }
 
 CUresult HostRegions::map(int fd, std::uint64_t address, std::uint64_t bytes, CUdeviceptr& pointer) {
-  if (!reserved_ || !in_host_window(address, bytes) || address % host_page != 0 || bytes % host_page != 0) {
-    return CUDA_ERROR_INVALID_VALUE;
-  }
   const int seals = fcntl(fd, F_GET_SEALS);
   struct stat status {};
   // A memfd that could shrink would let the client raise SIGBUS here at any time.
   if (seals < 0 || (seals & F_SEAL_SHRINK) == 0 || fstat(fd, &status) != 0 ||
       static_cast<std::uint64_t>(status.st_size) < bytes) {
+    return CUDA_ERROR_INVALID_VALUE;
+  }
+  return map_slot(fd, 0, address, bytes, pointer);
+}
+
+CUresult HostRegions::map_slot(int fd, std::uint64_t offset, std::uint64_t address, std::uint64_t bytes,
+                               CUdeviceptr& pointer) {
+  if (!reserved_ || !in_host_window(address, bytes) || address % host_page != 0 || bytes % host_page != 0 ||
+      offset % host_page != 0) {
     return CUDA_ERROR_INVALID_VALUE;
   }
   const std::lock_guard lock(mutex_);
@@ -60,7 +66,8 @@ CUresult HostRegions::map(int fd, std::uint64_t address, std::uint64_t bytes, CU
     const auto before = std::prev(next);
     if (address - before->first < before->second) return CUDA_ERROR_INVALID_VALUE;
   }
-  if (mmap(at(address), bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) != at(address)) {
+  if (mmap(at(address), bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd,
+           static_cast<off_t>(offset)) != at(address)) {
     return CUDA_ERROR_OUT_OF_MEMORY;
   }
   CUresult result = CUDA_ERROR_NOT_SUPPORTED;

@@ -27,6 +27,9 @@ class HostRegions {
   /// Maps `bytes` of the client's memfd at `address` and registers it with the driver; `pointer` is its
   /// device address. Checks that the range lies in the window and is free, and that the memfd cannot shrink.
   CUresult map(int fd, std::uint64_t address, std::uint64_t bytes, CUdeviceptr& pointer);
+  /// The same with pages from `offset` on of a VM's memory, which the broker made and whose size holds.
+  CUresult map_slot(int fd, std::uint64_t offset, std::uint64_t address, std::uint64_t bytes,
+                    CUdeviceptr& pointer);
   CUresult unmap(std::uint64_t address);
   /// True when [address, address+bytes) lies inside one region.
   bool contains(std::uint64_t address, std::uint64_t bytes) const;

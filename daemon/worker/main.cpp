@@ -1,5 +1,6 @@
 // vgpud-worker: holds one device for one client. Started by vgpud before the client comes; ends with the
 // client.
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
@@ -15,6 +16,7 @@
 #include "protocol/handshake.hpp"
 #include "protocol/message_socket.hpp"
 #include "protocol/reply_slots.hpp"
+#include "protocol/stub_layout.hpp"
 
 namespace {
 
@@ -106,16 +108,30 @@ int main(int argc, char** argv) {
   const auto* const attach = message->as<Attach>();
   if (attach == nullptr || message->fds.size() != 2)
     return fail(options.socket, "vgpud sent something else than a client");
-  auto channel = Channel::attach(message->fds[0].get());
+  // Of a process in a VM: a part of the VM's memory, which vgpud made and divided.
+  const bool in_vm = attach->arena_bytes != 0;
+  const UniqueFd memory = std::move(message->fds[0]);
+  auto channel = in_vm ? Channel::attach_at(memory.get(), attach->slot_offset, attach->arena_bytes)
+                       : Channel::attach(memory.get());
   if (!channel) return fail(options.socket, channel.error());
+  stub::SlotControl* slot = nullptr;
+  if (in_vm) {
+    void* const page = mmap(nullptr, sizeof(stub::SlotControl), PROT_READ | PROT_WRITE, MAP_SHARED,
+                            memory.get(), static_cast<off_t>(attach->control_offset));
+    if (page == MAP_FAILED) return fail(options.socket, "the slot of the VM's memory cannot be mapped");
+    slot = static_cast<stub::SlotControl*>(page);
+    (*console)->forward_to(*slot);
+  }
   const UniqueFd direct = std::move(message->fds[1]);
   (*gate)->page().memory_quota.store(attach->memory_quota);
 
   worker::Accounting accounting((*gate)->page(), driver->get(), options.attention);
+  if (slot != nullptr) accounting.tell(*slot);
   worker::SessionEnd end{};
   {
     worker::Session session({(*driver)->table(), driver->get(), (*driver)->device(), (*driver)->context(),
-                             **channel, accounting, regions, console->get(), direct.get(), options.socket});
+                             **channel, accounting, regions, console->get(), direct.get(), options.socket,
+                             in_vm ? memory.get() : -1, attach->slot_offset + channel_offset::arena});
     end = session.run();
     close_channel(**channel);
     if (end == worker::SessionEnd::corrupt_ring) {

@@ -19,6 +19,8 @@ namespace vgpu::worker {
 namespace {
 
 constexpr std::uint64_t sleep_ns = 100'000'000;
+// A process in a VM can wake this thread by a doorbell only, which takes longer than so much looking.
+constexpr std::uint64_t vm_spin_ns = 50'000;
 constexpr unsigned poll_every = 64;  // records between looks at completions while the ring is never empty
 
 constexpr std::uint64_t look_ns = 1'000'000;  // between looks at work that nobody waits for
@@ -27,6 +29,10 @@ constexpr std::uint64_t longest_wait_spin_ns = 10'000'000;
 
 bool many_cpus() {
   return std::thread::hardware_concurrency() > 8;
+}
+
+std::uint64_t least_idle_spin(const SessionParts& parts) {
+  return parts.memory_fd >= 0 ? std::max(default_spin_ns(), vm_spin_ns) : default_spin_ns();
 }
 
 /// Errors after which the driver's context is of no more use. Source: cuda.h, the comments on CUresult.
@@ -58,13 +64,14 @@ Session::Session(const SessionParts& parts)
       accounting_(parts.accounting),
       ring_(parts.channel),
       spin_long_(parts.library != nullptr && !parts.library->software() && many_cpus()),
-      idle_spin_(default_spin_ns(), many_cpus() ? longest_idle_spin_ns : default_spin_ns(),
-                 default_spin_ns()),
+      idle_spin_(least_idle_spin(parts), many_cpus() ? longest_idle_spin_ns : least_idle_spin(parts),
+                 least_idle_spin(parts)),
       wait_spin_(spin_long_ ? 10 * default_spin_ns() : default_spin_ns(),
                  spin_long_ ? longest_wait_spin_ns : default_spin_ns(),
                  spin_long_ ? longest_wait_spin_ns : default_spin_ns()),
       completions_(parts.driver, parts.context),
-      upcalls_(parts.channel) {
+      upcalls_(parts.channel),
+      ipc_(parts.broker_socket) {
   contexts_.push_back(parts.context);
   software_ = parts.library != nullptr && parts.library->software();
   if (driver_.cuThreadExchangeStreamCaptureMode != nullptr) {
@@ -168,6 +175,7 @@ SessionEnd Session::run() {
       accounting_.measure();
       if (parts_.console != nullptr) parts_.console->trim();
       if (stop_.load()) return SessionEnd::stopped;
+      ipc_.listen();
       if (parts_.broker_socket >= 0 && peer_hung_up(parts_.broker_socket)) return SessionEnd::broker_gone;
       // What a client sent before it went has been run when the ring is empty.
       if (status == RingConsumer::Status::empty && !ring_.ready() && parts_.direct_socket >= 0 &&

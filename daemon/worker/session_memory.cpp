@@ -29,6 +29,10 @@ void Session::release_allocation(CUdeviceptr pointer) {
     if (found == allocations_.end()) return;
     bytes = found->second;
     allocations_.erase(found);
+    if (const auto offered = offered_memory_.find(pointer); offered != offered_memory_.end()) {
+      ipc_.withdraw(offered->second);
+      offered_memory_.erase(offered);
+    }
   }
   accounting_.refund(bytes);
 }
@@ -157,6 +161,19 @@ UniqueFd Session::take_host_fd(std::uint64_t token, std::uint64_t bytes) {
 }
 
 CUresult Session::handle(const record::host_map& record, reply::host_map& reply, Tail) {
+  if (record.memory.bytes != 0) {
+    const ArenaSpan& span = record.memory;
+    const std::uint64_t arena = channel_.arena().size();
+    if (parts_.memory_fd < 0 || span.bytes != record.bytes || span.offset > arena ||
+        arena - span.offset < span.bytes) {
+      return CUDA_ERROR_INVALID_VALUE;
+    }
+    CUdeviceptr pointer = 0;
+    const CUresult result = parts_.regions.map_slot(parts_.memory_fd, parts_.arena_offset + span.offset,
+                                                    record.address, record.bytes, pointer);
+    reply.dptr = pointer;
+    return result;
+  }
   const UniqueFd fd = take_host_fd(record.address, record.bytes);
   if (!fd) return CUDA_ERROR_INVALID_VALUE;
   CUdeviceptr pointer = 0;
@@ -300,6 +317,7 @@ CUresult Session::handle(const record::cuMemRelease& record, reply::cuMemRelease
   if (result != CUDA_SUCCESS) return result;
   handles_.forget(HandleKind::mem_allocation, record.handle);
   vmm_.erase(record.handle);
+  withdraw_released_allocations();
   return CUDA_SUCCESS;
 }
 
@@ -340,6 +358,7 @@ CUresult Session::handle(const record::cuMemUnmap& record, reply::cuMemUnmap&, T
   if (result != CUDA_SUCCESS) return result;
   auto it = mapped_.lower_bound(record.ptr);
   while (it != mapped_.end() && it->first - record.ptr < record.size) it = mapped_.erase(it);
+  withdraw_released_allocations();
   return CUDA_SUCCESS;
 }
 

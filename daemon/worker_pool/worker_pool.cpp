@@ -58,7 +58,7 @@ unsigned WorkerPool::count(WorkerState state) const {
 
 void WorkerPool::fill() {
   const unsigned wanted = std::max(options_.prestart, waiting_);
-  while (!stopping_ && retry_ == 0 && !full() &&
+  while (!stopping_ && !paused_ && retry_ == 0 && !full() &&
          count(WorkerState::starting) + count(WorkerState::ready) < wanted) {
     start_one();
   }
@@ -123,6 +123,7 @@ void WorkerPool::on_message(Worker& worker) {
     loop_.forget(worker.fds.socket.get());  // its end is reported by the pidfd
     return;
   }
+  if (worker.state == WorkerState::attached && worker.on_message) worker.on_message(*message);
   if (worker.state != WorkerState::starting) return;
   if (const auto* failed = message->as<WorkerFailed>()) {
     worker.problem.assign(failed->text, strnlen(failed->text, sizeof failed->text));
@@ -188,6 +189,7 @@ Worker* WorkerPool::take() {
 void WorkerPool::end(Worker* worker) {
   if (worker == nullptr) return;
   worker->on_end = nullptr;
+  worker->on_message = nullptr;
   worker->kill();
   worker->state = WorkerState::dying;
 }
@@ -204,6 +206,20 @@ void WorkerPool::hand_over(Worker* worker) {
   forget(*worker);
   worker->state = WorkerState::dying;  // so that its destructor leaves it alone
   workers_.erase(worker->id);
+}
+
+void WorkerPool::pause() {
+  paused_ = true;
+  loop_.cancel(retry_);
+  retry_ = 0;
+}
+
+void WorkerPool::resume() {
+  paused_ = false;
+  failures_ = 0;
+  loop_.cancel(retry_);
+  retry_ = 0;
+  fill();
 }
 
 void WorkerPool::stop() {

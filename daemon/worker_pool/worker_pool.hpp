@@ -46,6 +46,9 @@ class WorkerPool {
   void end(Worker* worker);
   // Lets go of a taken worker, which the next vgpud adopts; the pointer is void.
   void hand_over(Worker* worker);
+  // Starts no workers, until resume(): none could serve.
+  void pause();
+  void resume();
   // Kills all and starts no more; reap_all() then waits for them.
   void stop();
   // Waits at most `longest` until every process has been reaped.
@@ -75,6 +78,7 @@ class WorkerPool {
   unsigned failures_ = 0;
   EventLoop::TimerId retry_ = 0;
   bool stopping_ = false;
+  bool paused_ = false;
 };
 
 }  // namespace vgpu::daemon

@@ -1,0 +1,148 @@
+// Carries one guest process's channel over a slot of BAR2: its records to the host's worker, the answers
+// back.
+//
+// The slot holds a channel of the same layout, so a record goes over as it is: the same reply slots, the same
+// offsets in the arena. What has to be carried along is what records point at: arena blocks
+// (vgpu/arena_spans.inc), images in memfds, host memory (host_memory.hpp), host functions, printed text. Both
+// sides are hostile: the client's records are copied, the host's answers bounded, and neither can make this
+// process touch memory outside its mappings.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "daemon/stub/guest/host_memory.hpp"
+#include "daemon/stub/guest/remote_ring.hpp"
+#include "daemon/stub/guest/slot.hpp"
+#include "protocol/channel.hpp"
+#include "protocol/gate.hpp"
+#include "protocol/ring.hpp"
+#include "protocol/unique_fd.hpp"
+#include "vgpu/call_ids.hpp"
+
+namespace vgpu::stub_guest {
+
+/// What the session works with. All outlive it.
+struct LinkParts {
+  const PciFunction& function;
+  Slot& slot;
+  Channel& local;   ///< with the client
+  Channel& remote;  ///< in the slot
+  GatePage& page;
+  int direct_socket = -1;
+  int broker_socket = -1;
+  int attention = -1;  ///< eventfd that tells the broker to look at the page
+};
+
+enum class LinkEnd { client_gone, broker_gone, corrupt_ring, host_gone };
+
+/// One thread.
+class LinkSession {
+ public:
+  explicit LinkSession(const LinkParts& parts);
+
+  /// Serves the client until one of the parties is gone.
+  LinkEnd run();
+  /// Why the host was given up, after LinkEnd::host_gone.
+  const std::string& host_problem() const { return host_problem_; }
+
+ private:
+  static constexpr std::size_t most_spans = 2;
+  /// Bytes of the arena that a record names.
+  struct Span {
+    std::uint64_t offset = 0;
+    std::uint64_t bytes = 0;
+  };
+  /// A waited call on its way.
+  struct Waiting {
+    std::uint32_t reference = 0;
+    std::uint16_t call = 0;
+    std::uint16_t context = 0;
+    std::uint64_t handle = 0;  ///< the stream or event that is waited for
+    std::uint64_t order = 0;
+    std::uint64_t since_ns = 0;
+    std::array<Span, most_spans> back;  ///< to be copied to the client before it is answered
+    std::uint64_t address = 0;          ///< of host_map and host_unmap
+    std::uint64_t room = 0;             ///< taken of host memory for an image; 0: none
+  };
+  /// An arena block that a copy will complete.
+  struct Block {
+    std::uint64_t offset = 0;
+    std::uint64_t bytes = 0;
+    bool back = false;
+    std::uint64_t stream = 0;
+    std::uint16_t context = 0;
+    std::uint64_t order = 0;
+  };
+  /// A point in a stream that an event stands for.
+  struct Point {
+    std::uint64_t stream = 0;
+    std::uint64_t order = 0;
+    std::uint16_t context = 0;
+  };
+
+  // Records.
+  bool take_records();
+  bool may_send(std::uint16_t call);
+  void send(std::span<std::byte> record);
+  bool carry_spans(std::span<std::byte> record, Waiting& waiting);
+  bool carry_image(std::span<std::byte> record, Waiting& waiting);
+  bool carry_region(std::span<std::byte> record, Waiting& waiting);
+  void keep_memory_equal(std::span<const std::byte> record, Waiting& waiting);
+  void refuse(const RecordHeader& header, std::int32_t result);
+  UniqueFd take_fd(std::uint64_t token);
+  void count(std::span<const std::byte> record);
+  void kick();
+
+  // Answers.
+  bool take_replies();
+  void answer(const Waiting& waiting);
+  void learned(const Waiting& waiting, std::int32_t result);
+  bool take_blocks();
+  bool take_upcalls();
+  void forward_text();
+  void mirror_errors();
+
+  // Scheduling and ends.
+  void mirror_use();
+  bool busy();
+  void rest(std::uint64_t idle_ns);
+  void call_broker() const;
+  static std::string_view find_name(std::uint16_t call);
+  bool look_around(LinkEnd& end);
+
+  LinkParts parts_;
+  RingConsumer ring_;
+  RemoteRing remote_ring_;
+  HostMemory memory_;
+  std::vector<std::byte> buffer_;
+  bool corrupt_ = false;
+  std::size_t held_ = 0;  ///< bytes of a record in buffer_ that may not be sent yet
+  std::vector<Waiting> waiting_;
+  std::vector<Block> blocks_;
+  std::vector<std::pair<std::uint64_t, UniqueFd>> fds_;
+  std::unordered_map<std::uint64_t, Point> events_;
+  std::uint64_t order_ = 0;
+  std::uint64_t upcalls_begun_ = 0;
+  std::uint64_t upcalls_ended_ = 0;
+  bool host_functions_ = false;
+  bool flags_in_memory_ = false;  ///< streams wait for or write words of host memory
+  unsigned captures_ = 0;
+  std::uint32_t async_error_ = 0;
+  std::uint64_t text_read_ = 0;
+  std::uint64_t pending_spin_ns_;
+  bool contended_ = false;  ///< as the host was told
+  std::uint64_t looked_around_ns_ = 0;
+  std::uint64_t compared_ns_ = 0;
+  std::string host_problem_;
+};
+
+}  // namespace vgpu::stub_guest

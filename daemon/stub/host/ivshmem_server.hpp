@@ -1,0 +1,61 @@
+// The host's end of QEMU's ivshmem-doorbell: a unix socket to which one QEMU at a time connects, which is
+// given the shared memory and the eventfds. Source of the protocol: QEMU, docs/specs/ivshmem-spec.rst. Never
+// reads anything from QEMU but its end.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <tl/expected.hpp>
+
+#include "daemon/base/event_loop.hpp"
+#include "daemon/session/listen.hpp"
+#include "protocol/stub_layout.hpp"
+#include "protocol/unique_fd.hpp"
+
+namespace vgpu::daemon::stub_host {
+
+// Belongs to the loop's thread.
+class IvshmemServer {
+ public:
+  struct Callbacks {
+    std::function<void()> on_connect;           // before QEMU is told anything; its id is below next_peer()
+    std::function<void(int socket)> on_served;  // QEMU has been told all
+    std::function<void()> on_disconnect;        // QEMU has gone
+  };
+  using Doorbells = std::array<UniqueFd, stub::vector_count>;
+
+  // Peer ids: ours is 0 for the life of the socket, each QEMU gets a new one.
+  static constexpr std::int64_t host_peer = 0;
+
+  IvshmemServer(EventLoop& loop, int memory, const Doorbells& doorbells, Callbacks callbacks);
+  ~IvshmemServer();
+  IvshmemServer(const IvshmemServer&) = delete;
+  IvshmemServer& operator=(const IvshmemServer&) = delete;
+
+  [[nodiscard]] tl::expected<void, std::string> listen(const std::string& path, const std::string& group);
+  // Goes on with the QEMU of an earlier vgpud (none: no descriptor), which was told of the same memory and
+  // doorbells.
+  void adopt(UniqueFd qemu, std::int64_t next_peer);
+  // Ids from here on were never given to a QEMU.
+  [[nodiscard]] std::int64_t next_peer() const { return next_peer_; }
+  [[nodiscard]] bool connected() const { return static_cast<bool>(qemu_); }
+
+ private:
+  void accept_one();
+  bool introduce(int socket, std::int64_t peer);
+  void on_qemu();
+
+  EventLoop& loop_;
+  int memory_;
+  const Doorbells& doorbells_;
+  Callbacks callbacks_;
+  ListeningPath path_;
+  UniqueFd listener_;
+  UniqueFd qemu_;
+  Doorbells guest_doorbells_;  // nothing is ever written to them: the guest polls
+  std::int64_t next_peer_ = 1;
+};
+
+}  // namespace vgpu::daemon::stub_host

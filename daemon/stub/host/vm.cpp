@@ -1,0 +1,399 @@
+#include "daemon/stub/host/vm.hpp"
+
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cctype>
+#include <cerrno>
+#include <cstring>
+
+#include "daemon/base/log.hpp"
+#include "protocol/message_socket.hpp"
+
+namespace vgpu::daemon::stub_host {
+namespace {
+
+constexpr std::chrono::milliseconds kBeat{25};
+constexpr unsigned kOpensAtOnce = 64;
+
+// A folder's BAR0 is plain memory, in which 0 means that nobody rang.
+constexpr std::uint32_t kFolderPeer = 1;
+
+std::uint64_t random_generation() {
+  std::uint64_t value = 0;
+  if (getrandom(&value, sizeof value, 0) != static_cast<ssize_t>(sizeof value) || value == 0) value = 1;
+  return value;
+}
+
+// Text of the guest's, for a table or a log: copied once, cut at its end, unprintable bytes replaced.
+template <std::size_t N>
+std::string printable(const char (&field)[N]) {
+  std::array<char, N> copy;
+  std::memcpy(copy.data(), field, N);
+  std::string text(copy.data(), strnlen(copy.data(), N));
+  for (char& letter : text) {
+    if (std::isgraph(static_cast<unsigned char>(letter)) == 0) letter = '?';
+  }
+  return text;
+}
+
+}  // namespace
+
+Vm::Vm(EventLoop& loop, SessionManager& sessions, DescriptorStore& store, VmConfig config, bool configured,
+       ClassOf class_of)
+    : loop_(loop),
+      sessions_(sessions),
+      config_(std::move(config)),
+      configured_(configured),
+      class_of_(std::move(class_of)),
+      keeper_(store, config_.name) {}
+
+Vm::~Vm() {
+  loop_.cancel(timer_);
+  if (requests_) loop_.forget(requests_.get());
+  if (!memory_) return;
+  stub::HostPage& page = memory_->host();
+  set_text(page.reason, "the host's vgpud has ended or no longer serves this VM");
+  page.state.store(static_cast<std::uint32_t>(stub::HostState::not_serving), std::memory_order_release);
+  close_all("the VM is no longer served");
+}
+
+tl::expected<void, std::string> Vm::make_memory(std::optional<KeptVm>& kept) {
+  if (kept && (!config_.pci_tree.empty() || kept->record.config.bytes != config_.bytes ||
+               kept->record.config.slots != config_.slots)) {
+    log::warning("VM is configured otherwise than before, its QEMU loses it vm={}", config_.name);
+    kept.reset();
+  }
+  if (!kept) keeper_.forget();
+  auto memory = kept ? VmMemory::adopt(std::move(kept->memory), config_.slots)
+                : config_.pci_tree.empty()
+                    ? VmMemory::create(config_.bytes, config_.slots)
+                    : VmMemory::create_tree(config_.pci_tree, config_.bytes, config_.slots);
+  if (!memory) return tl::unexpected(memory.error());
+  memory_ = std::move(*memory);
+  if (kept) {
+    doorbells_ = std::move(kept->doorbells);
+  } else {
+    for (UniqueFd& doorbell : doorbells_) doorbell.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  }
+  requests_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!doorbells_.front() || !doorbells_.back() || !requests_) {
+    return tl::unexpected(std::string("eventfd: ") + std::strerror(errno));
+  }
+  return {};
+}
+
+VmRecord Vm::record() const {
+  return {config_, configured_, server_->next_peer()};
+}
+
+tl::expected<void, std::string> Vm::start(const std::string& group, std::optional<KeptVm> kept) {
+  if (auto made = make_memory(kept); !made) return made;
+  slots_.resize(config_.slots);
+  generation_ = random_generation();
+  loop_.watch(requests_.get(), EPOLLIN, [this](std::uint32_t) { on_request(); });
+  if (config_.pci_tree.empty()) {
+    IvshmemServer::Callbacks callbacks;
+    callbacks.on_connect = [this] {
+      keeper_.update(record());
+      on_qemu(true);
+    };
+    callbacks.on_served = [this](int socket) { keeper_.qemu_came(socket); };
+    callbacks.on_disconnect = [this] {
+      keeper_.qemu_left();
+      on_qemu(false);
+    };
+    server_ = std::make_unique<IvshmemServer>(loop_, memory_->fd(), doorbells_, std::move(callbacks));
+    if (auto listening = server_->listen(config_.socket, group); !listening) return listening;
+    std::optional<StateMemory> state;
+    if (kept) {
+      state = std::move(kept->state);
+      server_->adopt(std::move(kept->qemu), kept->record.next_peer);
+    }
+    keeper_.begin(record(), memory_->fd(), doorbells_, std::move(state));
+  }
+  memory_->clear_all();  // it may be the one of a vgpud that has ended
+  for (std::uint32_t index = 0; index < config_.slots; ++index) memory_->clear_slot(index);
+  write_host_page();
+  doorbell_thread_ = std::make_unique<DoorbellThread>(*memory_, doorbells_, requests_.get());
+  timer_ = loop_.every(kBeat, [this] { beat(); });
+  log::info("VM served vm={} size_mib={} slots={} at={} qemu={}", config_.name, config_.bytes >> 20U,
+            config_.slots, config_.pci_tree.empty() ? config_.socket : config_.pci_tree,
+            server_ && server_->connected() ? "of the vgpud before" : "none yet");
+  return {};
+}
+
+void Vm::on_request() {
+  std::uint64_t count = 0;
+  if (read(requests_.get(), &count, sizeof count) != static_cast<ssize_t>(sizeof count)) return;
+  if (!first_doorbell_logged_) {
+    first_doorbell_logged_ = true;
+    log::info("first doorbell of a VM vm={}", config_.name);
+  }
+  scan();
+}
+
+// Written anew at each beat: the guest may have scribbled over it, or been given a cleared memory.
+void Vm::write_host_page() {
+  constexpr auto relaxed = std::memory_order_relaxed;
+  stub::HostPage& page = memory_->host();
+  const stub::Division& division = memory_->division();
+  page.version.store(stub::version, relaxed);
+  page.slot_count.store(division.slot_count, relaxed);
+  page.memory_bytes.store(division.memory_bytes, relaxed);
+  page.slot_base.store(division.slot_base, relaxed);
+  page.slot_stride.store(division.slot_stride, relaxed);
+  page.protocol_hash.store(protocol_hash(), relaxed);
+  page.generation.store(generation_, relaxed);
+  page.heartbeat.store(++heartbeat_, relaxed);
+  page.host_peer.store(server_ ? static_cast<std::uint32_t>(IvshmemServer::host_peer) : kFolderPeer, relaxed);
+  page.vectors.store(stub::vector_count, relaxed);
+  page.state.store(static_cast<std::uint32_t>(stub::HostState::serving), relaxed);
+  page.doorbells.store(doorbell_thread_ ? doorbell_thread_->received() : 0, relaxed);
+  page.magic.store(stub::magic, std::memory_order_release);
+}
+
+void Vm::on_qemu(bool came) {
+  if (came) {
+    generation_ = random_generation();
+    guest_generation_ = 0;
+    attached_ = false;
+    memory_->clear_all();
+    for (std::uint32_t index = 0; index < config_.slots; ++index) memory_->clear_slot(index);
+    for (Slot& slot : slots_) slot.answered = slot.identity = 0;
+    write_host_page();
+    log::info("QEMU connected vm={}", config_.name);
+    return;
+  }
+  log::info("QEMU has gone vm={}", config_.name);
+  close_all("its QEMU has gone");
+  attached_ = false;
+  memory_->clear_all();
+}
+
+void Vm::beat() {
+  write_host_page();
+  may_open_ = std::min(may_open_ + 1, kOpensAtOnce);  // 40 a second
+  if (guest_is_current()) {
+    const std::uint64_t heartbeat = memory_->guest().heartbeat.load(std::memory_order_relaxed);
+    const auto now = EventLoop::Clock::now();
+    if (heartbeat != guest_heartbeat_) {
+      guest_heartbeat_ = heartbeat;
+      guest_seen_ = now;
+    } else if (attached_ && now - guest_seen_ > config_.guest_timeout) {
+      attached_ = false;
+      close_all("its guest has not shown a heartbeat in time");
+      log::warning("guest is silent vm={}", config_.name);
+    }
+  }
+  scan();
+  share_out();
+}
+
+// False while no guest's vgpud is attached. A new one ends what the one before had open.
+bool Vm::guest_is_current() {
+  const std::uint64_t generation = memory_->guest().generation.load(std::memory_order_acquire);
+  if (generation == 0) return false;
+  if (generation == guest_generation_) return true;
+  if (guest_generation_ != 0) close_all("its guest's vgpud was started anew");
+  guest_generation_ = generation;
+  guest_seen_ = EventLoop::Clock::now();
+  attached_ = true;
+  log::info("guest attached vm={} guest={}", config_.name, log::quoted(printable(memory_->guest().name)));
+  return true;
+}
+
+void Vm::scan() {
+  if (!guest_is_current()) return;
+  for (std::uint32_t index = 0; index < slots_.size(); ++index) look_at(index);
+}
+
+void Vm::look_at(std::uint32_t index) {
+  Slot& slot = slots_[index];
+  const stub::SlotGuest& words = memory_->slot(index).guest;
+  const std::uint32_t sequence = words.sequence.load(std::memory_order_acquire);
+  if (sequence == slot.answered) {
+    if (slot.state == stub::SlotState::open) read_identity(index);
+    return;
+  }
+  const std::uint32_t want = words.want.load(std::memory_order_relaxed);
+  // Each session costs a worker: a guest that asks for them without end waits for the next beats.
+  if (want == static_cast<std::uint32_t>(stub::Want::open) && may_open_ == 0) return;
+  slot.answered = sequence;
+  close(index);
+  if (want == static_cast<std::uint32_t>(stub::Want::open)) {
+    --may_open_;
+    open(index);
+  } else {
+    memory_->clear_slot(index);  // gives its pages back
+    publish(index, stub::SlotState::free, "", RefusalCode::internal);
+  }
+}
+
+void Vm::open(std::uint32_t index) {
+  Slot& slot = slots_[index];
+  memory_->clear_slot(index);
+  auto pair = message_socket_pair();
+  const ClassConfig* const client_class = class_of_(config_.class_name);
+  if (!pair || client_class == nullptr) {
+    publish(index, stub::SlotState::refused,
+            pair ? "the VM's class is not configured any more" : pair.error(), RefusalCode::internal);
+    return;
+  }
+  const stub::Division& division = memory_->division();
+  GuestPlace place;
+  place.vm = config_.name;
+  place.memory = memory_->fd();
+  place.slot_offset = division.memory(index);
+  place.arena_bytes = division.arena_bytes();
+  place.control_offset = division.control(index);
+  slot.state = stub::SlotState::opening;
+  slot.socket = std::move(pair->first);
+  slot.identity = 0;
+  loop_.watch(slot.socket.get(), EPOLLIN | EPOLLRDHUP, [this, index](std::uint32_t) { on_session(index); });
+  slot.session =
+      sessions_.admit_guest(std::move(pair->second), std::move(place), *client_class, config_.device);
+}
+
+// What the session manager tells a client: here the answer to the guest's request, later only the end.
+void Vm::on_session(std::uint32_t index) {
+  Slot& slot = slots_[index];
+  auto message = receive_message(slot.socket.get(), 0);
+  if (message && message->none) return;
+  if (message && !message->closed && slot.state == stub::SlotState::opening) {
+    if (const auto* welcome = message->as<Welcome>(); welcome != nullptr && message->fds.size() == 2) {
+      slot.direct = std::move(message->fds[1]);
+      slot.session = welcome->session;
+      stub::SlotHost& words = memory_->slot(index).host;
+      words.session = welcome->session;
+      words.memory_quota = welcome->memory_quota;
+      words.device = welcome->device;
+      ++opened_;
+      publish(index, stub::SlotState::open, "", RefusalCode::internal);
+      return;
+    }
+    if (const auto* refused = message->as<Refused>()) {
+      const std::string reason(refused->text, strnlen(refused->text, sizeof refused->text));
+      const RefusalCode code = refused->code;
+      close(index);
+      ++refused_;
+      publish(index, stub::SlotState::refused, reason, code);
+      return;
+    }
+  }
+  close(index);
+  publish(index, stub::SlotState::ended, "the host ended the session", RefusalCode::internal);
+}
+
+void Vm::close(std::uint32_t index) {
+  Slot& slot = slots_[index];
+  if (slot.socket) {
+    loop_.forget(slot.socket.get());
+    slot.socket.reset();
+    slot.direct.reset();
+  }
+  slot.session = 0;
+  slot.state = stub::SlotState::free;
+}
+
+void Vm::close_all(const std::string& why) {
+  unsigned open = 0;
+  for (std::uint32_t index = 0; index < slots_.size(); ++index) {
+    if (slots_[index].socket) ++open;
+    close(index);
+    memory_->slot(index).host.state.store(static_cast<std::uint32_t>(stub::SlotState::ended),
+                                          std::memory_order_release);
+  }
+  if (open != 0) {
+    ++lost_;
+    log::info("sessions of a VM ended vm={} sessions={} why={}", config_.name, open, log::quoted(why));
+  }
+}
+
+void Vm::publish(std::uint32_t index, stub::SlotState state, const std::string& reason, RefusalCode code) {
+  Slot& slot = slots_[index];
+  slot.state = state;
+  stub::SlotHost& words = memory_->slot(index).host;
+  set_text(words.reason, reason);
+  words.code = static_cast<std::uint32_t>(code);
+  words.state.store(static_cast<std::uint32_t>(state), std::memory_order_release);
+  words.answered.store(slot.answered, std::memory_order_release);
+  if (state == stub::SlotState::refused) {
+    log::info("guest process refused vm={} slot={} reason={}", config_.name, index, log::quoted(reason));
+  }
+}
+
+void Vm::read_identity(std::uint32_t index) {
+  Slot& slot = slots_[index];
+  const stub::SlotGuest& words = memory_->slot(index).guest;
+  const std::uint32_t identity = words.identity.load(std::memory_order_acquire);
+  if (identity == slot.identity) return;
+  slot.identity = identity;
+  sessions_.name_guest(slot.session, words.pid, printable(words.program));
+}
+
+// The VM's weight and rates are divided among its processes that have work, its memory quota is for all of
+// them together.
+void Vm::share_out() {
+  const ClassConfig* const client_class = class_of_(config_.class_name);
+  if (client_class == nullptr) return;
+  std::uint32_t busy = 0;
+  std::uint64_t used = 0;
+  for (const Slot& slot : slots_) {
+    const GatePage* const page = slot.session != 0 ? sessions_.page_of(slot.session) : nullptr;
+    if (page == nullptr) continue;
+    used += page->memory_used.load(std::memory_order_relaxed);
+    if (page->backlogged.load(std::memory_order_relaxed) != 0) ++busy;
+  }
+  busy = std::max(1U, busy);
+  ClassConfig part = *client_class;
+  part.weight = std::max(1U, part.weight / busy);
+  if (part.launch_rate != 0) part.launch_rate = std::max(1U, part.launch_rate / busy);
+  if (part.bandwidth) part.bandwidth = std::max<std::uint64_t>(1, *part.bandwidth / busy);
+  const std::uint64_t quota = client_class->memory_quota.value_or(0);
+  for (std::uint32_t index = 0; index < slots_.size(); ++index) {
+    const Slot& slot = slots_[index];
+    const GatePage* const page = slot.session != 0 ? sessions_.page_of(slot.session) : nullptr;
+    if (page == nullptr) continue;
+    const std::uint64_t own = page->memory_used.load(std::memory_order_relaxed);
+    const std::uint64_t others = used - std::min(used, own);
+    if (quota != 0) part.memory_quota = std::max<std::uint64_t>(1, quota - std::min(quota, others));
+    sessions_.share_guest(slot.session, part);
+    stub::SlotHost& words = memory_->slot(index).host;
+    words.memory_used.store(own, std::memory_order_relaxed);
+    words.memory_peak.store(page->memory_peak.load(std::memory_order_relaxed), std::memory_order_relaxed);
+  }
+}
+
+VmStats Vm::stats() const {
+  VmStats stats;
+  stats.name = config_.name;
+  stats.class_name = config_.class_name;
+  stats.socket = config_.pci_tree.empty() ? config_.socket : config_.pci_tree;
+  stats.bytes = config_.bytes;
+  stats.slots = config_.slots;
+  stats.connected = server_ ? server_->connected() : attached_;
+  stats.attached = attached_;
+  stats.doorbells = doorbell_thread_ ? doorbell_thread_->received() : 0;
+  stats.sessions = opened_;
+  stats.refused = refused_;
+  stats.lost = lost_;
+  if (memory_) stats.guest = printable(memory_->guest().name);
+  for (const Slot& slot : slots_) {
+    if (slot.state != stub::SlotState::open) continue;
+    ++stats.slots_open;
+    if (const GatePage* page = sessions_.page_of(slot.session)) {
+      stats.memory_used += page->memory_used.load(std::memory_order_relaxed);
+    }
+  }
+  if (const ClassConfig* client_class = class_of_(config_.class_name)) {
+    stats.weight = client_class->weight;
+    stats.memory_quota = client_class->memory_quota.value_or(0);
+  }
+  return stats;
+}
+
+}  // namespace vgpu::daemon::stub_host

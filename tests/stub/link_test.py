@@ -1,0 +1,233 @@
+#!/usr/bin/env python3
+"""The link between a guest and its host: what is said and counted, that two processes run at once, and every fault."""
+
+import json
+import mmap
+import os
+import random
+import shutil
+import signal
+import struct
+import tempfile
+import pathlib
+import time
+import unittest
+
+from link import MEMORY, Guest, Host, Link, harness
+from harness import first_line, wait_until
+
+FUNCTION = "bus/pci/devices/0000:00:05.0"
+
+
+def kill(service):
+    """SIGKILL to a vgpud; its workers and links go with it."""
+    children = harness.descendants(service.process.pid)
+    service.process.kill()
+    service.process.wait()
+    service.process = None
+    wait_until(lambda: all(harness.is_zombie(child) for child in children), 10, "its processes end with vgpud")
+
+
+class Loud(unittest.TestCase):
+    def test_each_step_is_logged_once_and_counted_on_both_sides(self):
+        with Link() as link:
+            result = link.guest.cli("verify", "--", harness.PROGRAMS / "vector_add", check=False)
+            self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
+            self.assertRegex(result.stdout, r"sent to the host +[1-9]\d* records, [1-9]\d* doorbells rung")
+            guest, host = link.guest.log_text(), link.host.log_text()
+            for text, log in (("VGPU-STUB found function=", guest), ("connected to the host's vgpud", guest),
+                              ("first doorbell of a VM vm=vm1", host), ("guest attached vm=vm1", host)):
+                self.assertEqual(log.count(text), 1, f"{text!r} in\n{log}")
+            self.assertGreater(link.host.vms()["vm1"]["doorbells"], 0)
+            device = link.guest.row()
+            self.assertEqual(device["kind"], "stub")
+            self.assertTrue(device["link"]["connected"])
+            ended = json.loads(link.guest.cli("stats", "--json").stdout)["ended"]
+            self.assertGreater(ended[0]["link_records"], 10)
+            self.assertGreater(ended[0]["link_doorbells"], 0)
+            self.assertGreater(ended[0]["kernel_ns"], 0)
+
+    def test_two_processes_at_once_and_the_host_knows_them(self):
+        with Link(prestart=2) as link:
+            programs = [link.guest.popen("busy", "--seconds", 3), link.guest.popen("nbody", "--seconds", 3)]
+            pids = {program.pid for program in programs}
+
+            def host_rows():
+                return {row["guest_pid"]: row for row in link.host.clients() if row["launches"] > 0}
+
+            rows = wait_until(lambda: pids <= set(host_rows()) and host_rows(), 10, "the host shows both processes")
+            self.assertEqual({rows[pid]["vm"] for pid in pids}, {"vm1"})
+            self.assertEqual(len({rows[pid]["worker_pid"] for pid in pids}), 2)
+            self.assertIn("vm1:busy", link.host.cli("stats").stdout)
+            for program in programs:
+                output, _ = program.communicate(timeout=60)
+                self.assertEqual(program.returncode, 0, output)
+
+    def test_what_kernels_print_comes_out_in_every_use_of_a_slot(self):
+        with Link(slots=2) as link:
+            for _ in range(5):
+                result = link.guest.run("device_printf")
+                self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
+
+    def test_many_launches_share_doorbells(self):
+        with Link() as link:
+            result = link.guest.run("launches", 100000, timeout=120)
+            self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
+            ended = json.loads(link.guest.cli("stats", "--json").stdout)["ended"]
+            self.assertGreaterEqual(ended[0]["launches"], 100000)
+            self.assertLessEqual(ended[0]["link_doorbells"], 5000)
+
+    def test_the_hosts_memory_quota_holds(self):
+        with Link(host_classes={"default": {"memory_quota": "256MiB"}}) as link:
+            result = link.guest.run("out_of_quota", env=link.guest.environment(VGPU_TEST_QUOTA_MB="256"))
+            self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
+
+    def test_a_vm_can_be_added_and_removed(self):
+        with tempfile.TemporaryDirectory(dir=MEMORY) as tree, Host(pathlib.Path(tree)) as host:
+            answer = host.cli("vm", "add", "other", "--size", "32M", "--slots", 2)
+            self.assertIn("ivshmem-doorbell", answer.stdout)
+            self.assertEqual(host.vms()["other"]["bytes"], 32 << 20)
+            self.assertNotEqual(host.cli("vm", "add", "other", check=False).returncode, 0)
+            self.assertNotEqual(host.cli("vm", "add", "odd", "--size", "30M", check=False).returncode, 0)
+            host.cli("vm", "remove", "other")
+            self.assertNotIn("other", host.vms())
+
+
+class NoHost(unittest.TestCase):
+    def refused_at_once(self, guest, reason):
+        wait_until(lambda: reason in guest.row()["problem"], 5, f"devices says: {reason}")
+        start = time.monotonic()
+        result = guest.run("no_service")
+        took = time.monotonic() - start
+        self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
+        self.assertLess(took, 1.0)  # of which 0.1 s is vgpud's part; the rest is a process's start on a busy machine
+        self.assertIn(reason, guest.cli("devices").stdout)
+
+    def test_no_function(self):
+        tree = pathlib.Path(tempfile.mkdtemp())
+        (tree / "bus/pci/devices").mkdir(parents=True)
+        with Guest(tree) as guest:
+            self.refused_at_once(guest, "no VGPU-STUB function")
+        shutil.rmtree(tree)
+
+    def test_no_host_then_another_version_then_a_silent_one(self):
+        with Link() as link:
+            kill(link.host)
+            wait_until(lambda: link.guest.row()["problem"], 10, "the guest notices that the host is gone")
+            self.refused_at_once(link.guest, "does not answer")
+            with (link.tree / FUNCTION / "resource2").open("r+b") as memory:
+                memory.seek(8)
+                memory.write(struct.pack("<I", 77))
+                memory.flush()
+                self.refused_at_once(link.guest, "version 77")
+                memory.seek(0)
+                memory.write(bytes(8))
+                memory.flush()
+                self.refused_at_once(link.guest, "no vgpud serves")
+
+
+class Faults(unittest.TestCase):
+    def test_a_fault_stays_with_its_process(self):
+        with Link(slots=8, prestart=2) as link:
+            busy = link.guest.popen("busy", "--seconds", 2)
+            first_line(busy)
+            self.assertEqual(link.guest.run("illegal_address").returncode, 0)  # it expects the error
+            output, _ = busy.communicate(timeout=30)
+            self.assertEqual(busy.returncode, 0, output)
+
+    def test_guest_daemon_killed_and_started_again(self):
+        with Link() as link:
+            busy = link.guest.popen("busy", "--seconds", 30, stderr=harness.subprocess.STDOUT)
+            first_line(busy)
+            kill(link.guest)
+            output, _ = busy.communicate(timeout=20)
+            self.assertNotEqual(busy.returncode, 0, output)
+            link.guest.start()
+            link.guest.wait_for_device()
+            result = link.guest.run("vector_add")
+            self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
+            wait_until(lambda: all(row["guest_pid"] != busy.pid for row in link.host.clients()), 5,
+                       "the host has freed what the first guest daemon held")
+
+    def test_host_daemon_killed_and_started_again(self):
+        with Link() as link:
+            busy = link.guest.popen("busy", "--seconds", 30, stderr=harness.subprocess.STDOUT)
+            first_line(busy)
+            kill(link.host)
+            output, _ = busy.communicate(timeout=20)
+            self.assertNotEqual(busy.returncode, 0, output)
+            link.host.start()
+            link.guest.wait_for_device(30)
+            result = link.guest.run("vector_add")
+            self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
+
+    def test_a_workers_death_is_told(self):
+        with Link() as link:
+            busy = link.guest.popen("busy", "--seconds", 30, stderr=harness.subprocess.STDOUT)
+            first_line(busy)
+            row = wait_until(lambda: [row for row in link.host.clients() if row["guest_pid"] == busy.pid], 5,
+                             "the host knows the process")[0]
+            os.kill(row["worker_pid"], signal.SIGKILL)
+            output, _ = busy.communicate(timeout=20)
+            self.assertNotEqual(busy.returncode, 0, output)
+            self.assertEqual(link.guest.run("vector_add").returncode, 0)
+
+    def test_a_stopped_worker_holds_up_only_its_process(self):
+        with Link(prestart=2) as link:
+            busy = link.guest.popen("busy", "--seconds", 30)
+            first_line(busy)
+            row = wait_until(lambda: [row for row in link.host.clients() if row["guest_pid"] == busy.pid], 5,
+                             "the host knows the process")[0]
+            os.kill(row["worker_pid"], signal.SIGSTOP)
+            self.assertEqual(link.guest.run("vector_add").returncode, 0)
+            busy.kill()
+            busy.communicate(timeout=10)
+            wait_until(lambda: all(row["guest_pid"] != busy.pid for row in link.host.clients()), 10,
+                       "the stuck worker is ended with its process")
+
+    def test_a_guest_process_killed_gives_everything_back(self):
+        with Link() as link:
+            for _ in range(6):  # more than there are slots
+                busy = link.guest.popen("busy", "--seconds", 30)
+                first_line(busy)
+                busy.kill()
+                busy.communicate(timeout=10)
+            wait_until(lambda: link.host.vms()["vm1"]["slots_open"] <= 1, 10, "the slots are free but for the ready one")
+            self.assertEqual(link.guest.run("vector_add").returncode, 0)
+
+    def test_garbage_and_endless_doorbells_hurt_nobody_else(self):
+        """A guest without a vgpud of ours: writes into every word of its BAR2 and rings all the time."""
+        tree = pathlib.Path(tempfile.mkdtemp(prefix="vgpud-pci-", dir=MEMORY))
+        good, bad = tree / "good", tree / "bad"
+        try:
+            with Host(tree, {"good": {}, "bad": {"size": "16MiB", "slots": 2}}) as host, Guest(good) as guest:
+                guest.wait_for_device()
+                chance = random.Random(5)
+                slots = 65536
+                with (bad / FUNCTION / "resource2").open("r+b") as file, \
+                        (bad / FUNCTION / "resource0").open("r+b") as registers:
+                    memory, doorbell = mmap.mmap(file.fileno(), 0), mmap.mmap(registers.fileno(), 4096)
+                    end = time.monotonic() + 4
+                    rounds = 0
+                    while time.monotonic() < end:
+                        rounds += 1
+                        memory[4096:4104] = struct.pack("<Q", 1 + rounds // 50)  # now and then another guest
+                        for slot in range(2):
+                            at = slots + slot * 32768
+                            memory[at:at + 64] = struct.pack("<III", chance.randrange(2), rounds, rounds) + \
+                                chance.randbytes(52)
+                        for _ in range(64):
+                            at = chance.randrange(0, len(memory) - 64)
+                            memory[at:at + 64] = chance.randbytes(64)
+                        doorbell[12:16] = struct.pack("<I", 0x10001)
+                    self.assertGreater(rounds, 100)
+                    result = guest.run("vector_add")
+                    self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
+                self.assertEqual(guest.run("reduce").returncode, 0)
+                self.assertIsNone(host.process.poll())
+        finally:
+            shutil.rmtree(tree, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,191 @@
+#!/usr/bin/env python3
+"""Booted guests with a VGPU-STUB device: Debian's kernel, systemd and udev under QEMU, an installed vgpud inside, and this
+machine's vgpud with the software GPU at the other end. Skipped, with one line, only where no guest can be booted."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import time
+import unittest
+
+sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1] / "integration")]
+
+import guest  # noqa: E402
+import harness  # noqa: E402
+
+WORK = harness.BUILD / "tests" / "vm"
+INSTALLED = WORK / "installed"
+SKIPPED = 77
+
+# Waits for what udev starts; never starts vgpud itself.
+PREAMBLE = r"""
+echo UP
+for turn in $(seq 60); do systemctl is-active --quiet vgpud.service && break; sleep 0.2; done
+echo "VGPUD $(systemctl is-active vgpud.service) user $(systemctl show --value -p User vgpud.service)"
+run() { vgpud-cli run -- "/opt/$@"; }
+say() { printf '%s %s\n' "$1" "$(cat)"; }
+"""
+
+
+def qemu_device(socket):
+    """QEMU's words for VGPU-STUB, as docs/vm-guide.md gives them."""
+    return ["-chardev", f"socket,path={socket},id=vgpu",
+            "-device", "ivshmem-doorbell,chardev=vgpu,vectors=2,addr=05.0"]
+
+
+def install():
+    """This build's files as `cmake --install` lays them out."""
+    shutil.rmtree(INSTALLED, ignore_errors=True)
+    subprocess.run(["cmake", "--install", harness.BUILD, "--prefix", "/usr", "--strip"], check=True,
+                   stdout=subprocess.DEVNULL, env={**os.environ, "DESTDIR": str(INSTALLED)})
+    shutil.rmtree(INSTALLED / "usr/lib/vgpud/cublas", ignore_errors=True)  # large, and no program here uses it
+
+
+def guest_root(name, programs):
+    """The installed vgpud and some programs, with the users that systemd-sysusers makes."""
+    root = guest.Root(WORK / f"root-{name}")
+    root.copy_tree(INSTALLED)
+    for program in programs:
+        root.copy(harness.PROGRAMS / program, f"/opt/{program}")
+    root.add_libraries()
+    for file in ("passwd", "group"):
+        root.copy(guest.CACHE / file, f"/etc/{file}")
+    subprocess.run(["systemd-sysusers", f"--root={root.folder}"], check=True, stderr=subprocess.DEVNULL)
+    return root
+
+
+class Vm(unittest.TestCase):
+    """A vgpud on this machine and guests on its VM sockets."""
+
+    CLASSES = {"default": {}}
+    VMS = ("vm1",)
+
+    @classmethod
+    def setUpClass(cls):
+        install()
+
+    def setUp(self):
+        vms = ", ".join(f"{{name: {name}, size: 64MiB, class: {self.class_of(name)}}}" for name in self.VMS)
+        self.service = self.enterContext(harness.Service(classes=self.CLASSES, extra=f"vms: [{vms}]\n"))
+        self.guests = []
+
+    def class_of(self, name):
+        return name if name in self.CLASSES else "default"
+
+    def boot(self, name, programs, job):
+        device = qemu_device(self.service.folder / "vm" / f"{name}.sock")
+        one = guest.Guest(name, guest_root(name, programs), PREAMBLE + job, device, WORK)
+        self.guests.append(one)
+        self.addCleanup(one.kill)
+        one.start()
+        return one
+
+    def host_stats(self):
+        return json.loads(self.service.cli("stats", "--json", "--ended").stdout)
+
+
+class OneGuest(Vm):
+    """Booting to power-off is to stay within 60 s on two idle CPUs; a loaded machine is given more."""
+
+    def test_two_programs_at_once_get_right_results(self):
+        started = time.monotonic()
+        one = self.boot("vm1", ("vector_add", "matmul_tiled", "nbody"), r"""
+for name in vendor device enable; do cat /sys/bus/pci/devices/0000:00:05.0/$name; done | tr '\n' ' ' | say FUNCTION
+stat -c '%G %a' /sys/bus/pci/devices/0000:00:05.0/resource2 | say BAR2
+(run matmul_tiled; echo "FIRST $?") & (run vector_add; echo "SECOND $?") & wait
+vgpud-cli verify -- /opt/nbody; echo "VERIFY $?"
+vgpud-cli devices
+vgpud-cli stats --json --ended | tr -d '\n' | say STATS
+for process in /proc/[0-9]*; do
+  case $(readlink $process/exe) in
+    */vgpud | */vgpud-link) sed -nE 's/^(Name|Uid|CapEff|NoNewPrivs|Seccomp):\s*(\S+).*/\2/p' $process/status | tr '\n' ' ' | say PROCESS ;;
+  esac
+done
+journalctl --no-pager --output=cat --unit=vgpud.service | sed 's/^/JOURNAL /'
+""")
+        self.assertEqual(one.finish(120), 0, one.console())
+        console = one.console()
+        seconds = time.monotonic() - started
+        self.assertIn("FUNCTION 0x1af4 0x1110 1", console)
+        self.assertIn("BAR2 vgpu 660", console)
+        self.assertIn("VGPUD active user vgpud", console)
+        for done in ("FIRST 0", "SECOND 0", "VERIFY 0"):
+            self.assertIn(done, console)
+        self.assertRegex(console, r"VERIFIED: ")
+        inside = json.loads(one.find(r"^STATS (.*)").group(1))
+        self.check_counts(inside, self.host_stats())
+        self.check_doorbells(inside)
+        self.check_confined(console)
+        print(f"\nbooted guest, three programs, power-off: {seconds:.1f} s", file=sys.stderr)
+
+    def check_counts(self, inside, outside):
+        """Both sides tell the same of each process of the guest."""
+        inside = {client["pid"]: client for client in inside["ended"] + inside["clients"]}
+        outside = {client["guest_pid"]: client for client in outside["ended"] + outside["clients"] if client["guest_pid"]}
+        self.assertEqual(len(inside), 3)
+        self.assertEqual(inside.keys(), outside.keys())
+        for pid, here in inside.items():
+            there = outside[pid]
+            for key in ("program", "launches", "bytes_to_device", "bytes_from_device", "errors", "modules"):
+                self.assertEqual(here[key], there[key], f"{key} of {here['program']}")
+
+    def check_doorbells(self, inside):
+        """Rung in the guest, received on the host: each at least once; several rings may be received as one."""
+        rung = sum(client["link_doorbells"] for client in inside["ended"] + inside["clients"])
+        vm = {vm["name"]: vm for vm in self.host_stats()["vms"]}["vm1"]
+        self.assertGreater(rung, 0)
+        self.assertGreater(vm["doorbells"], 0)
+        self.assertGreaterEqual(vm["sessions"], 3)  # those of links that wait for a program count, too
+
+    def check_confined(self, console):
+        processes = re.findall(r"PROCESS (\S+) (\d+) (\S+) (\d+) (\d+)", console)  # in the order of /proc/PID/status
+        self.assertIn("vgpud", [name for name, *_ in processes])
+        for name, uid, capabilities, no_new_privileges, seccomp in processes:
+            with self.subTest(process=name):
+                self.assertNotEqual(uid, "0")
+                self.assertEqual((no_new_privileges, seccomp), ("1", "2"))
+                self.assertEqual(int(capabilities, 16), 1 << 19 if name == "vgpud" else 0)
+
+
+class TwoGuests(Vm):
+    CLASSES = {"default": {}, "heavy": {"weight": 300}, "light": {"weight": 100}}
+    VMS = ("heavy", "light")
+
+    def test_two_guests_share_by_weight(self):
+        job = r"""
+echo READY
+run busy --seconds 600 --rounds 20000 --blocks 64 & program=$!
+trap 'kill $program' TERM
+wait $program
+"""
+        guests = [self.boot(name, ("busy",), job) for name in self.VMS]
+        for one in guests:
+            one.wait_for(r": ready", 150)
+        harness.wait_until(lambda: len(self.busy()) == 2, 30, "both guests' programs compute")
+        time.sleep(1)
+        before = self.busy()
+        # Until both have used a good deal of the device: a loaded machine takes longer.
+        harness.wait_until(lambda: self.busy()["light"] - before["light"] > 2.5e9, 60, "the light guest gets on")
+        after = self.busy()
+        ratio = (after["heavy"] - before["heavy"]) / (after["light"] - before["light"])
+        print(f"\nshares of two guests with weights 3:1: {ratio:.2f}:1", file=sys.stderr)
+        self.assertGreater(ratio, 2.4)
+        self.assertLess(ratio, 3.8)
+
+    def busy(self):
+        """Device time in ns of each VM's program."""
+        clients = json.loads(self.service.cli("stats", "--json").stdout)["clients"]
+        return {client["vm"]: client["device_ns"] for client in clients if client.get("vm") and client["launches"] > 1}
+
+
+if __name__ == "__main__":
+    try:
+        guest.prepare()
+    except guest.Unavailable as problem:
+        print(f"SKIPPED: {problem}")
+        sys.exit(SKIPPED)
+    unittest.main(verbosity=2)
