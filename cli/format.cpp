@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdio>
 
 namespace vgpu::cli {
@@ -67,7 +68,7 @@ std::string format_count(std::uint64_t count) {
 }
 
 std::string format_percent(double part) {
-  return std::to_string(static_cast<int>(part * 100 + 0.5)) + "%";
+  return std::to_string(std::lround(part * 100)) + "%";
 }
 
 std::string format_table(const std::vector<std::string>& heading,

@@ -6,6 +6,7 @@
 #include "cli/asking.hpp"
 #include "cli/commands.hpp"
 #include "cli/control_client.hpp"
+#include "cli/format.hpp"
 #include "cli/top/model.hpp"
 #include "cli/top/screen.hpp"
 

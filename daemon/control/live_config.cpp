@@ -63,14 +63,15 @@ YAML::Node list_of(const std::string& value) {
   return list;
 }
 
+// No mapping of the configuration lies deeper than one level in another.
 void set_value(YAML::Node map, const std::string& key, const std::string& value) {
+  const bool is_list = value.size() >= 2 && value.front() == '[' && value.back() == ']';
+  const YAML::Node node = is_list ? list_of(value) : YAML::Node(value);
   const auto dot = key.find('.');
-  if (dot != std::string::npos) {
-    set_value(map[key.substr(0, dot)], key.substr(dot + 1), value);
-  } else if (value.size() >= 2 && value.front() == '[' && value.back() == ']') {
-    map[key] = list_of(value);
+  if (dot == std::string::npos) {
+    map[key] = node;
   } else {
-    map[key] = value;
+    map[key.substr(0, dot)][key.substr(dot + 1)] = node;
   }
 }
 

@@ -113,6 +113,48 @@ TEST(HostileControl, GarbageIsAnsweredAndEndlessLinesAreDropped) {
   EXPECT_EQ(broker.stats()["ok"], true);
 }
 
+TEST(HostileControl, ChangesOfTheWrongShapeAreRefusedAndChangeNothing) {
+  using nlohmann::json;
+  const BrokerProcess broker;
+  ASSERT_TRUE(broker.wait_until_up());
+  const Answer client = broker.hello();
+  ASSERT_TRUE(client.welcome);
+  const json before = broker.ask({{"request", "policy"}});
+  const std::string deep = std::string(30'000, '.');
+  for (const json& request : std::vector<json>{
+           {{"request", "set"}},
+           {{"request", "set"}, {"session", 1}, {"settings", 7}},
+           {{"request", "set"}, {"session", 1}, {"settings", {"weight"}}},
+           {{"request", "set"}, {"session", 1}, {"settings", {{"weight", 7}}}},
+           {{"request", "set"}, {"session", "1"}, {"settings", {{"weight", "7"}}}},
+           {{"request", "set"}, {"session", 99}, {"settings", {{"weight", "7"}}}},
+           {{"request", "set"}, {"session", 1}, {"settings", {{"weight", "7"}}}, {"save", "yes"}},
+           {{"request", "set"}, {"session", 1}, {"settings", {{"weight.x", "7"}}}},
+           {{"request", "set"}, {"target", "class"}, {"name", ""}, {"settings", {{"weight", "7"}}}},
+           {{"request", "set"}, {"target", "class"}, {"name", "a: b\n"}, {"settings", {{"weight", "7"}}}},
+           {{"request", "set"}, {"target", "rule"}, {"name", "r"}, {"settings", {{deep, "7"}}}},
+           {{"request", "set"}, {"target", "rule"}, {"name", "r"}, {"settings", {{"match.uid", deep}}}},
+           {{"request", "set"}, {"target", "device"}, {"name", 7}, {"settings", {{"prestart", "7"}}}},
+           {{"request", "set"}, {"target", "limits"}, {"settings", {{"clients", "]["}}}},
+           {{"request", "pause"}},
+           {{"request", "pause"}, {"pid", -1}},
+           {{"request", "kill"}, {"session", json::array()}},
+           {{"request", "quarantine"}, {"uid", "root"}, {"executable", "/x"}},
+           {{"request", "quarantine"}, {"uid", 0}, {"executable", 7}},
+           {{"request", "quarantine"}, {"session", 1}, {"for", "-1s"}},
+           {{"request", "quarantine"}, {"session", 1}, {"why", std::string(1000, 'x')}},
+           {{"request", "release"}, {"session", 1}}}) {
+    const json answer = broker.ask(request);
+    ASSERT_TRUE(answer.is_object()) << request;
+    EXPECT_EQ(answer["ok"], false) << request;
+    EXPECT_NE(answer["error"], "") << request;
+  }
+  EXPECT_EQ(broker.ask({{"request", "policy"}}), before);
+  const json stats = broker.stats()["clients"][0];
+  EXPECT_EQ(stats["weight"], 100);
+  EXPECT_EQ(stats["state"], "running");
+}
+
 TEST(HostileControl, ManyRequestsAtOnceAreAnsweredOneByOne) {
   const BrokerProcess broker;
   ASSERT_TRUE(broker.wait_until_up());
