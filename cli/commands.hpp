@@ -21,6 +21,13 @@ struct StatsOptions {
   double watch_seconds = 0;  // 0: once
 };
 
+// One user's program: that of a client, or said by user and path.
+struct ProgramChoice {
+  std::string client;      // a pid or #SESSION
+  std::string user;        // a name or a uid
+  std::string executable;  // full path
+};
+
 struct RunOptions {
   std::string control;
   std::string socket;  // for clients; empty: the library's own choice
@@ -45,7 +52,21 @@ int remove_vm(const VmOptions& options);
 int list_vms(const std::string& control, bool json);
 int show_stats(const StatsOptions& options);
 int show_processes(const std::string& control, bool json);
+// A full-screen view that looks every `period` seconds.
+int show_top(const std::string& control, double period);
 int show_devices(const std::string& control, bool json);
+// `words`: "client" PID, "class" NAME, "rule" NAME, "device" NAME, "limits" or "scheduler", then KEY=VALUE...
+int set_values(const std::string& control, const std::vector<std::string>& words, bool save);
+// Sends "pause", "resume" or "kill" for each client.
+int act_on_clients(const std::string& control, const std::string& request,
+                   const std::vector<std::string>& clients);
+// Without a program: lists those in quarantine. `how_long` is a time such as "10min"; empty: until released.
+int quarantine(const std::string& control, const ProgramChoice& program, const std::string& how_long,
+               const std::string& why, bool json);
+int release(const std::string& control, const ProgramChoice& program);
+int show_policy(const std::string& control);
+// What is wrong with a file, or with those that vgpud uses if `file` is empty.
+int check_policy(const std::string& control, const std::string& file);
 int reload(const std::string& control);
 int run_program(const RunOptions& options);
 int verify_program(const RunOptions& options);

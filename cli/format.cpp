@@ -15,14 +15,6 @@ std::string short_number(double value, const char* unit) {
   return text.data();
 }
 
-std::string printable(std::string text) {
-  for (char& c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte == 0x7f) c = '?';
-  }
-  return text;
-}
-
 std::string join(const std::vector<std::string>& cells, const std::vector<std::size_t>& widths,
                  std::size_t left) {
   std::string line;
@@ -36,6 +28,14 @@ std::string join(const std::vector<std::string>& cells, const std::vector<std::s
 }
 
 }  // namespace
+
+std::string printable(std::string text) {
+  for (char& c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte == 0x7f) c = '?';
+  }
+  return text;
+}
 
 std::string format_bytes(std::uint64_t bytes) {
   static constexpr std::array<const char*, 6> units{"KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
@@ -66,6 +66,10 @@ std::string format_count(std::uint64_t count) {
   return short_number(value / 1e9, "G");
 }
 
+std::string format_percent(double part) {
+  return std::to_string(static_cast<int>(part * 100 + 0.5)) + "%";
+}
+
 std::string format_table(const std::vector<std::string>& heading,
                          const std::vector<std::vector<std::string>>& rows, std::size_t left) {
   std::vector<std::vector<std::string>> cells{heading};
@@ -80,6 +84,10 @@ std::string format_table(const std::vector<std::string>& heading,
   std::string text;
   for (const auto& row : cells) text += join(row, widths, left);
   return text;
+}
+
+void print(const std::string& text) {
+  std::fputs(text.c_str(), stdout);
 }
 
 void print_error(const std::string& sentence) {

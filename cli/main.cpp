@@ -42,6 +42,99 @@ constexpr const char* kVerifyFooter =
     "the CPU, or that itself ends with another status than 0, is not verified. Children of the program "
     "count.";
 
+constexpr const char* kSetFooter =
+    "  vgpud-cli set client 4711 weight=300          a running client, by its pid (or #SESSION); class=, "
+    "device= too\n"
+    "  vgpud-cli set class batch memory_quota=8GiB   all clients of a class, present and to come\n"
+    "  vgpud-cli set rule students class=batch       a rule that has this name; a new one with "
+    "match.uid=1000 and so on\n"
+    "  vgpud-cli set device gpu0 prestart=4          also: set limits KEY=VALUE, set scheduler KEY=VALUE\n"
+    "The keys are those of vgpud.yaml (docs/configuration.md); no value is wrong without a sentence that "
+    "says why.\n"
+    "Owners may lower the weight, priority, memory_quota, launch_rate and bandwidth of their clients; all "
+    "else is for\n"
+    "root and the group vgpu-admin.";
+
+// Everything that changes clients or the policy.
+class ChangeCommands {
+ public:
+  ChangeCommands(CLI::App& app, const std::string& control, int& status)
+      : control_(control), status_(status) {
+    CLI::App* set = app.add_subcommand("set", "Change a running client or the policy; holds at once");
+    set->footer(kSetFooter);
+    set->add_flag("--save", save_,
+                  "Let it survive a restart, and a client's next start; your file is not touched");
+    set->add_option("what", words_,
+                    "client PID | class NAME | rule NAME | device NAME | limits | scheduler, KEY=VALUE...")
+        ->required()
+        ->type_name("TARGET KEY=VALUE...");
+    set->callback([this] { status_ = vgpu::cli::set_values(control_, words_, save_); });
+    add_act(app, "pause", "Give clients no device time until they are resumed; their calls wait");
+    add_act(app, "resume", "Let paused clients go on");
+    add_act(app, "kill", "End clients' use of the device: their calls fail from now on");
+    add_quarantine(app);
+    add_policy(app);
+  }
+
+ private:
+  void add_act(CLI::App& app, const char* name, const char* help) {
+    CLI::App* command = app.add_subcommand(name, help);
+    command->add_option("clients", words_, "Pids of clients, or #SESSION")->required()->type_name("PID...");
+    command->callback([this, name] { status_ = vgpu::cli::act_on_clients(control_, name, words_); });
+  }
+
+  void add_program(CLI::App& command) {
+    command.add_option("client", program_.client, "Pid of a client of the program, or #SESSION")
+        ->type_name("PID");
+    command
+        .add_option("--executable", program_.executable,
+                    "The program's full path, where it has no client now")
+        ->type_name("PATH");
+    command.add_option("--user", program_.user, "With --executable: whose; you if not given")
+        ->type_name("USER");
+  }
+
+  void add_quarantine(CLI::App& app) {
+    CLI::App* quarantine = app.add_subcommand(
+        "quarantine", "Keep a user's program from the device: its clients wait, new ones are refused");
+    quarantine->footer("Without a program it lists those in quarantine.");
+    add_program(*quarantine);
+    quarantine
+        ->add_option("--for", how_long_, "Until it is free by itself; until it is released if not given")
+        ->type_name("TIME");
+    quarantine->add_option("--why", why_, "What its refused clients and the list say")->type_name("TEXT");
+    quarantine->add_flag("--json", json_, "Print the list as JSON");
+    quarantine->callback(
+        [this] { status_ = vgpu::cli::quarantine(control_, program_, how_long_, why_, json_); });
+    CLI::App* release =
+        app.add_subcommand("release", "Let a program out of quarantine; its faults are forgotten");
+    add_program(*release);
+    release->callback([this] { status_ = vgpu::cli::release(control_, program_); });
+  }
+
+  void add_policy(CLI::App& app) {
+    CLI::App* policy = app.add_subcommand("policy", "The configuration that holds: show, check, reload");
+    policy->require_subcommand(1);
+    policy->add_subcommand("show", "Print every file and change that holds, in the order of reading")
+        ->callback([this] { status_ = vgpu::cli::show_policy(control_); });
+    CLI::App* check =
+        policy->add_subcommand("check", "Say what is wrong with a file, or with those that vgpud uses");
+    check->add_option("file", file_, "A configuration file")->type_name("FILE");
+    check->callback([this] { status_ = vgpu::cli::check_policy(control_, file_); });
+    policy->add_subcommand("reload", "Make the files hold; changes that were not saved are forgotten")
+        ->callback([this] { status_ = vgpu::cli::reload(control_); });
+  }
+
+  const std::string& control_;
+  int& status_;
+  std::vector<std::string> words_;
+  std::string file_;
+  vgpu::cli::ProgramChoice program_;
+  std::string how_long_, why_;
+  bool json_ = false;
+  bool save_ = false;
+};
+
 void add_program_options(CLI::App& command, RunOptions& options) {
   command.add_flag("--standalone", options.standalone,
                    "Start a private vgpud for just this program; needs no service and no root");
@@ -82,6 +175,15 @@ int run(int argc, char** argv) {
     status = show_stats(stats);
   });
 
+  double top_period = 1;
+  CLI::App* top =
+      app.add_subcommand("top", "A full-screen view: refreshes, sorts, acts on clients (? for its keys)");
+  top->add_option("--period", top_period, "Seconds between two looks")
+      ->check(CLI::Range(0.1, 3600.0))
+      ->type_name("SECONDS")
+      ->capture_default_str();
+  top->callback([&] { status = vgpu::cli::show_top(control, top_period); });
+
   bool json = false;
   CLI::App* ps = app.add_subcommand("ps", "List the clients: who they are, their class, device and worker");
   ps->add_flag("--json", json, "Print JSON");
@@ -91,8 +193,10 @@ int run(int argc, char** argv) {
   devices->add_flag("--json", json, "Print JSON");
   devices->callback([&] { status = vgpu::cli::show_devices(control, json); });
 
-  CLI::App* reload = app.add_subcommand("reload", "Make vgpud read its configuration again");
-  reload->callback([&] { status = vgpu::cli::reload(control); });
+  const ChangeCommands changes(app, control, status);
+  app.add_subcommand("reload", "The same as policy reload")->callback([&] {
+    status = vgpu::cli::reload(control);
+  });
 
   vgpu::cli::VmOptions vm;
   CLI::App* vms = app.add_subcommand("vm", "Show and change which VMs vgpud serves");

@@ -3,8 +3,8 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "cli/asking.hpp"
 #include "cli/commands.hpp"
-#include "cli/control_client.hpp"
 #include "cli/format.hpp"
 #include "cli/stats_view.hpp"
 
@@ -13,29 +13,6 @@ namespace {
 
 using nlohmann::json;
 
-// Asks once on a new connection; an answer, or the exit status after the reason has been printed.
-struct Outcome {
-  json answer;
-  int status = kGood;
-};
-
-Outcome ask(const std::string& control, const json& request) {
-  auto client = ControlClient::connect(control_path(control));
-  if (!client) {
-    print_error(client.error());
-    return {{}, kNoBroker};
-  }
-  auto answer = client->ask(request);
-  if (!answer) {
-    print_error(answer.error());
-    return {{}, kFailed};
-  }
-  return {std::move(*answer), kGood};
-}
-
-void print(const std::string& text) {
-  std::fputs(text.c_str(), stdout);
-}
 void print_json(const json& value) {
   print(value.dump(2, ' ', false, json::error_handler_t::replace) + "\n");
 }
@@ -110,12 +87,6 @@ int add_vm(const VmOptions& options) {
 
 int remove_vm(const VmOptions& options) {
   return ask(options.control, {{"request", "vm_remove"}, {"name", options.name}}).status;
-}
-
-int reload(const std::string& control) {
-  const Outcome outcome = ask(control, {{"request", "reload"}});
-  if (outcome.status == kGood) print("configuration reloaded\n");
-  return outcome.status;
 }
 
 }  // namespace vgpu::cli

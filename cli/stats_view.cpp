@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "cli/fields.hpp"
 #include "cli/format.hpp"
 
 namespace vgpu::cli {
@@ -10,12 +11,8 @@ namespace {
 using nlohmann::json;
 using Row = std::vector<std::string>;
 
-std::uint64_t number(const json& object, const char* key) {
-  return object.value(key, std::uint64_t{0});
-}
-
-std::string text(const json& object, const char* key) {
-  std::string value = object.value(key, std::string());
+std::string text_or_dash(const json& object, const char* key) {
+  std::string value = text(object, key);
   return value.empty() ? "-" : value;
 }
 
@@ -24,22 +21,18 @@ std::string memory(const json& client) {
   return format_bytes(number(client, "memory_used")) + " / " + (quota == 0 ? "-" : format_bytes(quota));
 }
 
-std::string percent(double part) {
-  return std::to_string(static_cast<int>(part * 100 + 0.5)) + "%";
-}
-
 Row stats_row(const json& client) {
   // Of a process in a VM: its pid there, and the VM's name.
-  const std::string vm = client.value("vm", std::string());
+  const std::string vm = text(client, "vm");
   return {std::to_string(number(client, vm.empty() ? "pid" : "guest_pid")),
-          vm.empty() ? text(client, "program") : vm + ":" + client.value("program", std::string()),
-          text(client, "class"),
-          text(client, "device"),
-          text(client, "state"),
+          vm.empty() ? text_or_dash(client, "program") : vm + ":" + text(client, "program"),
+          text_or_dash(client, "class"),
+          text_or_dash(client, "device"),
+          text_or_dash(client, "state"),
           memory(client),
           format_count(number(client, "launches") + number(client, "graph_launches")),
           format_time(number(client, "kernel_ns")),
-          percent(client.value("share", 0.0)),
+          format_percent(client.value("share", 0.0)),
           format_bytes(number(client, "bytes_to_device")),
           format_bytes(number(client, "bytes_from_device")),
           std::to_string(number(client, "queue_depth")),
@@ -74,9 +67,10 @@ std::string process_table(const json& answer) {
   std::vector<Row> rows;
   for (const json& client : list(answer, "clients")) {
     rows.push_back({std::to_string(number(client, "pid")), std::to_string(number(client, "uid")),
-                    text(client, "class"), text(client, "device"), text(client, "state"),
-                    std::to_string(number(client, "worker_pid")), format_time(number(client, "age_ns")),
-                    text(client, "unit"), text(client, "executable")});
+                    text_or_dash(client, "class"), text_or_dash(client, "device"),
+                    text_or_dash(client, "state"), std::to_string(number(client, "worker_pid")),
+                    format_time(number(client, "age_ns")), text_or_dash(client, "unit"),
+                    text_or_dash(client, "executable")});
   }
   if (rows.empty()) return "no clients\n";
   return format_table({"PID", "UID", "CLASS", "DEVICE", "STATE", "WORKER", "AGE", "UNIT", "EXECUTABLE"}, rows,
@@ -106,11 +100,11 @@ std::string device_table(const json& answer) {
   std::vector<Row> rows;
   std::string problems;
   for (const json& device : list(answer, "devices")) {
-    rows.push_back({text(device, "name"), text(device, "kind"), text(device, "model"),
-                    format_bytes(number(device, "memory")), percent(device.value("busy", 0.0)),
+    rows.push_back({text_or_dash(device, "name"), text_or_dash(device, "kind"), text_or_dash(device, "model"),
+                    format_bytes(number(device, "memory")), format_percent(device.value("busy", 0.0)),
                     std::to_string(number(device, "workers_attached")) + " + " +
                         std::to_string(number(device, "workers_ready")) + " ready",
-                    text(device, "driver")});
+                    text_or_dash(device, "driver")});
     if (const std::string problem = device.value("problem", ""); !problem.empty()) {
       problems += device.value("name", "") + " cannot serve: " + problem + "\n";
     }

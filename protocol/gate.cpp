@@ -9,6 +9,7 @@
 #include <cstring>
 #include <exception>
 #include <new>
+#include <numeric>
 
 #include "protocol/errno_text.hpp"
 #include "protocol/received_fd.hpp"
@@ -57,19 +58,21 @@ tl::expected<std::unique_ptr<GateMapping>, std::string> GateMapping::attach(int 
   return result;
 }
 
-std::uint64_t latency_percentile(const GatePage& page, double fraction) {
-  std::uint64_t counts[latency_buckets];
-  std::uint64_t total = 0;
-  for (std::size_t i = 0; i < latency_buckets; ++i)
-    total += counts[i] = page.latency[i].load(std::memory_order_relaxed);
-  if (total == 0) return 0;
+LatencyCounts read_counts(const std::atomic<std::uint64_t> (&counters)[latency_buckets]) {
+  LatencyCounts counts{};
+  for (std::size_t i = 0; i < latency_buckets; ++i) counts[i] = counters[i].load(std::memory_order_relaxed);
+  return counts;
+}
+
+std::uint64_t percentile_ns(const LatencyCounts& counts, double fraction) {
+  const std::uint64_t total = std::accumulate(counts.begin(), counts.end(), std::uint64_t{0});
   const auto wanted = static_cast<std::uint64_t>(fraction * static_cast<double>(total));
   std::uint64_t seen = 0;
   for (std::size_t i = 0; i < latency_buckets; ++i) {
     seen += counts[i];
-    if (seen > wanted) return latency_bucket_end_ns(i);
+    if (seen > wanted) return i == 0 ? 0 : latency_bucket_end_ns(i);
   }
-  return latency_bucket_end_ns(latency_buckets - 1);
+  return total == 0 ? 0 : latency_bucket_end_ns(latency_buckets - 1);
 }
 
 }  // namespace vgpu

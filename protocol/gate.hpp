@@ -3,6 +3,7 @@
 // never sees it.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <bit>
 #include <cstddef>
@@ -80,6 +81,10 @@ struct GatePage {
 
   /// Time from taking a waited call's record to its reply: bucket i counts [2^(i/4), 2^((i+1)/4)) ns.
   alignas(64) std::atomic<std::uint64_t> latency[latency_buckets];
+  std::atomic<std::uint64_t> latency_sum_ns;  ///< of all that `latency` counts
+  /// How long each command waited for its turn, of those sent while what is in flight was bounded; in the
+  /// same buckets. Their sum is gate_wait_ns.
+  std::atomic<std::uint64_t> gate_wait[latency_buckets];
   /// Records by CallId.
   alignas(64) std::atomic<std::uint64_t> calls[gate_call_slots];
 };
@@ -98,8 +103,15 @@ constexpr std::uint64_t latency_bucket_end_ns(std::size_t index) {
   return next < 8 ? next : (std::uint64_t{4} + next % 4) << (next / 4 - 2);
 }
 
-/// The value below which `fraction` (0..1) of the page's latencies lie, in ns; 0 when there are none.
-std::uint64_t latency_percentile(const GatePage& page, double fraction);
+/// Counts by latency_bucket().
+using LatencyCounts = std::array<std::uint64_t, latency_buckets>;
+
+/// A copy of a page's `latency` or `gate_wait`.
+LatencyCounts read_counts(const std::atomic<std::uint64_t> (&counters)[latency_buckets]);
+
+/// The value below which `fraction` (0..1) of what was counted lies, in ns: the end of its bucket, 0 for the
+/// first bucket and where nothing was counted.
+std::uint64_t percentile_ns(const LatencyCounts& counts, double fraction);
 
 /// A mapped gate page; unmapped at the end of its life.
 class GateMapping {

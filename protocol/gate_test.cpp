@@ -35,11 +35,11 @@ TEST(Gate, PercentilesComeFromTheHistogram) {
   auto gate = GateMapping::create(fd);
   ASSERT_TRUE(gate);
   GatePage& page = (*gate)->page();
-  EXPECT_EQ(latency_percentile(page, 0.5), 0u);
+  EXPECT_EQ(percentile_ns(read_counts(page.latency), 0.5), 0u);
   for (int i = 0; i < 98; ++i) page.latency[latency_bucket(5'000)].fetch_add(1);
   for (int i = 0; i < 2; ++i) page.latency[latency_bucket(1'000'000)].fetch_add(1);
-  EXPECT_NEAR(static_cast<double>(latency_percentile(page, 0.5)), 5'000, 1'250);
-  EXPECT_NEAR(static_cast<double>(latency_percentile(page, 0.99)), 1'000'000, 250'000);
+  EXPECT_NEAR(static_cast<double>(percentile_ns(read_counts(page.latency), 0.5)), 5'000, 1'250);
+  EXPECT_NEAR(static_cast<double>(percentile_ns(read_counts(page.latency), 0.99)), 1'000'000, 250'000);
 }
 
 }  // namespace

@@ -34,7 +34,8 @@ ENUMS = {
 STRUCTS = {
     "CUmemPoolProps", "CUmemAccessDesc", "CUmemLocation", "CUmemAllocationProp", "CUDA_MEMCPY3D",
     "CUDA_MEMSET_NODE_PARAMS", "CUstreamAttrValue", "CUtensorMap", "CUDA_ARRAY3D_DESCRIPTOR", "CUDA_RESOURCE_DESC",
-    "CUDA_TEXTURE_DESC", "CUDA_RESOURCE_VIEW_DESC", "CUkernelNodeAttrValue", "CUdevResource",
+    "CUDA_TEXTURE_DESC", "CUDA_RESOURCE_VIEW_DESC", "CUkernelNodeAttrValue", "CUdevResource", "CUipcMemHandle",
+    "CUipcEventHandle",
 }
 # What names devices: the client's device 0 is the worker's own.
 LOCATED = {"CUmemPoolProps", "CUmemAccessDesc", "CUmemLocation", "CUmemAllocationProp"}

@@ -25,6 +25,9 @@ enum class MessageType : std::uint32_t {
   status_query = 8,
   device_status = 9,
   console_text = 10,
+  ipc_request = 11,  ///< protocol/ipc.hpp, as the next two
+  ipc_answer = 12,
+  ipc_again = 13,
 };
 
 /// Identity of the protocol this binary was built with: the call table, the records and the channel's layout.

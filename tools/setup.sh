@@ -23,7 +23,8 @@ fi
 packages=(
   cmake ninja-build g++ clang clang-format clang-tidy libclang-rt-14-dev ccache pkg-config git python3
   libboost-dev libsystemd-dev libyaml-cpp-dev libspdlog-dev libcli11-dev nlohmann-json3-dev
-  libxxhash-dev libzstd-dev liblz4-dev libexpected-dev libgtest-dev libbenchmark-dev libopenblas0-pthread
+  libxxhash-dev libzstd-dev liblz4-dev libexpected-dev libgtest-dev libbenchmark-dev libopenblas0-pthread libncurses-dev
+  prometheus-cpp-dev libmicrohttpd-dev tmux
   systemd-container qemu-system-x86 seabios cpio kmod
 )
 # For llama.cpp's prebuilt engine; a Node.js that did not come from Debian brings its own, which Debian's conflicts with.

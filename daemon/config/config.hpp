@@ -134,9 +134,11 @@ struct Config {
   std::string socket = "/run/vgpud/vgpud.sock";
   std::string control = "/run/vgpud/control.sock";
   std::string group = "vgpu";
-  std::string admin_group = "vgpu-admin";  // members may change what is not theirs
-  std::optional<gid_t> admin_gid;          // of admin_group, where the system has it
-  std::string worker;                      // path of vgpud-worker; empty: found beside the binary
+  std::string admin_group = "vgpu-admin";      // members may change what is not theirs
+  std::optional<gid_t> admin_gid;              // of admin_group, where the system has it
+  std::string monitor_group = "vgpu-monitor";  // members may see all clients' figures, and change nothing
+  std::optional<gid_t> monitor_gid;
+  std::string worker;  // path of vgpud-worker; empty: found beside the binary
   LogConfig log;
   LimitsConfig limits;
   SchedulerConfig scheduler;

@@ -403,6 +403,7 @@ Place read_document(const ConfigDocument& document, const Place& before, Config&
   map.path("control", config.control);
   map.text("group", config.group);
   map.text("admin_group", config.admin_group);
+  map.text("monitor_group", config.monitor_group);
   map.path("worker", config.worker);
   map.integer("ended_clients", config.ended_clients, 0, 10'000);
   read_log(map.child("log"), config.log, errors);
@@ -419,6 +420,11 @@ Place read_document(const ConfigDocument& document, const Place& before, Config&
   map.finish();
   if (default_class.IsDefined()) return errors.place(default_class.Mark());
   return document.main ? errors.place(root.Mark()) : before;
+}
+
+std::optional<gid_t> gid_of(const std::string& name) {
+  const group* entry = getgrnam(name.c_str());
+  return entry != nullptr ? std::optional(entry->gr_gid) : std::nullopt;
 }
 
 std::optional<std::string> read_file(const std::string& file, ConfigErrors& errors) {
@@ -460,7 +466,8 @@ tl::expected<Config, ConfigErrors> parse_config(std::span<const ConfigDocument> 
   }
   if (readable) check_references(config, default_class, errors);
   if (!errors.empty()) return tl::unexpected(errors.take());
-  if (const group* entry = getgrnam(config.admin_group.c_str())) config.admin_gid = entry->gr_gid;
+  config.admin_gid = gid_of(config.admin_group);
+  config.monitor_gid = gid_of(config.monitor_group);
   return config;
 }
 

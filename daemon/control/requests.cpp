@@ -7,6 +7,8 @@
 #include <iterator>
 #include <nlohmann/json.hpp>
 
+#include "daemon/control/changes.hpp"
+#include "daemon/control/vm_requests.hpp"
 #include "daemon/policy/placing.hpp"
 #include "protocol/handshake.hpp"
 
@@ -22,6 +24,16 @@ std::string dump(const json& value) {
 
 json failure(const std::string& sentence) {
   return {{"ok", false}, {"error", sentence}};
+}
+
+void put_percentiles(json& result, const std::string& of, const Percentiles& values) {
+  result[of + "_p50_ns"] = values.p50_ns;
+  result[of + "_p95_ns"] = values.p95_ns;
+  result[of + "_p99_ns"] = values.p99_ns;
+}
+
+void put_histogram(json& result, const char* of, const std::optional<Histogram>& histogram) {
+  if (histogram) result[of] = {{"sum_ns", histogram->sum_ns}, {"buckets", histogram->buckets}};
 }
 
 json to_json(const ClientStats& stats) {
@@ -67,9 +79,6 @@ json to_json(const ClientStats& stats) {
       {"doorbells", stats.doorbells},
       {"modules", stats.modules},
       {"allocations", stats.allocations},
-      {"latency_p50_ns", stats.p50_ns},
-      {"latency_p95_ns", stats.p95_ns},
-      {"latency_p99_ns", stats.p99_ns},
       {"errors", stats.errors},
       {"unsupported", stats.unsupported},
       {"sticky_error", stats.sticky_error},
@@ -77,12 +86,18 @@ json to_json(const ClientStats& stats) {
       {"link_records", stats.link_records},
       {"link_bytes_out", stats.link_bytes_out},
       {"link_bytes_in", stats.link_bytes_in},
+      {"faults", stats.faults},
   };
+  put_percentiles(result, "latency", stats.latency);
+  put_percentiles(result, "wait", stats.wait);
+  put_histogram(result, "latency", stats.latency_histogram);
+  put_histogram(result, "wait", stats.wait_histogram);
   if (!stats.calls.empty()) result["calls"] = std::move(calls);
   return result;
 }
 
-json device_json(const BrokerState& state, const Device& device) {
+json device_json(const BrokerState& state, const Device& device, bool histograms = false) {
+  const DeviceFigures figures = state.sessions.figures(device);
   json result = {
       {"name", device.config().name},
       {"kind", device.driver() ? to_string(device.driver()->kind) : to_string(device.config().kind)},
@@ -93,8 +108,19 @@ json device_json(const BrokerState& state, const Device& device) {
       {"policy", to_string(device.policy())},
       {"pool", device.config().pool},
       {"switches", device.gates().switches()},
+      {"charged_ns", device.gates().charged_ns()},
+      {"clients_admitted", figures.admitted},
+      {"clients_refused", figures.refused},
+      {"faults", figures.faults},
+      {"queue_depth", figures.queue_depth},
       {"problem", device.problem()},
       {"busy", state.sessions.utilisation(device)}};
+  put_percentiles(result, "latency", percentiles(figures.latency));
+  put_percentiles(result, "wait", percentiles(figures.wait));
+  if (histograms) {
+    put_histogram(result, "latency", histogram(figures.latency, figures.latency_sum_ns));
+    put_histogram(result, "wait", histogram(figures.wait, figures.wait_sum_ns));
+  }
   if (const auto& report = device.report()) {
     result["model"] = std::string(report->name);
     result["memory"] = report->total_memory;
@@ -125,9 +151,9 @@ json device_json(const BrokerState& state, const Device& device) {
   return result;
 }
 
-json devices_json(const BrokerState& state) {
+json devices_json(const BrokerState& state, bool histograms = false) {
   json list = json::array();
-  for (const auto& device : state.devices) list.push_back(device_json(state, *device));
+  for (const auto& device : state.devices) list.push_back(device_json(state, *device, histograms));
   return list;
 }
 
@@ -158,83 +184,27 @@ bool descends_from(const ClientStats& stats, pid_t pid) {
          std::find(stats.ancestors.begin(), stats.ancestors.end(), pid) != stats.ancestors.end();
 }
 
-// Root and vgpud's own user see every client, anybody else only his own.
-bool may_see(const ClientStats& stats, const Requester& who) {
-  return who.uid == 0 || who.uid == geteuid() || stats.uid == who.uid;
-}
-
-json vm_json(const stub_host::VmStats& vm) {
-  return {{"name", vm.name},
-          {"class", vm.class_name},
-          {"at", vm.socket},
-          {"guest", vm.guest},
-          {"bytes", vm.bytes},
-          {"slots", vm.slots},
-          {"slots_open", vm.slots_open},
-          {"connected", vm.connected},
-          {"attached", vm.attached},
-          {"doorbells", vm.doorbells},
-          {"sessions", vm.sessions},
-          {"refused", vm.refused},
-          {"guests_lost", vm.lost},
-          {"memory_used", vm.memory_used},
-          {"memory_quota", vm.memory_quota},
-          {"weight", vm.weight}};
-}
-
-json vms_json(const BrokerState& state, const Requester& who) {
-  json list = json::array();
-  if (who.uid != 0 && who.uid != geteuid()) return list;
-  for (const stub_host::VmStats& vm : state.vms.stats()) list.push_back(vm_json(vm));
-  return list;
-}
-
 json stats_json(const BrokerState& state, const json& request, const Requester& who) {
   const bool mine = request.value("mine", false);
-  const bool calls = request.value("calls", false);
+  const StatsDetail detail{request.value("calls", false), request.value("histograms", false)};
+  const bool all = sees_all(who, state.config());
   json clients = json::array();
-  for (const ClientStats& stats : state.sessions.stats(calls)) {
-    if (may_see(stats, who) && (!mine || descends_from(stats, who.pid))) clients.push_back(to_json(stats));
+  for (const ClientStats& stats : state.sessions.stats(detail)) {
+    if ((all || is_owner(who, stats.uid)) && (!mine || descends_from(stats, who.pid)))
+      clients.push_back(to_json(stats));
   }
   json ended = json::array();
   for (ClientStats stats : state.sessions.ended().all()) {
-    if (!may_see(stats, who)) continue;
-    if (!calls) stats.calls.clear();
+    if (!(all || is_owner(who, stats.uid))) continue;
+    if (!detail.calls) stats.calls.clear();
     if (!mine || descends_from(stats, who.pid)) ended.push_back(to_json(stats));
   }
   return {{"ok", true},
           {"clients", std::move(clients)},
           {"ended", std::move(ended)},
-          {"devices", devices_json(state)},
+          {"devices", devices_json(state, detail.histograms)},
           {"vms", vms_json(state, who)},
           {"broker", broker_json(state)}};
-}
-
-// Adds or removes a VM. A reload of the configuration leaves VMs as they are.
-json change_vm(const BrokerState& state, const json& request, const Requester& who) {
-  if (who.uid != 0 && who.uid != geteuid()) return failure("only root may change which VMs are served");
-  const std::string name = request.value("name", std::string());
-  if (request["request"] == "vm_remove") {
-    return state.vms.remove(name) ? json{{"ok", true}} : failure("there is no VM '" + name + "'");
-  }
-  VmConfig vm;
-  vm.name = name;
-  vm.bytes = request.value("bytes", vm.bytes);
-  vm.slots = request.value("slots", vm.slots);
-  vm.class_name = request.value("class", std::string());
-  vm.device = request.value("device", std::string());
-  vm.socket = request.value("socket", std::string());
-  if (auto added = state.vms.add(std::move(vm)); !added) return failure(added.error());
-  for (const stub_host::VmStats& served : state.vms.stats()) {
-    if (served.name == name) return {{"ok", true}, {"vm", vm_json(served)}};
-  }
-  return failure("the VM is gone again");
-}
-
-json reload(const BrokerState& state, const Requester& who) {
-  if (who.uid != 0 && who.uid != geteuid()) return failure("only root may reload the configuration");
-  const std::string problem = state.reload();
-  return problem.empty() ? json{{"ok", true}} : failure(problem);
 }
 
 json answer(const BrokerState& state, const std::string& line, const Requester& who) {
@@ -251,9 +221,8 @@ json answer(const BrokerState& state, const std::string& line, const Requester& 
             {"protocol", std::to_string(protocol_hash())},
             {"pid", getpid()}};
   }
-  if (name == "vms") return {{"ok", true}, {"vms", vms_json(state, who)}};
-  if (name == "vm_add" || name == "vm_remove") return change_vm(state, request, who);
-  if (name == "reload") return reload(state, who);
+  if (const auto vm = answer_vm_request(state, name, request, who)) return *vm;
+  if (const auto changed = answer_change(state, name, request, who)) return *changed;
   return failure("there is no request '" + name + "'");
 }
 

@@ -1,5 +1,5 @@
-// What each request of the control protocol (schema.hpp) means. Reads the broker's state; changes it only by
-// the reload function that it is given.
+// What each request of the control protocol (schema.hpp) means. Reads the broker's state; what
+// changes it is changes.hpp.
 #pragma once
 
 #include <functional>
@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "daemon/base/event_loop.hpp"
+#include "daemon/control/live_config.hpp"
 #include "daemon/control/server.hpp"
 #include "daemon/devices/device.hpp"
 #include "daemon/metrics/client_stats.hpp"
@@ -18,12 +19,17 @@ namespace vgpu::daemon {
 
 // What the requests are answered from.
 struct BrokerState {
-  const SessionManager& sessions;
+  SessionManager& sessions;
   const Greeter& greeter;
   stub_host::Vms& vms;
   const std::vector<std::unique_ptr<Device>>& devices;
   std::string config_file;
   EventLoop::Clock::time_point since;
+  LiveConfig& live;
+  // The configuration that holds.
+  std::function<const Config&()> config;
+  // Makes a configuration hold.
+  std::function<void(Config)> apply;
   // Reloads the configuration; a sentence when the new one is wrong, else empty.
   std::function<std::string()> reload;
 };

@@ -3,18 +3,43 @@
 //
 // A unix stream socket (default /run/vgpud/control.sock). Each request is one line of JSON, each answer
 // another:
-//   {"request":"stats"}    every client of the asking user; for root and vgpud's user, of all users:
+//   {"request":"stats"}    every client of the asking user; for administrators and
+//   monitor_group, of all users:
 //   {"ok":true,"clients":[...],"ended":[...],"devices":[...],"broker":{...}}
 //       "mine":true        only clients among the descendants of the asking process
 //       "calls":true       with the number of calls by name
+//       "histograms":true  with "latency":{"sum_ns":N,"buckets":[[end_ns,count],...]} of waited-for calls,
+//       likewise
+//                          "wait" of commands that waited for their turn
 //   {"request":"devices"}  {"ok":true,"devices":[...]}
 //   {"request":"version"}  {"ok":true,"version":"0.1.0","protocol":"<hash>","pid":123}
-//   {"request":"vms"}      {"ok":true,"vms":[...]}, empty for others than root and vgpud's user; also in
+//   {"request":"vms"}      {"ok":true,"vms":[...]}, empty for who may not see every client; also in
 //   stats
 //   {"request":"vm_add","name":...,"bytes":...,"slots":...,"class":...,"device":...,"socket":...}, all but
 //   the name
-//       optional; {"request":"vm_remove","name":...}: only root and vgpud's user
-//   {"request":"reload"}   as SIGHUP; only root and the user that vgpud runs as
+//       optional; {"request":"vm_remove","name":...}: only administrators
+//
+// Requests that change clients; "session":N may stand for "pid":N. Administrators (root, vgpud's own user,
+// members of the configuration's admin_group) may change every client, anybody else his own:
+//   {"request":"set","target":"client","pid":N,"settings":{"weight":"50"},"save":false}
+//       keys of a class, for administrators also "class" and "device"; an owner may only ask for less than he
+//       was given; "save" makes it a rule for the next starts of this user's program
+//   {"request":"pause","pid":N}, {"request":"resume","pid":N}
+//   {"request":"kill","pid":N}     its worker ends, its calls fail
+//   answer: {"ok":true,"clients":<how many were changed>}
+// Requests about one user's programs, for administrators; "uid":U,"executable":"/path" may stand for "pid":N:
+//   {"request":"quarantine","pid":N,"for":"10min","why":"..."}  its clients wait, new ones are refused;
+//   without
+//       "for" until it is released
+//   {"request":"release","pid":N}
+//   {"request":"quarantined"}  who is there, to anybody: his own programs;
+//       {"ok":true,"quarantined":[{"uid":U,"executable":"...","why":"...","faults":N,"age_ns":N,"left_ns":N},...]}
+// Requests that change the policy, for administrators:
+//   {"request":"set","target":"class"|"rule"|"device"|"limits"|"scheduler","name":"batch","settings":{...},"save":false}
+//   {"request":"policy"}   {"ok":true,"documents":[{"file":"...","text":"..."},...]}: all that holds, in
+//   order
+//   {"request":"check"}    {"ok":true,"mistakes":["file:line:column: ...",...]}: of the files as they are now
+//   {"request":"reload"}   as SIGHUP: the files hold, changes that were not saved are forgotten
 // A request that fails is answered {"ok":false,"error":"<sentence>"}. Times in ns, sizes in bytes. Keys may
 // be added; readers ignore those they do not know.
 #pragma once

@@ -8,6 +8,7 @@
 #include <cerrno>
 
 #include "daemon/control/schema.hpp"
+#include "daemon/policy/peer.hpp"
 
 namespace vgpu::daemon {
 
@@ -38,7 +39,8 @@ void ControlServer::accept_one() {
   if (greedy || connections_.size() >= max_connections_) return;
   const int fd = socket.get();
   if (!loop_.watch(fd, EPOLLIN, [this, fd](std::uint32_t events) { on_event(fd, events); })) return;
-  connections_.emplace(fd, Connection{std::move(socket), {credentials.pid, credentials.uid}, {}, {}});
+  Requester who{credentials.pid, credentials.uid, credentials.gid, peer_groups(fd)};
+  connections_.emplace(fd, Connection{std::move(socket), std::move(who), {}, {}});
 }
 
 void ControlServer::on_event(int fd, std::uint32_t events) {

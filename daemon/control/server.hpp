@@ -1,22 +1,15 @@
 // Serves the control socket: lines in, lines out, within bounds. What a line means is requests.hpp's.
 #pragma once
 
-#include <sys/types.h>
-
 #include <functional>
 #include <string>
 #include <unordered_map>
 
 #include "daemon/base/event_loop.hpp"
+#include "daemon/control/requester.hpp"
 #include "protocol/unique_fd.hpp"
 
 namespace vgpu::daemon {
-
-// Who asks, by SO_PEERCRED.
-struct Requester {
-  pid_t pid = 0;
-  uid_t uid = static_cast<uid_t>(-1);
-};
 
 // Belongs to the loop's thread. A peer that sends an endless line, reads nothing or opens too many
 // connections is dropped; no user but root may take more than a quarter of the connections.

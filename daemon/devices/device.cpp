@@ -118,6 +118,12 @@ void Device::make_pool() {
   gates_.use(make_policy(policy(), policy_options_));
 }
 
+void Device::set_workers(unsigned prestart, unsigned max_workers) {
+  config_.prestart = prestart;
+  config_.max_workers = max_workers;
+  if (pool_) pool_->set_limits(prestart, max_workers);
+}
+
 void Device::start() {
   if (link_) link_->start();
   if (pool_) pool_->fill();

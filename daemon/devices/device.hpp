@@ -33,6 +33,8 @@ class Device {
   Device(const Device&) = delete;
   Device& operator=(const Device&) = delete;
 
+  // Changes how many workers are kept ready, and how many there may be at a time.
+  void set_workers(unsigned prestart, unsigned max_workers);
   // Pre-starts workers.
   void start();
 

@@ -1,10 +1,33 @@
 #include "daemon/metrics/client_stats.hpp"
 
 #include <algorithm>
+#include <functional>
 
 #include "protocol/call_table.hpp"
 
 namespace vgpu::daemon {
+
+Percentiles percentiles(const LatencyCounts& counts) {
+  return {percentile_ns(counts, 0.50), percentile_ns(counts, 0.95), percentile_ns(counts, 0.99)};
+}
+
+Histogram histogram(const LatencyCounts& counts, std::uint64_t sum_ns) {
+  Histogram result{sum_ns, {}};
+  for (std::size_t i = 0; i < counts.size(); ++i) {
+    if (counts[i] != 0) result.buckets.emplace_back(latency_bucket_end_ns(i), counts[i]);
+  }
+  return result;
+}
+
+void DeviceFigures::add(const GatePage& page) {
+  const auto add_counts = [](LatencyCounts& to, const LatencyCounts& more) {
+    std::transform(to.begin(), to.end(), more.begin(), to.begin(), std::plus<>());
+  };
+  add_counts(latency, read_counts(page.latency));
+  add_counts(wait, read_counts(page.gate_wait));
+  latency_sum_ns += page.latency_sum_ns.load(std::memory_order_relaxed);
+  wait_sum_ns += page.gate_wait_ns.load(std::memory_order_relaxed);
+}
 
 void read_page(const GatePage& page, ClientStats& stats) {
   const auto get = [](const auto& counter) { return counter.load(std::memory_order_relaxed); };
@@ -27,9 +50,8 @@ void read_page(const GatePage& page, ClientStats& stats) {
   stats.doorbells = get(page.doorbells);
   stats.modules = get(page.modules);
   stats.allocations = get(page.allocations);
-  stats.p50_ns = latency_percentile(page, 0.50);
-  stats.p95_ns = latency_percentile(page, 0.95);
-  stats.p99_ns = latency_percentile(page, 0.99);
+  stats.latency = percentiles(read_counts(page.latency));
+  stats.wait = percentiles(read_counts(page.gate_wait));
   stats.errors = get(page.errors);
   stats.unsupported = get(page.unsupported);
   stats.sticky_error = get(page.sticky_error);
@@ -37,6 +59,13 @@ void read_page(const GatePage& page, ClientStats& stats) {
   stats.link_records = get(page.link_records);
   stats.link_bytes_out = get(page.link_bytes_out);
   stats.link_bytes_in = get(page.link_bytes_in);
+}
+
+void read_histograms(const GatePage& page, ClientStats& stats) {
+  stats.latency_histogram =
+      histogram(read_counts(page.latency), page.latency_sum_ns.load(std::memory_order_relaxed));
+  stats.wait_histogram =
+      histogram(read_counts(page.gate_wait), page.gate_wait_ns.load(std::memory_order_relaxed));
 }
 
 void read_calls(const GatePage& page, ClientStats& stats) {

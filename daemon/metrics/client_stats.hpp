@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -13,6 +14,35 @@
 #include "protocol/gate.hpp"
 
 namespace vgpu::daemon {
+
+// Durations that were counted in the buckets of protocol/gate.hpp.
+struct Histogram {
+  std::uint64_t sum_ns = 0;
+  std::vector<std::pair<std::uint64_t, std::uint64_t>>
+      buckets;  // end of the bucket in ns, count; those not empty
+};
+
+// Where the middle and the upper end of durations lie.
+struct Percentiles {
+  std::uint64_t p50_ns = 0, p95_ns = 0, p99_ns = 0;
+};
+
+[[nodiscard]] Percentiles percentiles(const LatencyCounts& counts);
+[[nodiscard]] Histogram histogram(const LatencyCounts& counts, std::uint64_t sum_ns);
+
+// What a device's clients did and had done to them since the broker started, those that have ended included.
+struct DeviceFigures {
+  std::uint64_t admitted = 0;
+  std::uint64_t refused = 0;  // for want of a worker; who is refused by policy or limits has no device yet
+  std::uint64_t faults = 0;
+  std::uint64_t queue_depth = 0;  // now
+  LatencyCounts latency{};        // of calls that were waited for
+  LatencyCounts wait{};           // of commands, for their turn
+  std::uint64_t latency_sum_ns = 0, wait_sum_ns = 0;
+
+  // Adds one client's page to the counts.
+  void add(const GatePage& page);
+};
 
 // A snapshot. Times in ns, sizes in bytes.
 struct ClientStats {
@@ -45,14 +75,26 @@ struct ClientStats {
   std::uint64_t predicted_ns = 0;  // expected device time of what is in flight
   std::uint64_t records = 0, waited_calls = 0, doorbells = 0;
   std::uint64_t modules = 0, allocations = 0;
-  std::uint64_t p50_ns = 0, p95_ns = 0, p99_ns = 0;
+  Percentiles latency;  // from taking a call that is waited for to its answer
+  Percentiles wait;     // of commands, for their turn
   std::uint64_t errors = 0, unsupported = 0, sticky_error = 0;
   std::uint64_t link_doorbells = 0, link_records = 0, link_bytes_out = 0, link_bytes_in = 0;
-  std::vector<std::pair<std::string, std::uint64_t>> calls;  // by name, those made at all
+  std::uint64_t faults = 0;  // 1: it ended with a fault of the device or of its worker
+  std::vector<std::pair<std::string, std::uint64_t>> calls;    // by name, those made at all
+  std::optional<Histogram> latency_histogram, wait_histogram;  // where they were asked for
+};
+
+// What is read besides the figures: it costs more.
+struct StatsDetail {
+  bool calls = false;       // each call by name
+  bool histograms = false;  // of times
 };
 
 // Copies every figure of `page`. The page is shared with a worker: values are taken as they are, once each.
 void read_page(const GatePage& page, ClientStats& stats);
+
+// Also fills the histograms.
+void read_histograms(const GatePage& page, ClientStats& stats);
 
 // Also fills stats.calls. Slower: 640 counters.
 void read_calls(const GatePage& page, ClientStats& stats);

@@ -1,6 +1,7 @@
-// Quarantine and placement.
+// Quarantine, placement, and what owners may lower.
 #include <gtest/gtest.h>
 
+#include "daemon/policy/lowering.hpp"
 #include "daemon/policy/placing.hpp"
 #include "daemon/policy/quarantine.hpp"
 
@@ -112,6 +113,38 @@ TEST(Placing, ClientAsksByUuidWholeOrShortened) {
   EXPECT_FALSE(choose_device(devices, "", "a", "GPU-1"));   // of both
   EXPECT_FALSE(choose_device(devices, "", "a", "GPU-12"));  // of another pool
   EXPECT_FALSE(choose_device(devices, "", "a", "GPU-"));
+}
+
+TEST(Lowering, LessIsAllowedMoreIsNot) {
+  ClassConfig granted;
+  granted.weight = 100;
+  granted.memory_quota = 1000;
+  granted.launch_rate = 50;
+  const auto why = [&](auto&& change) {
+    ClassConfig wanted = granted;
+    change(wanted);
+    return why_not_lower(wanted, granted);
+  };
+  EXPECT_EQ(why([](ClassConfig&) {}), "");
+  EXPECT_EQ(why([](ClassConfig& wanted) { wanted.weight = 1; }), "");
+  EXPECT_EQ(why([](ClassConfig& wanted) { wanted.priority = Priority::low; }), "");
+  EXPECT_EQ(why([](ClassConfig& wanted) { wanted.memory_quota = 1; }), "");
+  EXPECT_EQ(why([](ClassConfig& wanted) { wanted.launch_rate = 1; }), "");
+  EXPECT_EQ(why([](ClassConfig& wanted) { wanted.bandwidth = 1; }), "") << "where there was no limit";
+  EXPECT_NE(why([](ClassConfig& wanted) { wanted.weight = 101; }).find("'weight'"), std::string::npos);
+  EXPECT_NE(why([](ClassConfig& wanted) { wanted.priority = Priority::high; }).find("'priority'"),
+            std::string::npos);
+  EXPECT_NE(why([](ClassConfig& wanted) { wanted.memory_quota.reset(); }).find("'memory_quota'"),
+            std::string::npos);
+  EXPECT_NE(why([](ClassConfig& wanted) { wanted.launch_rate = 0; }).find("'launch_rate'"),
+            std::string::npos);
+  EXPECT_NE(why([](ClassConfig& wanted) { wanted.watchdog = std::chrono::seconds(9); }).find("only"),
+            std::string::npos);
+}
+
+TEST(Lowering, TheLastValueOfAKeyCounts) {
+  EXPECT_EQ(merge_settings({{"weight", "1"}, {"bandwidth", "2"}}, {{"weight", "3"}, {"priority", "low"}}),
+            (Settings{{"weight", "3"}, {"bandwidth", "2"}, {"priority", "low"}}));
 }
 
 }  // namespace

@@ -71,13 +71,6 @@ UniqueFd pidfd_of(int socket_fd, pid_t pid) {
   return UniqueFd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
 }
 
-std::vector<gid_t> groups_of(int socket_fd) {
-  std::array<gid_t, 256> groups{};
-  socklen_t size = sizeof groups;
-  if (getsockopt(socket_fd, SOL_SOCKET, SO_PEERGROUPS, groups.data(), &size) != 0) return {};
-  return {groups.begin(), groups.begin() + size / sizeof(gid_t)};
-}
-
 }  // namespace
 
 std::string unit_of_cgroup(std::string_view cgroup) {
@@ -111,6 +104,18 @@ uid_t peer_uid(int socket_fd) {
   return credentials.uid;
 }
 
+std::vector<gid_t> peer_groups(int socket_fd) {
+  std::vector<gid_t> groups(256);
+  auto size = static_cast<socklen_t>(groups.size() * sizeof(gid_t));
+  int result = getsockopt(socket_fd, SOL_SOCKET, SO_PEERGROUPS, groups.data(), &size);
+  if (result != 0 && errno == ERANGE) {  // socket(7): size now says how much is needed
+    groups.resize(size / sizeof(gid_t));
+    result = getsockopt(socket_fd, SOL_SOCKET, SO_PEERGROUPS, groups.data(), &size);
+  }
+  groups.resize(result == 0 ? size / sizeof(gid_t) : 0);
+  return groups;
+}
+
 tl::expected<Peer, std::string> identify_peer(int socket_fd) {
   ucred credentials{};
   socklen_t size = sizeof credentials;
@@ -124,7 +129,7 @@ tl::expected<Peer, std::string> identify_peer(int socket_fd) {
   who.pid = credentials.pid;
   who.uid = credentials.uid;
   who.gid = credentials.gid;
-  who.groups = groups_of(socket_fd);
+  who.groups = peer_groups(socket_fd);
   who.executable = read_executable(who.pid);
   who.cgroup = read_cgroup(who.pid);
   who.unit = unit_of_cgroup(who.cgroup);

@@ -24,6 +24,9 @@ struct Peer {
 // Only uid and pid, without /proc: for connections that have not earned more work yet. (uid_t)-1 on failure.
 [[nodiscard]] uid_t peer_uid(int socket_fd);
 
+// The supplementary groups of the process that connected `socket_fd`, when it did; empty when there are none.
+[[nodiscard]] std::vector<gid_t> peer_groups(int socket_fd);
+
 // The systemd unit that a cgroup path belongs to: the last component ending in .service, .scope or the like;
 // empty when there is none.
 [[nodiscard]] std::string unit_of_cgroup(std::string_view cgroup);

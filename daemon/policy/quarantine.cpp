@@ -50,6 +50,13 @@ void Quarantine::put(const Subject& subject, std::chrono::microseconds how_long,
   known.entry.until = how_long.count() == 0 ? std::nullopt : std::optional(now + how_long);
 }
 
+void Quarantine::restore(const QuarantineEntry& entry) {
+  Record& known = record(entry.subject);
+  known.entry = entry;
+  known.quarantined = true;
+  known.last_fault = entry.since;
+}
+
 bool Quarantine::release(const Subject& subject, TimePoint now) {
   expire(now);
   const auto found = records_.find(subject);

@@ -44,6 +44,8 @@ class Quarantine {
              const std::string& why, TimePoint now);
   // By hand, whatever it did.
   void put(const Subject& subject, std::chrono::microseconds how_long, const std::string& why, TimePoint now);
+  // As an earlier vgpud had it.
+  void restore(const QuarantineEntry& entry);
   // Lets it go and forgets its faults. False when it was not quarantined.
   bool release(const Subject& subject, TimePoint now);
 

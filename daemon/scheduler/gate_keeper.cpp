@@ -36,14 +36,15 @@ GateKeeper::~GateKeeper() {
 }
 
 void GateKeeper::add(ClientId client, const GateTerms& terms, std::shared_ptr<GateMapping> gate,
-                     int attention_fd) {
+                     int attention_fd, bool held) {
   Entry entry;
   entry.seen_ns = gate->page().consumed_ns.load(std::memory_order_acquire);
   entry.gate = std::move(gate);
   entry.attention_fd = attention_fd;
   entry.terms = terms;
+  entry.held = held;
   entries_[client] = std::move(entry);
-  policy_->add(client, terms.terms, 0);
+  if (!held) policy_->add(client, terms.terms, 0);
   loop_.watch(attention_fd, EPOLLIN, [this, attention_fd](std::uint32_t) {
     std::uint64_t count = 0;
     if (read(attention_fd, &count, sizeof count) == static_cast<ssize_t>(sizeof count)) tick();
@@ -102,6 +103,7 @@ void GateKeeper::read_pages(std::uint64_t now) {
           static_cast<double>(entry.more_ns) * static_cast<double>(elapsed) / static_cast<double>(unmetered));
     }
     entry.figures.charged_ns += entry.more_ns;
+    charged_ns_ += entry.more_ns;
     if (is_stuck(entry, elapsed) && stuck_) {
       // Later: what is done about it removes the client.
       loop_.after(std::chrono::nanoseconds(0), [this, id = client] {
@@ -180,7 +182,8 @@ GateFigures GateKeeper::figures(ClientId client) const {
 void GateKeeper::open_all() {
   for (const auto& [client, entry] : entries_) {
     loop_.forget(entry.attention_fd);
-    if (!entry.held) policy_->remove(client);
+    if (entry.held) continue;
+    policy_->remove(client);
     entry.gate->page().window_ns.store(0, std::memory_order_relaxed);
     set_allowance(entry.gate->page(), no_limit_ns);
   }

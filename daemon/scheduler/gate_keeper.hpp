@@ -45,15 +45,17 @@ class GateKeeper {
   void use(std::unique_ptr<SchedulingPolicy> policy) { policy_ = std::move(policy); }
   void on_stuck(Stuck stuck) { stuck_ = std::move(stuck); }
 
-  // A client's worker comes under the policy; what it has used before is not charged. `attention_fd` stays
-  // the caller's and must live until remove().
-  void add(ClientId client, const GateTerms& terms, std::shared_ptr<GateMapping> gate, int attention_fd);
+  // A client's worker comes under the policy, or is held from the start; what it has used before is not
+  // charged. `attention_fd` stays the caller's and must live until remove().
+  void add(ClientId client, const GateTerms& terms, std::shared_ptr<GateMapping> gate, int attention_fd,
+           bool held = false);
   void remove(ClientId client);
   // Holds from the next tick on, which follows at once.
   void set_terms(ClientId client, const GateTerms& terms);
   // A held client gets no device time until it is let go; its calls wait.
   void hold(ClientId client, bool held);
-  // Lifts every limit and lets go of all clients: for the time in which no vgpud looks at the pages.
+  // Lifts every limit and lets go of all clients: for the time in which no vgpud looks at the pages. Those
+  // that are held stay so.
   void open_all();
 
   // Reads all pages, asks the policy, writes the grants. Called by itself as said above.
@@ -62,6 +64,8 @@ class GateKeeper {
   [[nodiscard]] GateFigures figures(ClientId client) const;
   // How often the device was given to a client that had had to wait.
   [[nodiscard]] std::uint64_t switches() const { return switches_; }
+  // Device time of all clients so far, as the policy counts it.
+  [[nodiscard]] std::uint64_t charged_ns() const { return charged_ns_; }
 
  private:
   struct Entry {
@@ -98,6 +102,7 @@ class GateKeeper {
   Stuck stuck_;
   std::uint64_t last_tick_ns_ = 0;
   std::uint64_t switches_ = 0;
+  std::uint64_t charged_ns_ = 0;
   EventLoop::TimerId timer_ = 0;
 };
 

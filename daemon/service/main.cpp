@@ -9,7 +9,6 @@
 
 namespace {
 
-using vgpu::daemon::Config;
 using vgpu::daemon::ConfigError;
 
 constexpr const char* kDefaultConfig = "/etc/vgpud/vgpud.yaml";
@@ -47,13 +46,9 @@ int check_config(const std::string& file) {
 int serve(const Options& options) {
   std::string file = options.config;
   if (file.empty() && std::filesystem::exists(kDefaultConfig)) file = kDefaultConfig;
-  Config config = vgpu::daemon::default_config();
-  if (!file.empty()) {
-    auto loaded = vgpu::daemon::load_config(file);
-    if (!loaded) return print_errors(loaded.error());
-    config = std::move(*loaded);
-  }
-  vgpu::daemon::Service service(std::move(config), options.overrides);
+  auto config = vgpu::daemon::load_config(file);
+  if (!config) return print_errors(config.error());
+  vgpu::daemon::Service service(std::move(*config), options.overrides);
   if (const auto started = service.start(); !started) {
     vgpu::daemon::log::error("vgpud cannot start reason={}", vgpu::daemon::log::quoted(started.error()));
     return 1;

@@ -40,7 +40,7 @@ void Overrides::apply(Config& config) const {
   if (!sysfs_root.empty()) config.sysfs_root = sysfs_root;
 }
 
-Service::Service(Config config, Overrides overrides) : overrides_(std::move(overrides)) {
+Service::Service(Config config, Overrides overrides) : live_(config.file), overrides_(std::move(overrides)) {
   overrides_.apply(config);
   config_ = std::make_shared<const Config>(std::move(config));
 }
@@ -105,22 +105,30 @@ void Service::on_signal() {
 }
 
 std::string Service::reload() {
-  if (config_->file.empty()) return "vgpud was started without a configuration file";
-  auto fresh = load_config(config_->file);
+  auto fresh = live_.reload();
   if (!fresh) {
     const std::string text = all_texts(fresh.error());
     log::error("new configuration is wrong, the old one holds errors={}", log::quoted(text));
     return text;
   }
-  overrides_.apply(*fresh);
-  config_ = std::make_shared<const Config>(std::move(*fresh));
-  log::configure(config_->log);
-  greeter_->set_limits(config_->limits);
-  sessions_->apply(config_);
-  vms_->apply(config_);
+  apply(std::move(*fresh));
   log::info("configuration reloaded file={} classes={} rules={}", config_->file, config_->classes.size(),
             config_->rules.size());
   return {};
+}
+
+void Service::apply(Config config) {
+  overrides_.apply(config);
+  config_ = std::make_shared<const Config>(std::move(config));
+  log::configure(config_->log);
+  greeter_->set_limits(config_->limits);
+  for (const auto& device : devices_) {
+    for (const DeviceConfig& wanted : config_->devices) {
+      if (wanted.name == device->config().name) device->set_workers(wanted.prestart, wanted.max_workers);
+    }
+  }
+  sessions_->apply(config_);
+  vms_->apply(config_);
 }
 
 void Service::start_watchdog() {
@@ -170,8 +178,10 @@ tl::expected<void, std::string> Service::start() {
       loop_, std::move(*clients), config_->limits,
       Greeter::Callbacks{[this](UniqueFd socket) { sessions_->admit(std::move(socket)); },
                          [this](UniqueFd socket) { sessions_->answer_status(std::move(socket)); }});
-  state_ = std::make_unique<BrokerState>(BrokerState{*sessions_, *greeter_, *vms_, devices_, config_->file,
-                                                     since_, [this] { return reload(); }});
+  state_ = std::make_unique<BrokerState>(
+      BrokerState{*sessions_, *greeter_, *vms_, devices_, config_->file, since_, live_,
+                  [this]() -> const Config& { return *config_; },
+                  [this](Config config) { apply(std::move(config)); }, [this] { return reload(); }});
   control_ = std::make_unique<ControlServer>(
       loop_, std::move(*control), config_->limits.control_connections,
       [this](const std::string& line, const Requester& who) { return answer_request(*state_, line, who); });

@@ -11,6 +11,7 @@
 #include "daemon/base/event_loop.hpp"
 #include "daemon/config/config.hpp"
 #include "daemon/config/load.hpp"
+#include "daemon/control/live_config.hpp"
 #include "daemon/control/requests.hpp"
 #include "daemon/control/server.hpp"
 #include "daemon/devices/device.hpp"
@@ -54,11 +55,14 @@ class Service {
  private:
   tl::expected<UniqueFd, std::string> listener(const std::string& path, int type, ListeningPath& keeper);
   tl::expected<void, std::string> watch_signals();
+  // Makes a configuration hold, as far as that is possible without a restart.
+  void apply(Config config);
   void on_signal();
   void start_watchdog();
 
   EventLoop loop_;
   std::shared_ptr<const Config> config_;
+  LiveConfig live_;
   Overrides overrides_;
   EventLoop::Clock::time_point since_ = EventLoop::Clock::now();
   UniqueFd signals_;

@@ -9,6 +9,7 @@
 #include "daemon/session/session_manager.hpp"
 #include "daemon/session/session_record.hpp"
 #include "protocol/channel.hpp"
+#include "protocol/message_socket.hpp"
 
 namespace vgpu::daemon {
 namespace {
@@ -68,6 +69,7 @@ void SessionManager::write_record(Session& session) {
   record.device = session.device->config().name;
   record.identity = session.peer.identity;
   record.client_class = session.client_class;
+  record.adjustments = session.adjustments;
   record.since_ns = nanoseconds(session.since.time_since_epoch()).count();
   record.report = session.worker->report;
   if (const auto written = session.record->write(encode(record)); !written) {
@@ -84,9 +86,16 @@ void SessionManager::keep_broker() {
     broker_record_ = std::move(*record);
     store_.keep(kBroker, kRecord, broker_record_->fd());
   }
-  const auto written = broker_record_->write(
-      encode(BrokerRecord{next_id_, counters_.admitted, counters_.refused, counters_.worker_failures}));
-  if (!written) log::warning("broker's record is not up to date reason={}", log::quoted(written.error()));
+  BrokerRecord record{next_id_, counters_, quarantined()};
+  auto bytes = encode(record);
+  if (bytes.size() > StateMemory::max_bytes) {
+    log::warning("programs in quarantine will be free again when vgpud is restarted: they are too many");
+    record.quarantined.clear();
+    bytes = encode(record);
+  }
+  if (const auto written = broker_record_->write(bytes); !written) {
+    log::warning("broker's record is not up to date reason={}", log::quoted(written.error()));
+  }
 }
 
 void SessionManager::adopt_broker() {
@@ -102,7 +111,8 @@ void SessionManager::adopt_broker() {
   }
   broker_record_ = std::move(*memory);
   next_id_ = record->next_session;
-  counters_ = {record->admitted, record->refused, record->worker_failures};
+  counters_ = record->counters;
+  for (const QuarantineEntry& entry : record->quarantined) quarantine_.restore(entry);
 }
 
 void SessionManager::adopt() {
@@ -130,6 +140,7 @@ tl::expected<std::unique_ptr<Session>, std::string> SessionManager::restore(Kept
   session->since = EventLoop::Clock::time_point(nanoseconds(record->since_ns));
   session->peer.identity = std::move(record->identity);
   session->client_class = std::move(record->client_class);
+  session->adjustments = std::move(record->adjustments);
   session->record = std::move(*memory);
   session->socket = take(parts, kClientSocket);
   session->peer.pidfd = take(parts, kClientPidfd);
@@ -172,16 +183,17 @@ void SessionManager::adopt_one(const std::string& owner, KeptParts parts) {
   session.worker->on_end = [this, id](const std::string& how, bool orderly) {
     worker_ended(id, how, orderly);
   };
-  session.sampled_ns = session.gate->page().consumed_ns.load(std::memory_order_relaxed);
-  // What the configuration says of it now; its record holds where it is placed in another class by now.
-  if (auto placement = place_client(*config_, session.peer.identity);
-      placement && placement->client_class.name == session.client_class.name) {
-    session.client_class = std::move(placement->client_class);
+  listen_to(*session.worker, id);
+  adopted_ = EventLoop::Clock::now();
+  if (!send_message(session.worker->fds.socket.get(), IpcAgain{})) {
+    log::warning("what a session shares is not known any more session={}", id);
   }
+  session.sampled_ns = session.gate->page().consumed_ns.load(std::memory_order_relaxed);
+  session.quarantined = quarantine_.find(subject_of(session), EventLoop::Clock::now()) != nullptr;
   session.device->gates().add(id, gate_terms(session.client_class), session.gate,
-                              session.worker->fds.attention.get());
+                              session.worker->fds.attention.get(), held(session));
   sessions_.emplace(id, std::move(*restored));
-  push(session);
+  refresh(session);
   watch(session);
   const Identity& who = session.peer.identity;
   log::info("client adopted session={} pid={} uid={} program={} class={} device={} worker_pid={}", id,

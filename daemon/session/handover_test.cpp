@@ -159,6 +159,58 @@ TEST_F(Handover, WhatIsIncompleteOrDamagedEndsAndHurtsNobody) {
   EXPECT_EQ(stats()["worker_pid"], worker_) << "with everything in place it goes on";
 }
 
+TEST_F(Handover, WhatWasChangedOfAClientHoldsWithTheNextBroker) {
+  using nlohmann::json;
+  ASSERT_EQ(broker_.ask({{"request", "set"},
+                         {"session", 1},
+                         {"settings", {{"weight", "42"}, {"memory_quota", "32MiB"}}}})["ok"],
+            true);
+  ASSERT_EQ(broker_.ask({{"request", "pause"}, {"session", 1}})["ok"], true);
+  const auto gate = GateMapping::attach(manager_.stored().at("vgpud/session-1/gate").get());
+  ASSERT_TRUE(gate);
+  const GatePage& page = (*gate)->page();
+  for (const int number : {SIGTERM, SIGKILL}) {
+    SCOPED_TRACE(number);
+    broker_.end_with(number);
+    EXPECT_EQ(page.allowance_ns.load(), 0U) << "a paused client stays so while there is no broker";
+    start();
+    const json now = stats();
+    EXPECT_EQ(now["weight"], 42);
+    EXPECT_EQ(now["memory_quota"], 32U << 20U);
+    EXPECT_EQ(now["state"], "paused");
+    EXPECT_EQ(page.allowance_ns.load(), 0U);
+    EXPECT_EQ(page.memory_quota.load(), 32U << 20U);
+  }
+  EXPECT_EQ(broker_.ask({{"request", "resume"}, {"session", 1}})["ok"], true);
+  EXPECT_EQ(page.allowance_ns.load(), no_limit_ns);
+}
+
+TEST_F(Handover, AQuarantineLastsOverARestart) {
+  ASSERT_EQ(
+      broker_.ask({{"request", "quarantine"}, {"session", 1}, {"for", "1h"}, {"why", "it is mine"}})["ok"],
+      true);
+  const auto gate = GateMapping::attach(manager_.stored().at("vgpud/session-1/gate").get());
+  ASSERT_TRUE(gate);
+  broker_.end_with(SIGKILL);
+  start();
+  EXPECT_EQ(stats()["state"], "quarantined");
+  EXPECT_EQ((*gate)->page().allowance_ns.load(), 0U);
+  const nlohmann::json list = broker_.ask({{"request", "quarantined"}})["quarantined"];
+  ASSERT_EQ(list.size(), 1U);
+  EXPECT_EQ(list[0]["why"], "it is mine");
+  EXPECT_LE(list[0]["left_ns"], 3'600'000'000'000);
+  EXPECT_GT(list[0]["left_ns"], 3'500'000'000'000);
+  const Answer another = broker_.hello();
+  ASSERT_TRUE(another.refused);
+  EXPECT_NE(std::string(another.refused->text).find("it is mine"), std::string::npos)
+      << another.refused->text;
+  EXPECT_EQ(broker_.stats()["broker"]["refused_quarantined"], 1);
+  EXPECT_EQ(broker_.stats()["broker"]["quarantines"], 1) << "counts go on";
+  EXPECT_EQ(broker_.ask({{"request", "release"}, {"session", 1}})["ok"], true);
+  EXPECT_EQ(stats()["state"], "running");
+  EXPECT_TRUE(serves_others());
+}
+
 TEST_F(Handover, WithoutABrokerNobodyIsHeldBack) {
   const Answer rival = broker_.hello();
   ASSERT_TRUE(rival.welcome);

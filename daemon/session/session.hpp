@@ -1,6 +1,7 @@
 // One client as the broker holds it, from its hello to its end. Plain state; session_manager.hpp acts on it.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -10,6 +11,7 @@
 #include "daemon/handover/state_memory.hpp"
 #include "daemon/policy/peer.hpp"
 #include "daemon/policy/policy.hpp"
+#include "daemon/policy/quarantine.hpp"
 
 namespace vgpu::daemon {
 
@@ -28,6 +30,17 @@ struct GuestPlace {
   std::uint64_t control_offset = 0;  // of the slot's stub::SlotControl
 };
 
+// What was changed of one client while it runs, over what the policy gives it.
+struct Adjustments {
+  std::string class_name;     // by an administrator; empty: the policy's
+  Settings by_administrator;  // over the class
+  Settings by_owner;          // over that, as far as it asks for less
+  bool paused_by_administrator = false;
+  bool paused_by_owner = false;
+
+  [[nodiscard]] bool paused() const { return paused_by_administrator || paused_by_owner; }
+};
+
 struct Session {
   std::uint64_t id = 0;
   SessionState state = SessionState::waiting;
@@ -35,9 +48,9 @@ struct Session {
   Peer peer;
   std::optional<GuestPlace> guest;  // of a process in a VM; then `socket` leads to the VM's own object
   pid_t guest_pid = 0;              // in its VM
-  ClassConfig client_class;         // a copy: a reload may drop the class
-  bool paused = false;              // gets no device time: its queue waits
-  bool quarantined = false;         // the same, because of what its program did or the operator said
+  ClassConfig client_class;  // what holds for this client: class, rule and adjustments together; a VM's part
+  Adjustments adjustments;
+  bool quarantined = false;  // gets no device time, because of what its program did or the operator said
   bool fault_counted = false;
   Device* device = nullptr;
   Worker* worker = nullptr;           // null unless running
@@ -52,6 +65,25 @@ struct Session {
   // For the share of device time.
   std::uint64_t sampled_ns = 0;
   double share = 0;
+};
+
+// What is quarantined when this client's work is to blame.
+[[nodiscard]] inline Subject subject_of(const Session& session) {
+  return {session.peer.identity.uid, session.peer.identity.executable};
+}
+
+// What happened to all sessions since the start, for `vgpud-cli stats`.
+struct SessionCounters {
+  std::uint64_t admitted = 0;
+  std::uint64_t refused = 0;
+  std::uint64_t worker_failures = 0;
+  std::uint64_t faults = 0;               // sessions that ended with a fault of the device or of the worker
+  std::uint64_t watchdog_kills = 0;       // commands that took longer than their class allows
+  std::uint64_t quarantines = 0;          // put in quarantine, by faults or by hand
+  std::uint64_t refused_quarantined = 0;  // clients refused because of it
+  std::uint64_t refused_limits = 0;       // clients refused because there were too many
+
+  bool operator==(const SessionCounters&) const = default;
 };
 
 // Under which name a session's descriptors are kept for the next vgpud.

@@ -14,10 +14,6 @@ std::uint64_t ns(std::chrono::nanoseconds time) {
   return static_cast<std::uint64_t>(time.count());
 }
 
-Subject subject_of(const Session& session) {
-  return {session.peer.identity.uid, session.peer.identity.executable};
-}
-
 }  // namespace
 
 tl::expected<Device*, std::string> SessionManager::place(const Placement& placement) const {
@@ -69,9 +65,12 @@ void SessionManager::push(Session& session) {
   }
 }
 
+bool SessionManager::held(const Session& session) {
+  return session.adjustments.paused() || session.quarantined;
+}
+
 void SessionManager::hold_if_needed(Session& session) {
-  if (session.state != SessionState::running) return;
-  session.device->gates().hold(session.id, session.paused || session.quarantined);
+  if (session.state == SessionState::running) session.device->gates().hold(session.id, held(session));
 }
 
 void SessionManager::command_too_long(std::uint64_t id) {
@@ -91,6 +90,7 @@ void SessionManager::command_too_long(std::uint64_t id) {
 void SessionManager::count_fault(Session& session, const std::string& how) {
   if (std::exchange(session.fault_counted, true)) return;
   ++counters_.faults;
+  ++past_[session.device].faults;
   const ClassConfig& holds = session.client_class;
   const Subject subject = subject_of(session);
   const std::string why = fmt::format("{} faults, the last: {}", holds.quarantine_after, how);
@@ -111,11 +111,13 @@ void SessionManager::quarantine(const Subject& subject, std::chrono::microsecond
   log::warning("program quarantined uid={} executable={} why={}", subject.uid,
                log::quoted(subject.executable), log::quoted(why));
   look_at_quarantine();
+  keep_broker();
 }
 
 bool SessionManager::release(const Subject& subject) {
   const bool was = quarantine_.release(subject, EventLoop::Clock::now());
   look_at_quarantine();
+  keep_broker();
   return was;
 }
 

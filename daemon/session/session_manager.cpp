@@ -84,6 +84,11 @@ void SessionManager::refuse(int socket, const Identity& who, RefusalCode code, c
   send_refusal(socket, code, text);
 }
 
+void SessionManager::refuse(const Session& session, RefusalCode code, const std::string& text) {
+  ++past_[session.device].refused;
+  refuse(session.socket.get(), session.peer.identity, code, text);
+}
+
 Device* SessionManager::find_device(const std::string& name) const {
   if (name.empty()) return devices_.empty() ? nullptr : devices_.front();
   const auto found = std::find_if(devices_.begin(), devices_.end(),
@@ -254,7 +259,7 @@ void SessionManager::serve(Session& session) {
     return;
   }
   if (session.device->pool()->full()) {
-    refuse(session.socket.get(), session.peer.identity, RefusalCode::busy,
+    refuse(session, RefusalCode::busy,
            fmt::format("device '{}' is limited to {} workers", session.device->config().name,
                        session.device->config().max_workers));
     end(session.id, "refused");
@@ -264,7 +269,7 @@ void SessionManager::serve(Session& session) {
     const std::uint64_t id = session.id;
     session.wait_timer = loop_.after(config_->limits.worker_wait, [this, id] {
       const Session& late = *sessions_.at(id);
-      refuse(late.socket.get(), late.peer.identity, RefusalCode::no_device, "no worker was ready in time");
+      refuse(late, RefusalCode::no_device, "no worker was ready in time");
       end(id, "refused");
     });
   }
@@ -284,13 +289,13 @@ bool SessionManager::attach(Session& session, Worker& worker) {
   session.gate = worker.gate;
   const std::uint64_t id = session.id;
   worker.on_end = [this, id](const std::string& how, bool orderly) { worker_ended(id, how, orderly); };
+  listen_to(worker, id);
 
   const std::uint64_t quota = session.client_class.memory_quota.value_or(0);
   if (!session.guest) session.channel = make_channel(session);
   auto direct = message_socket_pair();
   if (!session.channel || !direct) {
-    refuse(session.socket.get(), session.peer.identity, RefusalCode::internal,
-           "vgpud is out of memory or descriptors");
+    refuse(session, RefusalCode::internal, "vgpud is out of memory or descriptors");
     return false;
   }
   push(session);
@@ -313,15 +318,16 @@ bool SessionManager::attach(Session& session, Worker& worker) {
   welcome.device = session.device->report().value_or(worker.report);
   const std::array<int, 2> client_fds{session.channel.get(), direct->first.get()};
   if (const auto sent = send_message(worker.fds.socket.get(), attach_message, worker_fds); !sent) {
-    refuse(session.socket.get(), session.peer.identity, RefusalCode::internal, "its worker does not answer");
+    refuse(session, RefusalCode::internal, "its worker does not answer");
     return false;
   }
   if (const auto sent = send_message(session.socket.get(), welcome, client_fds); !sent) return false;
 
   session.state = SessionState::running;
-  session.device->gates().add(id, gate_terms(session.client_class), session.gate, worker.fds.attention.get());
-  hold_if_needed(session);
+  session.device->gates().add(id, gate_terms(session.client_class), session.gate, worker.fds.attention.get(),
+                              held(session));
   ++counters_.admitted;
+  ++past_[session.device].admitted;
   keep(session);
   const Identity& who = session.peer.identity;
   log::info("client admitted session={} pid={} uid={} program={} unit={} class={} device={} worker_pid={}",
@@ -333,6 +339,7 @@ bool SessionManager::attach(Session& session, Worker& worker) {
 void SessionManager::release_worker(Session& session) {
   session.device->gates().remove(session.id);
   store_.drop(store_owner(session.id));
+  ipc_.forget_session(session.id);
   session.record.reset();
   if (session.worker != nullptr) session.device->pool()->end(session.worker);
   session.worker = nullptr;
@@ -378,7 +385,8 @@ void SessionManager::end(std::uint64_t id, const std::string& why) {
     if (const auto error = session->gate->page().sticky_error.load(std::memory_order_relaxed); error != 0) {
       count_fault(*session, fmt::format("CUDA error {}", error));
     }
-    ClientStats last = describe(*session, true);
+    past_[session->device].add(session->gate->page());
+    ClientStats last = describe(*session, {.calls = true});
     last.state = "ended";
     last.ending = session->failure.empty() ? why : why + "; its worker had ended with " + session->failure;
     log::info("client ended session={} pid={} program={} launches={} device_ms={} errors={} why={}", id,
@@ -409,8 +417,7 @@ void SessionManager::device_problem(Device& device, const std::string& why) {
   }
   for (const std::uint64_t id : waiting) {
     const Session& session = *sessions_.at(id);
-    refuse(session.socket.get(), session.peer.identity, RefusalCode::no_device,
-           "the device cannot serve: " + why);
+    refuse(session, RefusalCode::no_device, "the device cannot serve: " + why);
     end(id, "refused");
   }
 }
@@ -419,11 +426,7 @@ void SessionManager::apply(std::shared_ptr<const Config> config) {
   config_ = std::move(config);
   ended_.set_capacity(config_->ended_clients);
   for (auto& [id, session] : sessions_) {
-    const auto found = config_->classes.find(session->client_class.name);
-    if (session->guest || found == config_->classes.end()) continue;  // a VM sees to its own
-    session->client_class = found->second;
-    push(*session);
-    write_record(*session);
+    if (!session->guest) refresh(*session);  // a VM sees to its own
   }
 }
 
@@ -484,12 +487,23 @@ void SessionManager::share_fault(Device& device, std::uint64_t error) {
   device.pool()->renew();
 }
 
+DeviceFigures SessionManager::figures(const Device& device) const {
+  const auto past = past_.find(&device);
+  DeviceFigures figures = past == past_.end() ? DeviceFigures{} : past->second;
+  for (const auto& [id, session] : sessions_) {
+    if (session->device != &device || !session->gate) continue;
+    figures.add(session->gate->page());
+    figures.queue_depth += session->gate->page().queue_depth.load(std::memory_order_relaxed);
+  }
+  return figures;
+}
+
 double SessionManager::utilisation(const Device& device) const {
   const auto found = utilisation_.find(&device);
   return found == utilisation_.end() ? 0 : found->second;
 }
 
-ClientStats SessionManager::describe(const Session& session, bool calls) const {
+ClientStats SessionManager::describe(const Session& session, StatsDetail detail) const {
   ClientStats stats;
   const Identity& who = session.peer.identity;
   stats.session = session.id;
@@ -506,7 +520,7 @@ ClientStats SessionManager::describe(const Session& session, bool calls) const {
   stats.device = session.device->config().name;
   stats.state = session.state != SessionState::running ? to_string(session.state)
                 : session.quarantined                  ? "quarantined"
-                : session.paused                       ? "paused"
+                : session.adjustments.paused()         ? "paused"
                                                        : "running";
   stats.priority = to_string(session.client_class.priority);
   stats.weight = session.client_class.weight;
@@ -515,17 +529,19 @@ ClientStats SessionManager::describe(const Session& session, bool calls) const {
   stats.age_ns = static_cast<std::uint64_t>(nanoseconds(EventLoop::Clock::now() - session.since).count());
   stats.memory_quota = session.client_class.memory_quota.value_or(0);
   stats.share = session.share;
+  stats.faults = session.fault_counted ? 1 : 0;
   if (session.gate) {
     read_page(session.gate->page(), stats);
-    if (calls) read_calls(session.gate->page(), stats);
+    if (detail.calls) read_calls(session.gate->page(), stats);
+    if (detail.histograms) read_histograms(session.gate->page(), stats);
   }
   return stats;
 }
 
-std::vector<ClientStats> SessionManager::stats(bool calls) const {
+std::vector<ClientStats> SessionManager::stats(StatsDetail detail) const {
   std::vector<ClientStats> all;
   all.reserve(sessions_.size());
-  for (const auto& [id, session] : sessions_) all.push_back(describe(*session, calls));
+  for (const auto& [id, session] : sessions_) all.push_back(describe(*session, detail));
   return all;
 }
 

@@ -14,21 +14,10 @@
 #include "daemon/handover/descriptor_store.hpp"
 #include "daemon/metrics/client_stats.hpp"
 #include "daemon/policy/quarantine.hpp"
+#include "daemon/session/ipc_registry.hpp"
 #include "daemon/session/session.hpp"
 
 namespace vgpu::daemon {
-
-// What happened since the start, for `vgpud-cli stats`.
-struct SessionCounters {
-  std::uint64_t admitted = 0;
-  std::uint64_t refused = 0;
-  std::uint64_t worker_failures = 0;
-  std::uint64_t faults = 0;               // sessions that ended with a fault of the device or of the worker
-  std::uint64_t watchdog_kills = 0;       // commands that took longer than their class allows
-  std::uint64_t quarantines = 0;          // put in quarantine, by faults or by hand
-  std::uint64_t refused_quarantined = 0;  // clients refused because of it
-  std::uint64_t refused_limits = 0;       // clients refused because there were too many
-};
 
 // Belongs to the loop's thread.
 class SessionManager {
@@ -74,8 +63,24 @@ class SessionManager {
   bool release(const Subject& subject);
   [[nodiscard]] std::vector<QuarantineEntry> quarantined();
 
-  // A new configuration: for new clients whole, for present ones the weight and quota of their class.
+  // A new configuration: for new clients whole, for present ones what the class has that they belong to now.
   void apply(std::shared_ptr<const Config> config);
+
+  // Live control (session_control.cpp). Changes hold from the next look at the gate page on. The error is a
+  // sentence.
+  [[nodiscard]] const Session* find(std::uint64_t id) const;
+  [[nodiscard]] std::vector<std::uint64_t> of_process(pid_t pid) const;
+  // What an administrator says of a client: its class (empty: as it is) and settings over it.
+  [[nodiscard]] tl::expected<void, std::string> adjust(std::uint64_t id, const std::string& class_name,
+                                                       const Settings& settings);
+  // What its owner says: refused where it asks for more than the client has been given.
+  [[nodiscard]] tl::expected<void, std::string> lower(std::uint64_t id, const Settings& settings);
+  // A client that still waits for a worker goes to another device; a running one has its memory where it is.
+  [[nodiscard]] tl::expected<void, std::string> move(std::uint64_t id, const std::string& device);
+  // Its queue waits, never an error. What an administrator paused, only an administrator resumes.
+  [[nodiscard]] tl::expected<void, std::string> pause(std::uint64_t id, bool paused, bool by_administrator);
+  // Its worker ends, its calls fail from now on.
+  void kill(std::uint64_t id, const std::string& why) { end(id, why); }
 
   // Ends every session, as at shutdown.
   void end_all(const std::string& why);
@@ -86,10 +91,12 @@ class SessionManager {
   // Leaves every running session to the next vgpud and forgets it; the others end.
   void hand_over();
 
-  // Figures of those present, oldest first; with `calls` also each call by name.
-  [[nodiscard]] std::vector<ClientStats> stats(bool calls) const;
+  // Figures of those present, oldest first.
+  [[nodiscard]] std::vector<ClientStats> stats(StatsDetail detail) const;
   [[nodiscard]] const EndedClients& ended() const { return ended_; }
   [[nodiscard]] const SessionCounters& counters() const { return counters_; }
+  // Of all clients that `device` has had.
+  [[nodiscard]] DeviceFigures figures(const Device& device) const;
   // Part of the last second in which `device` was busy, 0..1.
   [[nodiscard]] double utilisation(const Device& device) const;
 
@@ -97,6 +104,8 @@ class SessionManager {
   using Sessions = std::map<std::uint64_t, std::unique_ptr<Session>>;
 
   void refuse(int socket, const Identity& who, RefusalCode code, const std::string& text);
+  // One that has been placed on a device.
+  void refuse(const Session& session, RefusalCode code, const std::string& text);
   [[nodiscard]] std::string over_limit(const Identity& who, const ClassConfig& client_class) const;
   Device* find_device(const std::string& name) const;
   std::uint64_t start(std::unique_ptr<Session> session);
@@ -106,6 +115,7 @@ class SessionManager {
   // Makes what the session's class says hold for its worker.
   void push(Session& session);
   // Paused and quarantined clients get no device time.
+  [[nodiscard]] static bool held(const Session& session);
   void hold_if_needed(Session& session);
   // A session ended with a fault: counts it, once, and may put its program in quarantine.
   void count_fault(Session& session, const std::string& how);
@@ -116,6 +126,11 @@ class SessionManager {
   // Its worker is no more or must be no more: the client's calls fail from now on.
   void fail(Session& session, const std::string& how);
   void release_worker(Session& session);
+  // session_control.cpp
+  // What policy and administrators give a client, without its owner's changes.
+  [[nodiscard]] ClassConfig granted(const Session& session) const;
+  // Computes what holds for a client anew, and makes it hold, also for the next vgpud.
+  void refresh(Session& session);
   void end(std::uint64_t id, const std::string& why);
   void count_waiting(Device& device);
   void watch(Session& session);
@@ -124,6 +139,11 @@ class SessionManager {
   void look_for_shared_faults();
   void share_fault(Device& device, std::uint64_t error);
 
+  // session_ipc.cpp: what the worker of a session says of memory and events shared with others.
+  void listen_to(Worker& worker, std::uint64_t id);
+  void on_ipc(std::uint64_t id, const IpcRequest& request, int fd);
+  IpcAnswer resolve_ipc(const Session& asker, const IpcRequest& request, int& fd) const;
+
   // handover.cpp
   void keep(Session& session);
   void write_record(Session& session);
@@ -131,7 +151,7 @@ class SessionManager {
   void adopt_broker();
   void adopt_one(const std::string& owner, KeptParts parts);
   tl::expected<std::unique_ptr<Session>, std::string> restore(KeptParts& parts);
-  [[nodiscard]] ClientStats describe(const Session& session, bool calls) const;
+  [[nodiscard]] ClientStats describe(const Session& session, StatsDetail detail) const;
 
   EventLoop& loop_;
   std::shared_ptr<const Config> config_;
@@ -142,8 +162,11 @@ class SessionManager {
   EndedClients ended_;
   SessionCounters counters_;
   Quarantine quarantine_;
+  IpcRegistry ipc_;
+  EventLoop::Clock::time_point adopted_{};  // when sessions of an earlier vgpud were taken over
   log::Limiter refusals_{20, std::chrono::seconds(10)};
   std::map<const Device*, double> utilisation_;
+  std::map<const Device*, DeviceFigures> past_;  // of clients that have ended; counts of all
   std::uint64_t next_id_ = 1;
   EventLoop::TimerId sampler_ = 0;
   EventLoop::TimerId fault_watch_ = 0;

@@ -9,7 +9,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr unsigned kVersion = 1;
+constexpr unsigned kVersion = 2;
 
 json head() {
   // The protocol's hash covers the layouts of channel, gate page and device report.
@@ -17,7 +17,7 @@ json head() {
 }
 
 // The value, if its head is ours. Throws json::exception on what is no record at all.
-tl::expected<json, std::string> open(std::span<const std::uint8_t> bytes) {
+tl::expected<json, std::string> opened(std::span<const std::uint8_t> bytes) {
   json value = json::from_cbor(bytes);
   if (value.at("version").get<unsigned>() != kVersion ||
       value.at("protocol").get<std::uint64_t>() != protocol_hash()) {
@@ -88,6 +88,76 @@ ClassConfig class_from(const json& value) {
   return config;
 }
 
+json to_json(const Adjustments& changed) {
+  return {{"class", changed.class_name},
+          {"by_administrator", changed.by_administrator},
+          {"by_owner", changed.by_owner},
+          {"paused_by_administrator", changed.paused_by_administrator},
+          {"paused_by_owner", changed.paused_by_owner}};
+}
+
+Adjustments adjustments_from(const json& value) {
+  Adjustments changed;
+  value.at("class").get_to(changed.class_name);
+  value.at("by_administrator").get_to(changed.by_administrator);
+  value.at("by_owner").get_to(changed.by_owner);
+  value.at("paused_by_administrator").get_to(changed.paused_by_administrator);
+  value.at("paused_by_owner").get_to(changed.paused_by_owner);
+  return changed;
+}
+
+json to_json(const SessionCounters& counters) {
+  return {{"admitted", counters.admitted},
+          {"refused", counters.refused},
+          {"worker_failures", counters.worker_failures},
+          {"faults", counters.faults},
+          {"watchdog_kills", counters.watchdog_kills},
+          {"quarantines", counters.quarantines},
+          {"refused_quarantined", counters.refused_quarantined},
+          {"refused_limits", counters.refused_limits}};
+}
+
+SessionCounters counters_from(const json& value) {
+  SessionCounters counters;
+  value.at("admitted").get_to(counters.admitted);
+  value.at("refused").get_to(counters.refused);
+  value.at("worker_failures").get_to(counters.worker_failures);
+  value.at("faults").get_to(counters.faults);
+  value.at("watchdog_kills").get_to(counters.watchdog_kills);
+  value.at("quarantines").get_to(counters.quarantines);
+  value.at("refused_quarantined").get_to(counters.refused_quarantined);
+  value.at("refused_limits").get_to(counters.refused_limits);
+  return counters;
+}
+
+// Times are CLOCK_MONOTONIC's, which goes on over a restart of vgpud.
+json to_json(const QuarantineEntry& entry) {
+  const auto ns = [](QuarantineEntry::TimePoint time) {
+    return std::chrono::nanoseconds(time.time_since_epoch()).count();
+  };
+  json value = {{"uid", entry.subject.uid},
+                {"executable", entry.subject.executable},
+                {"why", entry.why},
+                {"faults", entry.faults},
+                {"since_ns", ns(entry.since)}};
+  if (entry.until) value["until_ns"] = ns(*entry.until);
+  return value;
+}
+
+QuarantineEntry quarantined_from(const json& value) {
+  const auto time = [&](const char* key) {
+    return QuarantineEntry::TimePoint(std::chrono::nanoseconds(value.at(key).get<std::int64_t>()));
+  };
+  QuarantineEntry entry;
+  value.at("uid").get_to(entry.subject.uid);
+  value.at("executable").get_to(entry.subject.executable);
+  value.at("why").get_to(entry.why);
+  value.at("faults").get_to(entry.faults);
+  entry.since = time("since_ns");
+  if (value.contains("until_ns")) entry.until = time("until_ns");
+  return entry;
+}
+
 json to_json(const DeviceReport& report) {
   const auto* bytes = reinterpret_cast<const std::uint8_t*>(&report);
   return json::binary({bytes, bytes + sizeof report});
@@ -113,6 +183,7 @@ std::vector<std::uint8_t> encode(const SessionRecord& record) {
   value["device"] = record.device;
   value["identity"] = to_json(record.identity);
   value["class"] = to_json(record.client_class);
+  value["adjustments"] = to_json(record.adjustments);
   value["since_ns"] = record.since_ns;
   value["report"] = to_json(record.report);
   return json::to_cbor(value);
@@ -121,21 +192,22 @@ std::vector<std::uint8_t> encode(const SessionRecord& record) {
 std::vector<std::uint8_t> encode(const BrokerRecord& record) {
   json value = head();
   value["next_session"] = record.next_session;
-  value["admitted"] = record.admitted;
-  value["refused"] = record.refused;
-  value["worker_failures"] = record.worker_failures;
+  value["counters"] = to_json(record.counters);
+  json& quarantined = value["quarantined"] = json::array();
+  for (const QuarantineEntry& entry : record.quarantined) quarantined.push_back(to_json(entry));
   return json::to_cbor(value);
 }
 
 tl::expected<SessionRecord, std::string> decode_session(std::span<const std::uint8_t> bytes) {
   try {
-    const auto value = open(bytes);
+    const auto value = opened(bytes);
     if (!value) return tl::unexpected(value.error());
     SessionRecord record;
     value->at("session").get_to(record.session);
     value->at("device").get_to(record.device);
     record.identity = identity_from(value->at("identity"));
     record.client_class = class_from(value->at("class"));
+    record.adjustments = adjustments_from(value->at("adjustments"));
     value->at("since_ns").get_to(record.since_ns);
     if (!report_from(value->at("report"), record.report)) {
       return tl::unexpected(std::string("its record is damaged: the device report has a wrong size"));
@@ -148,13 +220,12 @@ tl::expected<SessionRecord, std::string> decode_session(std::span<const std::uin
 
 tl::expected<BrokerRecord, std::string> decode_broker(std::span<const std::uint8_t> bytes) {
   try {
-    const auto value = open(bytes);
+    const auto value = opened(bytes);
     if (!value) return tl::unexpected(value.error());
     BrokerRecord record;
     value->at("next_session").get_to(record.next_session);
-    value->at("admitted").get_to(record.admitted);
-    value->at("refused").get_to(record.refused);
-    value->at("worker_failures").get_to(record.worker_failures);
+    record.counters = counters_from(value->at("counters"));
+    for (const json& entry : value->at("quarantined")) record.quarantined.push_back(quarantined_from(entry));
     return record;
   } catch (const json::exception& error) {
     return damaged(error);

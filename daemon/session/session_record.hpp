@@ -11,6 +11,8 @@
 
 #include "daemon/config/config.hpp"
 #include "daemon/policy/policy.hpp"
+#include "daemon/policy/quarantine.hpp"
+#include "daemon/session/session.hpp"
 #include "protocol/handshake.hpp"
 
 namespace vgpu::daemon {
@@ -20,16 +22,16 @@ struct SessionRecord {
   std::string device;  // its name in the configuration
   Identity identity;
   ClassConfig client_class;
+  Adjustments adjustments;
   std::int64_t since_ns = 0;  // when it came, CLOCK_MONOTONIC
   DeviceReport report;        // its worker's
 };
 
-// Counts of the broker as a whole that go on.
+// What the broker as a whole goes on with.
 struct BrokerRecord {
   std::uint64_t next_session = 1;
-  std::uint64_t admitted = 0;
-  std::uint64_t refused = 0;
-  std::uint64_t worker_failures = 0;
+  SessionCounters counters;
+  std::vector<QuarantineEntry> quarantined;
 };
 
 [[nodiscard]] std::vector<std::uint8_t> encode(const SessionRecord& record);

@@ -16,6 +16,7 @@ SessionRecord sample() {
   record.client_class.name = "batch";
   record.client_class.weight = 25;
   record.client_class.memory_quota = 1U << 30U;
+  record.adjustments = {"gold", {{"weight", "5"}}, {{"memory_quota", "1MiB"}}, true, false};
   record.since_ns = 123456789;
   set_text(record.report.name, "A GPU");
   record.report.total_memory = 1ULL << 36U;
@@ -34,6 +35,11 @@ TEST(SessionRecord, ComesBackWhole) {
   EXPECT_EQ(back->client_class.name, "batch");
   EXPECT_EQ(back->client_class.weight, 25U);
   EXPECT_EQ(back->client_class.memory_quota, 1U << 30U);
+  EXPECT_EQ(back->adjustments.class_name, "gold");
+  EXPECT_EQ(back->adjustments.by_administrator, (Settings{{"weight", "5"}}));
+  EXPECT_EQ(back->adjustments.by_owner, (Settings{{"memory_quota", "1MiB"}}));
+  EXPECT_TRUE(back->adjustments.paused_by_administrator);
+  EXPECT_FALSE(back->adjustments.paused_by_owner);
   EXPECT_EQ(back->since_ns, 123456789);
   EXPECT_STREQ(back->report.name, "A GPU");
   EXPECT_EQ(back->report.total_memory, 1ULL << 36U);
@@ -67,12 +73,22 @@ TEST(SessionRecord, AnotherVersionIsRefused) {
 }
 
 TEST(BrokerRecord, ComesBackWhole) {
-  const auto back = decode_broker(encode(BrokerRecord{5, 4, 3, 2}));
-  ASSERT_TRUE(back);
+  using Time = QuarantineEntry::TimePoint;
+  BrokerRecord record{5, {9, 8, 7, 6, 5, 4, 3, 2}, {}};
+  record.quarantined.push_back({{1000, "/opt/\xff"}, "by hand", 3, Time(std::chrono::hours(1)), {}});
+  record.quarantined.push_back(
+      {{1001, ""}, "faults", 1, Time(std::chrono::hours(2)), Time(std::chrono::hours(3))});
+  const auto back = decode_broker(encode(record));
+  ASSERT_TRUE(back) << back.error();
   EXPECT_EQ(back->next_session, 5U);
-  EXPECT_EQ(back->admitted, 4U);
-  EXPECT_EQ(back->refused, 3U);
-  EXPECT_EQ(back->worker_failures, 2U);
+  EXPECT_EQ(back->counters, record.counters);
+  ASSERT_EQ(back->quarantined.size(), 2U);
+  EXPECT_EQ(back->quarantined[0].subject, record.quarantined[0].subject);
+  EXPECT_EQ(back->quarantined[0].why, "by hand");
+  EXPECT_EQ(back->quarantined[0].faults, 3U);
+  EXPECT_EQ(back->quarantined[0].since, record.quarantined[0].since);
+  EXPECT_FALSE(back->quarantined[0].until);
+  EXPECT_EQ(back->quarantined[1].until, record.quarantined[1].until);
 }
 
 }  // namespace

@@ -180,7 +180,9 @@ void Accounting::admit(std::uint64_t next_ns, const Hooks& hooks) {
     }
   }
   admitting_.store(false, std::memory_order_release);
-  if (since != 0) page_.gate_wait_ns.fetch_add(now_ns() - since, std::memory_order_relaxed);
+  const std::uint64_t waited = since == 0 ? 0 : now_ns() - since;
+  if (waited != 0) page_.gate_wait_ns.fetch_add(waited, std::memory_order_relaxed);
+  page_.gate_wait[latency_bucket(waited)].fetch_add(1, std::memory_order_relaxed);
 }
 
 void Accounting::submitted(std::uint64_t predicted_ns) {

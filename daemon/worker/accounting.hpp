@@ -64,6 +64,7 @@ class Accounting {
 
   void count_latency(std::uint64_t ns) {
     page_.latency[latency_bucket(ns)].fetch_add(1, std::memory_order_relaxed);
+    page_.latency_sum_ns.fetch_add(ns, std::memory_order_relaxed);
   }
   /// Charges memory; false when it would exceed the quota.
   bool charge(std::uint64_t bytes);

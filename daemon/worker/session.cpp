@@ -70,7 +70,8 @@ Session::Session(const SessionParts& parts)
                  spin_long_ ? longest_wait_spin_ns : default_spin_ns(),
                  spin_long_ ? longest_wait_spin_ns : default_spin_ns()),
       completions_(parts.driver, parts.context),
-      upcalls_(parts.channel) {
+      upcalls_(parts.channel),
+      ipc_(parts.broker_socket) {
   contexts_.push_back(parts.context);
   software_ = parts.library != nullptr && parts.library->software();
   if (driver_.cuThreadExchangeStreamCaptureMode != nullptr) {
@@ -174,6 +175,7 @@ SessionEnd Session::run() {
       accounting_.measure();
       if (parts_.console != nullptr) parts_.console->trim();
       if (stop_.load()) return SessionEnd::stopped;
+      ipc_.listen();
       if (parts_.broker_socket >= 0 && peer_hung_up(parts_.broker_socket)) return SessionEnd::broker_gone;
       // What a client sent before it went has been run when the ring is empty.
       if (status == RingConsumer::Status::empty && !ring_.ready() && parts_.direct_socket >= 0 &&

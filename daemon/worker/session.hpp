@@ -33,6 +33,7 @@
 #include "daemon/worker/estimates.hpp"
 #include "daemon/worker/handle_table.hpp"
 #include "daemon/worker/host_regions.hpp"
+#include "daemon/worker/ipc_link.hpp"
 #include "daemon/worker/jit_state.hpp"
 #include "daemon/worker/token_bucket.hpp"
 #include "protocol/channel.hpp"
@@ -247,6 +248,14 @@ class Session {
   VGPU_HANDLER(cuPointerGetAttribute);
   VGPU_HANDLER(cuMemAdvise_v2);
   VGPU_HANDLER(cuMemPrefetchAsync_v2);
+  // session_ipc.cpp
+  VGPU_HANDLER(cuIpcGetMemHandle);
+  VGPU_HANDLER(cuIpcOpenMemHandle_v2);
+  VGPU_HANDLER(cuIpcCloseMemHandle);
+  VGPU_HANDLER(cuIpcGetEventHandle);
+  VGPU_HANDLER(cuIpcOpenEventHandle);
+  VGPU_HANDLER(cuMemExportToShareableHandle);
+  VGPU_HANDLER(cuMemImportFromShareableHandle);
   // session_copy.cpp
   VGPU_HANDLER(copy_to_device_inline);
   VGPU_HANDLER(copy_to_device_block);
@@ -479,6 +488,11 @@ class Session {
                     CUdeviceptr& pointer);
   void note_allocation(CUdeviceptr pointer, std::uint64_t bytes);
   void release_allocation(CUdeviceptr pointer);
+  /// Closes what was opened of other clients' memory.
+  void close_imported();
+  void withdraw_event(std::uint64_t handle);
+  /// Of exported allocations those that nothing of the client's holds any more.
+  void withdraw_released_allocations();
   CUresult fix_up_copy(CUDA_MEMCPY3D& copy, const ArenaSpan& src_block, const ArenaSpan& dst_block);
   void host_call(CUstream stream, const Upcall& upcall, HostCall*& out);
   static void CUDA_CB run_host_call(void* call);
@@ -567,6 +581,16 @@ class Session {
   // By client handle, and by the address where it is mapped. Dispatcher only.
   std::unordered_map<std::uint64_t, std::shared_ptr<Charge>> vmm_;
   std::map<std::uint64_t, std::shared_ptr<Charge>> mapped_;
+  // What other clients may open, and what was opened of theirs.
+  IpcLink ipc_;
+  std::map<std::uint64_t, IpcToken> offered_memory_;            // by address; under memory_mutex_
+  std::unordered_map<std::uint64_t, IpcToken> offered_events_;  // by client handle
+  std::vector<std::pair<std::weak_ptr<Charge>, IpcToken>> offered_allocations_;
+  struct Imported {
+    std::uint32_t count = 0;  // how often it is open
+    std::uint16_t context = 0;
+  };
+  std::map<std::uint64_t, Imported> imported_;                         // by address
   std::unordered_map<std::uint64_t, std::shared_ptr<Charge>> arrays_;  // by client handle. Dispatcher only
   std::unordered_set<std::uint64_t> textures_, surfaces_;  // the client's objects. Dispatcher only
   // By context and limit: what the client is charged for, and the value before it set one. Dispatcher only.

@@ -28,6 +28,7 @@ void Session::empty_primary_context() {
     if (contexts_[i] != nullptr) return;
   }
   if (driver_.cuCtxSynchronize != nullptr) driver_.cuCtxSynchronize();
+  close_imported();
   const auto drop = [this](HandleKind kind, auto destroy) {
     if (destroy == nullptr) return;
     handles_.take_all(kind, [destroy](std::uint64_t value) { destroy_value(destroy, value); });
@@ -116,6 +117,7 @@ CUresult Session::end_context(std::uint16_t index, std::function<CUresult()> des
   const auto of_context = [index](const auto& entry) { return entry.first.first == index; };
   std::erase_if(limits_, of_context);
   std::erase_if(usual_limits_, of_context);
+  std::erase_if(imported_, [index](const auto& entry) { return entry.second.context == index; });
   if (context_index_ == index) {
     if (const CUresult result = switch_context(0); result != CUDA_SUCCESS) return result;
   }

@@ -29,6 +29,10 @@ void Session::release_allocation(CUdeviceptr pointer) {
     if (found == allocations_.end()) return;
     bytes = found->second;
     allocations_.erase(found);
+    if (const auto offered = offered_memory_.find(pointer); offered != offered_memory_.end()) {
+      ipc_.withdraw(offered->second);
+      offered_memory_.erase(offered);
+    }
   }
   accounting_.refund(bytes);
 }
@@ -313,6 +317,7 @@ CUresult Session::handle(const record::cuMemRelease& record, reply::cuMemRelease
   if (result != CUDA_SUCCESS) return result;
   handles_.forget(HandleKind::mem_allocation, record.handle);
   vmm_.erase(record.handle);
+  withdraw_released_allocations();
   return CUDA_SUCCESS;
 }
 
@@ -353,6 +358,7 @@ CUresult Session::handle(const record::cuMemUnmap& record, reply::cuMemUnmap&, T
   if (result != CUDA_SUCCESS) return result;
   auto it = mapped_.lower_bound(record.ptr);
   while (it != mapped_.end() && it->first - record.ptr < record.size) it = mapped_.erase(it);
+  withdraw_released_allocations();
   return CUDA_SUCCESS;
 }
 

@@ -12,6 +12,7 @@
 
 #include "protocol/gate.hpp"
 #include "protocol/handshake.hpp"
+#include "protocol/message_socket.hpp"
 #include "protocol/unique_fd.hpp"
 
 namespace vgpu::daemon {
@@ -43,6 +44,8 @@ struct Worker {
   // Called once when an attached worker has ended by itself: how ("signal 11"), and whether it was in order
   // (exit status 0: it saw its client leave before the broker did).
   std::function<void(const std::string& how, bool orderly)> on_end;
+  // What an attached worker says; until end().
+  std::function<void(const Message& message)> on_message;
 
   Worker() = default;
   Worker(const Worker&) = delete;

@@ -64,6 +64,12 @@ void WorkerPool::fill() {
   }
 }
 
+void WorkerPool::set_limits(unsigned prestart, unsigned max_workers) {
+  options_.prestart = prestart;
+  options_.max_workers = max_workers;
+  fill();
+}
+
 void WorkerPool::set_waiting(unsigned clients) {
   waiting_ = clients;
   fill();
@@ -117,6 +123,7 @@ void WorkerPool::on_message(Worker& worker) {
     loop_.forget(worker.fds.socket.get());  // its end is reported by the pidfd
     return;
   }
+  if (worker.state == WorkerState::attached && worker.on_message) worker.on_message(*message);
   if (worker.state != WorkerState::starting) return;
   if (const auto* failed = message->as<WorkerFailed>()) {
     worker.problem.assign(failed->text, strnlen(failed->text, sizeof failed->text));
@@ -182,6 +189,7 @@ Worker* WorkerPool::take() {
 void WorkerPool::end(Worker* worker) {
   if (worker == nullptr) return;
   worker->on_end = nullptr;
+  worker->on_message = nullptr;
   worker->kill();
   worker->state = WorkerState::dying;
 }

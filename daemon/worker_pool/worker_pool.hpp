@@ -32,6 +32,8 @@ class WorkerPool {
 
   // Starts workers until `prestart`, or one for each waiting client if those are more, are ready or starting.
   void fill();
+  // Other values of these options from now on; fills, and ends no worker.
+  void set_limits(unsigned prestart, unsigned max_workers);
   // How many clients wait for a worker now; fills.
   void set_waiting(unsigned clients);
   // A ready worker, now attached, or null. It stays the pool's; the pointer is good until end() or on_end.

@@ -47,6 +47,8 @@ CUresult write_attribute(void* out, CUpointer_attribute attribute, const MemoryR
       put(out, 0);
       return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE:
+      put(out, static_cast<unsigned>(range.kind == MemoryKind::device));
+      return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_IS_GPU_DIRECT_RDMA_CAPABLE:
       put(out, 0U);
       return CUDA_SUCCESS;

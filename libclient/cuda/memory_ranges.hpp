@@ -22,6 +22,7 @@ enum class MemoryKind : std::uint8_t {
   pinned,      ///< cuMemHostAlloc, cuMemAllocHost
   registered,  ///< cuMemHostRegister
   managed,     ///< cuMemAllocManaged, __managed__
+  imported,    ///< cuIpcOpenMemHandle: another process's
 };
 
 /// One tracked range [base, base + size).

@@ -66,6 +66,7 @@ template <class EventWork>
 CUresult event_work(Driver& driver, CUevent handle, Work& work) {
   auto event = driver.events.find(handle);
   if (event == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+  if (event->shared != nullptr) return CUDA_ERROR_NOT_SUPPORTED;
   work = EventWork{std::move(event)};
   return CUDA_SUCCESS;
 }

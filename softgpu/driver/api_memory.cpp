@@ -115,9 +115,11 @@ CUresult attribute_of(void* out, CUpointer_attribute attribute, std::uint64_t ad
     case CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE:
       put(out, found.pool);
       return CUDA_SUCCESS;
+    case CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE:
+      put<int>(out, found.kind == MemoryKind::device);
+      return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_SYNC_MEMOPS:
     case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL:
-    case CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE:
     case CU_POINTER_ATTRIBUTE_IS_GPU_DIRECT_RDMA_CAPABLE:
     case CU_POINTER_ATTRIBUTE_IS_HW_DECOMPRESS_CAPABLE:
       put<int>(out, 0);

@@ -3,6 +3,7 @@
 
 #include "softgpu/driver/api.hpp"
 #include "softgpu/driver/graph.hpp"
+#include "softgpu/driver/shared_event.hpp"
 
 using namespace softgpu;
 
@@ -136,10 +137,21 @@ SOFTGPU_API cuStreamWaitEvent(CUstream handle, CUevent event_handle, unsigned fl
     const auto event = driver.events.find(event_handle);
     if (event == nullptr) return CUDA_ERROR_INVALID_HANDLE;
     if ((flags & ~unsigned{CU_EVENT_WAIT_EXTERNAL}) != 0) return CUDA_ERROR_INVALID_VALUE;
+    if (event->shared != nullptr && stream.capturing.load(std::memory_order_acquire))
+      return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     CUresult result = CUDA_SUCCESS;
     if (capture_event_wait(stream, event, (flags & CU_EVENT_WAIT_EXTERNAL) != 0, result)) return result;
     if (const CUresult error = refuse_implicit(stream); error != CUDA_SUCCESS) return error;
     const std::unique_lock lock(driver.scheduler.mutex());
+    if (event->shared != nullptr) {
+      const std::uint64_t number = event->shared->recorded();
+      if (event->shared->passed(number)) return CUDA_SUCCESS;
+      context.submit_locked(stream, std::make_shared<Operation>(
+                                        Lane::poll, &stream, [&context, shared = event->shared, number] {
+                                          return shared->passed(number) || context.error() != CUDA_SUCCESS;
+                                        }));
+      return CUDA_SUCCESS;
+    }
     if (event->point == nullptr || event->point->done()) return CUDA_SUCCESS;
     context.submit_locked(stream, std::make_shared<Operation>(Lane::none, &stream, nullptr), {event->point});
     return CUDA_SUCCESS;

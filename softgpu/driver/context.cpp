@@ -7,6 +7,7 @@
 #include "softgpu/driver/array.hpp"
 #include "softgpu/driver/driver.hpp"
 #include "softgpu/driver/graph.hpp"
+#include "softgpu/driver/ipc.hpp"
 #include "softgpu/driver/memory_pool.hpp"
 #include "softgpu/driver/module.hpp"
 
@@ -192,6 +193,7 @@ void Context::reset() {
     generation_.fetch_add(1);
   }
   drop_arrays(*this);
+  forget_opened_memory(*this);
   driver.memory.release_owner(this);
   for (std::size_t limit = 0; limit < limits.size(); ++limit) {
     limits[limit].store(default_limit(static_cast<CUlimit>(limit)));

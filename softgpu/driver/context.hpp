@@ -15,6 +15,7 @@
 namespace softgpu {
 
 class Context;
+class SharedEvent;
 struct Capture;
 struct GraphNode;
 
@@ -51,6 +52,7 @@ struct Event {
   OperationRef point;                ///< under the scheduler's mutex; null before the first record
   std::shared_ptr<Capture> capture;  ///< under the graph mutex: recorded in a capture
   std::vector<GraphNode*> capture_point;
+  std::shared_ptr<SharedEvent> shared;  ///< of an interprocess event; set before anybody knows the event
 };
 
 /// Contexts are never freed, so that a stale handle is always found out; there are few.

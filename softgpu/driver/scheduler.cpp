@@ -132,16 +132,20 @@ void Scheduler::run(const OperationRef& operation, std::unique_lock<std::mutex>&
   // What the work holds (buffers, modules) is let go outside the lock: its destructors may submit work.
   operation->work_ = nullptr;
   lock.lock();
-  if (device && --running_ == 0 && stopping_) threads_gone_.notify_all();
+  if (device && --running_ == 0) {
+    if (stopping_) threads_gone_.notify_all();
+    if (quiet_ != 0) quiet_wake_.notify_all();
+  }
   finish_locked(operation);
 }
 
 void Scheduler::serve(Ready& ready, std::condition_variable& wake, unsigned& idle) {
   std::unique_lock lock(mutex_);
+  const auto held = [&] { return ready.empty() || (quiet_ != 0 && &ready == &device_ready_); };
   while (!stopping_) {
-    if (ready.empty()) {
+    if (held()) {
       ++idle;
-      wake.wait(lock, [&] { return stopping_ || !ready.empty(); });
+      wake.wait(lock, [&] { return stopping_ || !held(); });
       --idle;
       continue;
     }
@@ -190,6 +194,10 @@ void Scheduler::wait(const OperationRef& operation, Help help) {
   if (operation == nullptr || operation->done()) return;
   std::unique_lock lock(mutex_);
   while (!operation->done() && !stopping_) {
+    if (quiet_ != 0) {
+      quiet_wake_.wait(lock, [&] { return quiet_ == 0 || stopping_ || operation->done(); });
+      continue;
+    }
     const OperationRef next = take_locked(operation->queue_, help);
     if (next == nullptr) break;
     run(next, lock);
@@ -205,9 +213,20 @@ void Scheduler::wait(const OperationRef& operation, Help help) {
   while (!operation->done()) operation->done_.wait(0, std::memory_order_acquire);
 }
 
+void Scheduler::while_quiet(const std::function<void()>& work) {
+  std::unique_lock lock(mutex_);
+  ++quiet_;
+  quiet_wake_.wait(lock, [&] { return running_ == 0 || stopping_; });
+  work();
+  if (--quiet_ != 0) return;
+  device_wake_.notify_all();
+  quiet_wake_.notify_all();
+}
+
 void Scheduler::stop(unsigned limit_ms) {
   std::unique_lock lock(mutex_);
   stopping_ = true;
+  quiet_wake_.notify_all();
   device_ready_.clear();
   device_wake_.notify_all();
   host_wake_.notify_all();

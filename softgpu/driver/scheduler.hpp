@@ -88,6 +88,10 @@ class Scheduler {
     WillWait& operator=(const WillWait&) = delete;
   };
 
+  /// Runs `work` while no device operation runs: waits for those that do, and holds up the others. Not from
+  /// within an operation.
+  void while_quiet(const std::function<void()>& work);
+
   /// Waits until no device operation is running (queued ones are dropped), at most `limit_ms`; afterwards
   /// nothing runs any more. For process exit.
   void stop(unsigned limit_ms);
@@ -106,7 +110,7 @@ class Scheduler {
   void host_thread() { serve(host_ready_, host_wake_, host_idle_); }
 
   std::mutex mutex_;
-  std::condition_variable device_wake_, host_wake_, poll_wake_, threads_gone_;
+  std::condition_variable device_wake_, host_wake_, poll_wake_, threads_gone_, quiet_wake_;
   Ready device_ready_, host_ready_;
   std::vector<OperationRef> polls_;
   unsigned device_limit_;
@@ -114,6 +118,7 @@ class Scheduler {
   unsigned host_threads_ = 0, host_idle_ = 0;
   unsigned running_ = 0;  // device operations, helpers' included
   unsigned threads_ = 0;
+  unsigned quiet_ = 0;  // callers of while_quiet()
   bool polling_ = false;
   bool stopping_ = false;
 };

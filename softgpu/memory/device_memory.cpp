@@ -4,9 +4,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <charconv>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <string>
 #include <string_view>
@@ -138,6 +140,66 @@ tl::expected<void, MemoryError> DeviceMemory::release(std::uint64_t base,
   }
   drop(found);
   return {};
+}
+
+namespace {
+
+// Copies what is not zero: untouched pages stay without memory on both sides.
+void copy_touched(std::byte* to, const std::byte* from, std::uint64_t bytes) {
+  static const std::array<std::byte, page> zero{};
+  for (std::uint64_t offset = 0; offset < bytes; offset += page) {
+    if (std::memcmp(from + offset, zero.data(), page) != 0) std::memcpy(to + offset, from + offset, page);
+  }
+}
+
+}  // namespace
+
+tl::expected<std::shared_ptr<PhysicalMemory>, MemoryError> DeviceMemory::share(std::uint64_t base) {
+  const std::unique_lock lock(mutex_);
+  const auto found = blocks_.find(base);
+  if (found == blocks_.end() || found->second.kind != MemoryKind::device)
+    return tl::unexpected(MemoryError::not_found);
+  Block& block = found->second;
+  if (block.mapped.memory != nullptr) return block.mapped.memory;
+  const std::uint64_t bytes = rounded(block.bytes, page);
+  auto memory = PhysicalMemory::create(bytes);
+  if (!memory) return tl::unexpected(MemoryError::out_of_memory);
+  void* const copy = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, (*memory)->fd(), 0);
+  if (copy == MAP_FAILED) return tl::unexpected(MemoryError::out_of_memory);
+  copy_touched(static_cast<std::byte*>(copy), static_cast<const std::byte*>(at(base)), bytes);
+  // Moves the mapping itself over the block: no moment without memory there, and no second way to fail.
+  if (mremap(copy, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, at(base)) == MAP_FAILED) {
+    munmap(copy, bytes);
+    return tl::unexpected(MemoryError::out_of_memory);
+  }
+  block.mapped.memory = *memory;
+  return *memory;
+}
+
+tl::expected<std::uint64_t, MemoryError> DeviceMemory::attach(std::shared_ptr<PhysicalMemory> memory,
+                                                              std::uint64_t bytes, const void* owner) {
+  if (bytes == 0 || bytes > memory->bytes()) return tl::unexpected(MemoryError::invalid);
+  const std::uint64_t pages = rounded(bytes, page);
+  const std::unique_lock lock(mutex_);
+  if (!open_window()) return tl::unexpected(MemoryError::out_of_memory);
+  const std::uint64_t span = pages + (blocks_.size() < guarded_blocks ? page : 0);
+  const auto address = addresses_.take(span, pages >= mapping_granularity ? mapping_granularity : page);
+  if (!address) return tl::unexpected(MemoryError::out_of_memory);
+  if (mmap(at(*address), pages, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, memory->fd(), 0) ==
+      MAP_FAILED) {
+    addresses_.give_back(*address, span);
+    return tl::unexpected(MemoryError::out_of_memory);
+  }
+  Block block;
+  block.base = *address;
+  block.bytes = bytes;
+  block.kind = MemoryKind::imported;
+  block.id = next_id_++;
+  block.owner = owner;
+  block.span = span;
+  block.mapped.memory = std::move(memory);
+  blocks_.emplace(*address, std::move(block));
+  return *address;
 }
 
 void DeviceMemory::release_owner(const void* owner) {

@@ -29,6 +29,7 @@ enum class MemoryKind : std::uint8_t {
   registered,  ///< cuMemHostRegister: not ours, outside the window
   mapped,      ///< cuMemMap
   array,       ///< cuArrayCreate: reached by copies, textures and surfaces
+  imported,    ///< cuIpcOpenMemHandle: another process's, which accounts for it
 };
 
 enum class MemoryError : std::uint8_t { out_of_memory, invalid, not_found, exists };
@@ -71,6 +72,13 @@ class DeviceMemory {
   /// Frees everything of this owner, mappings and registrations included.
   void release_owner(const void* owner);
 
+  /// Moves what allocate() returned as MemoryKind::device into a memfd, at the same address, so that other
+  /// processes can map it; once, later calls return the same. Nothing may read or write it meanwhile.
+  tl::expected<std::shared_ptr<PhysicalMemory>, MemoryError> share(std::uint64_t base);
+  /// Maps memory of another process, `bytes` of it. Not counted as used here.
+  tl::expected<std::uint64_t, MemoryError> attach(std::shared_ptr<PhysicalMemory> memory, std::uint64_t bytes,
+                                                  const void* owner);
+
   /// Lets kernels and copies use host memory of this process.
   tl::expected<void, MemoryError> register_host(std::uint64_t address, std::uint64_t bytes, const void* owner,
                                                 std::uint32_t flags);
@@ -107,7 +115,7 @@ class DeviceMemory {
   struct Block : Allocation {
     std::uint64_t span = 0;  // bytes of the window taken: pages and guard
     std::uint64_t charge = 0;
-    Mapping mapped;
+    Mapping mapped;  // memory alone where the block was shared or attached
   };
   using Blocks = std::map<std::uint64_t, Block>;
 

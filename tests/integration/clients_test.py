@@ -246,6 +246,18 @@ class Hostile(unittest.TestCase):
             self.assertEqual(service.run("vector_add").returncode, 0)
 
 
+class Sharing(unittest.TestCase):
+    """Memory and events of one client opened by another; `ipc` itself checks the rest."""
+
+    @unittest.skipUnless(os.geteuid() == 0, "needs another user")
+    def test_another_users_handle_opens_nothing(self):
+        with Service() as service:
+            service.folder.chmod(0o755)
+            service.socket.chmod(0o666)
+            result = service.run("ipc", "victim", 65534)
+            self.assertEqual(result.returncode, 0, result.stderr)
+
+
 if __name__ == "__main__":
     harness.become_subreaper()
     unittest.main(verbosity=2)

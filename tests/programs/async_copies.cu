@@ -1,5 +1,6 @@
 // When host memory is read and written by asynchronous copies: pageable sources are free at return, pinned
-// ones are read in stream order, a copy to pageable memory is complete at return.
+// ones are read in stream order, a copy to pageable memory is complete at return, one to pinned memory not
+// begun.
 #include "check.hpp"
 
 namespace {
@@ -69,6 +70,25 @@ void copy_to_pageable_is_done_at_return(cudaStream_t stream) {
   CUDA_OK(cudaFree(device));
 }
 
+void copy_to_pinned_returns_at_once(cudaStream_t stream) {
+  unsigned char* device = nullptr;
+  unsigned char* pinned = nullptr;
+  CUDA_OK(cudaMalloc(&device, kCount));
+  CUDA_OK(cudaMallocHost(&pinned, kCount));
+  std::memset(pinned, 0, kCount);
+  CUDA_OK(cudaMemset(device, 6, kCount));
+  CUDA_OK(cudaDeviceSynchronize());
+  check::HeldStream held(stream);
+  CUDA_OK(cudaMemcpyAsync(pinned, device, kCount, cudaMemcpyDeviceToHost, stream));
+  CUDA_IS(cudaStreamQuery(stream), cudaErrorNotReady);
+  EXPECT(pinned[0] == 0 && pinned[kCount - 1] == 0, "copied before its turn");
+  held.release();
+  CUDA_OK(cudaStreamSynchronize(stream));
+  for (int i = 0; i < kCount; ++i) EXPECT(pinned[i] == 6, "byte %d is %d", i, pinned[i]);
+  CUDA_OK(cudaFree(device));
+  CUDA_OK(cudaFreeHost(pinned));
+}
+
 // One call, many copies, between all kinds of memory.
 void batches_copy_all(cudaStream_t stream) {
 #if CUDA_VERSION >= 13000
@@ -112,6 +132,7 @@ int main() {
   pageable_source_is_free_at_return(stream);
   pinned_source_is_read_in_stream_order(stream);
   copy_to_pageable_is_done_at_return(stream);
+  copy_to_pinned_returns_at_once(stream);
   batches_copy_all(stream);
   return check::done("async_copies");
 }

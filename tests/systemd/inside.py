@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 import unittest
+import urllib.request
 
 PROGRAMS = pathlib.Path("/vgpud-programs")
 CONFIG = pathlib.Path("/etc/vgpud/vgpud.yaml")
@@ -277,6 +278,42 @@ class Installed(unittest.TestCase):
         self.assertIn("'kind' must be one of", journal("-n", "20"))
         self.assertEqual(main_pid(), pid)
         program("vector_add")
+
+    def test_saved_changes_survive_a_restart_and_the_file_stays_as_it_is(self):
+        saved = pathlib.Path("/var/lib/vgpud/vgpud.d/50-cli.yaml")
+        try:
+            command("vgpud-cli", "set", "class", "default", "weight=70", "--save")
+            self.assertNotEqual(command("vgpud-cli", "set", "class", "default", "weight=80", user=MEMBER,
+                                        check=False).returncode, 0)
+            self.assertTrue(saved.exists())
+            self.assertEqual(CONFIG.read_text(), self.config)
+            systemctl("restart", "vgpud")
+            client = start_busy(30)
+            try:
+                self.assertEqual(clients()[0]["weight"], 70)
+            finally:
+                client.terminate()
+                client.wait(20)
+        finally:
+            saved.unlink(missing_ok=True)
+
+    def test_the_first_scrape_starts_the_metrics_service_which_sees_all_and_may_change_nothing(self):
+        systemctl("start", "vgpud-metrics.socket")
+        try:
+            client = start_busy(30)
+            try:
+                with urllib.request.urlopen("http://127.0.0.1:9745/metrics", timeout=20) as answer:
+                    page = answer.read().decode()
+                self.assertIn("\nvgpud_up 1\n", page)
+                self.assertIn('program="busy"', page)
+                status = status_of(int(shown("MainPID", "vgpud-metrics.service")))
+                self.assertNotIn("0", status["Uid"].split())
+                self.assertEqual(int(status["CapEff"], 16), 0)
+            finally:
+                client.terminate()
+                client.wait(20)
+        finally:
+            systemctl("stop", "vgpud-metrics.socket", "vgpud-metrics.service")
 
     def test_stop_leaves_no_process_and_clients_get_an_error(self):
         client = start_busy(60)

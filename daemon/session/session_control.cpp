@@ -1,0 +1,124 @@
+// Live control of clients: what an operator or the owner changes while they run.
+#include <algorithm>
+
+#include "daemon/config/load.hpp"
+#include "daemon/policy/lowering.hpp"
+#include "daemon/session/session_manager.hpp"
+
+namespace vgpu::daemon {
+
+const Session* SessionManager::find(std::uint64_t id) const {
+  const auto found = sessions_.find(id);
+  return found == sessions_.end() ? nullptr : found->second.get();
+}
+
+std::vector<std::uint64_t> SessionManager::of_process(pid_t pid) const {
+  std::vector<std::uint64_t> ids;
+  for (const auto& [id, session] : sessions_) {
+    if (session->peer.identity.pid == pid) ids.push_back(id);
+  }
+  return ids;
+}
+
+namespace {
+
+constexpr const char* kPartOfAVm = "a process in a VM has what its VM gives it: change the VM's class";
+
+}  // namespace
+
+ClassConfig SessionManager::granted(const Session& session) const {
+  const Adjustments& changed = session.adjustments;
+  ClassConfig value = session.client_class;
+  if (const auto named = config_->classes.find(changed.class_name); named != config_->classes.end()) {
+    value = named->second;
+  } else if (const auto placement = place_client(*config_, session.peer.identity)) {
+    value = placement->client_class;  // a rule that refuses it now lets a present client be
+  }
+  // Settings were good when they were made; a key that a reload forbids leaves the value as it is.
+  if (const auto applied = apply_settings(value, changed.by_administrator); !applied) {
+    log::warning("changes of a client no longer hold session={} reason={}", session.id,
+                 log::quoted(applied.error()));
+  }
+  return value;
+}
+
+void SessionManager::refresh(Session& session) {
+  const ClassConfig most = granted(session);
+  session.client_class = most;
+  for (const auto& setting : session.adjustments.by_owner) {
+    ClassConfig wanted = session.client_class;
+    if (apply_settings(wanted, {setting}) && why_not_lower(wanted, most).empty())
+      session.client_class = wanted;
+  }
+  push(session);
+  write_record(session);
+}
+
+tl::expected<void, std::string> SessionManager::adjust(std::uint64_t id, const std::string& class_name,
+                                                       const Settings& settings) {
+  Session& session = *sessions_.at(id);
+  if (session.guest) return tl::unexpected(std::string(kPartOfAVm));
+  if (!class_name.empty() && config_->classes.count(class_name) == 0) {
+    return tl::unexpected("there is no class '" + class_name + "'");
+  }
+  ClassConfig trial;
+  if (const auto good = apply_settings(trial, settings); !good) return good;
+  Adjustments& changed = session.adjustments;
+  if (!class_name.empty()) changed.class_name = class_name;
+  changed.by_administrator = merge_settings(std::move(changed.by_administrator), settings);
+  refresh(session);
+  return {};
+}
+
+tl::expected<void, std::string> SessionManager::lower(std::uint64_t id, const Settings& settings) {
+  Session& session = *sessions_.at(id);
+  if (session.guest) return tl::unexpected(std::string(kPartOfAVm));
+  const ClassConfig most = granted(session);
+  ClassConfig wanted = most;
+  Settings all = merge_settings(session.adjustments.by_owner, settings);
+  if (const auto good = apply_settings(wanted, all); !good) return good;
+  if (std::string why = why_not_lower(wanted, most); !why.empty()) return tl::unexpected(std::move(why));
+  session.adjustments.by_owner = std::move(all);
+  refresh(session);
+  return {};
+}
+
+tl::expected<void, std::string> SessionManager::move(std::uint64_t id, const std::string& name) {
+  Session& session = *sessions_.at(id);
+  if (session.guest) return tl::unexpected(std::string(kPartOfAVm));
+  Device* device = find_device(name);
+  if (device == nullptr) return tl::unexpected("there is no device '" + name + "'");
+  if (device == session.device) return {};
+  if (session.state != SessionState::waiting) {
+    return tl::unexpected("the client runs on '" + session.device->config().name +
+                          "', where its memory is; with --save its next start is placed on '" + name + "'");
+  }
+  if (device->pool() == nullptr || !device->problem().empty()) {
+    return tl::unexpected("the device '" + name + "' cannot serve: " + device->problem());
+  }
+  Device& before = *session.device;
+  session.device = device;
+  count_waiting(before);
+  serve(session);
+  return {};
+}
+
+tl::expected<void, std::string> SessionManager::pause(std::uint64_t id, bool paused, bool by_administrator) {
+  Session& session = *sessions_.at(id);
+  Adjustments& changed = session.adjustments;
+  if (by_administrator) {
+    changed.paused_by_administrator = paused;
+    if (!paused) changed.paused_by_owner = false;
+  } else {
+    if (!paused && changed.paused_by_administrator) {
+      return tl::unexpected(
+          std::string("an administrator paused this client, only an administrator resumes it"));
+    }
+    changed.paused_by_owner = paused;
+  }
+  hold_if_needed(session);
+  write_record(session);
+  return {};
+}
+
+}  // namespace vgpu::daemon

@@ -1,0 +1,81 @@
+// The part of SessionManager between two workers whose clients share memory or events: a token is good for
+// clients of the user whose client it is, on the same device, while that client lives.
+#include <fcntl.h>
+
+#include <span>
+
+#include "daemon/session/session_manager.hpp"
+#include "protocol/message_socket.hpp"
+
+namespace vgpu::daemon {
+namespace {
+
+// For how long after a restart workers may not have said yet what they offer.
+constexpr std::chrono::milliseconds kOffersCome{500};
+
+bool known(IpcKind kind) {
+  return kind == IpcKind::memory || kind == IpcKind::event || kind == IpcKind::allocation;
+}
+
+}  // namespace
+
+void SessionManager::listen_to(Worker& worker, std::uint64_t id) {
+  worker.on_message = [this, id](const Message& message) {
+    const auto* const request = message.as<IpcRequest>();
+    if (request == nullptr || message.fds.size() > 1 || !known(request->kind)) return;
+    on_ipc(id, *request, message.fds.empty() ? -1 : message.fds.front().get());
+  };
+}
+
+void SessionManager::on_ipc(std::uint64_t id, const IpcRequest& request, int fd) {
+  const auto found = sessions_.find(id);
+  if (found == sessions_.end() || found->second->worker == nullptr) return;
+  const Session& session = *found->second;
+  if (request.action == IpcAction::withdraw) {
+    ipc_.remove(request.token, id);
+    return;
+  }
+  IpcAnswer answer;
+  int shown = -1;
+  // Users inside a VM are not known here: its clients share with nobody.
+  if (request.action == IpcAction::offer && !session.guest) {
+    IpcRegistry::Entry entry;
+    entry.session = id;
+    entry.kind = request.kind;
+    entry.native = request.native;
+    const bool wants_fd = request.kind == IpcKind::allocation;
+    if (wants_fd && fd >= 0) entry.fd.reset(fcntl(fd, F_DUPFD_CLOEXEC, 0));
+    const bool whole = wants_fd == static_cast<bool>(entry.fd);
+    answer.result = whole && ipc_.add(request.token, std::move(entry)) ? IpcResult::done : IpcResult::full;
+  } else if (request.action == IpcAction::resolve) {
+    answer = resolve_ipc(session, request, shown);
+  }
+  answer.number = request.number;
+  // The worker waits for this: if it does not take it, it is its own client that waits.
+  static_cast<void>(send_message(session.worker->fds.socket.get(), answer,
+                                 shown >= 0 ? std::span(&shown, 1) : std::span<const int>()));
+}
+
+IpcAnswer SessionManager::resolve_ipc(const Session& asker, const IpcRequest& request, int& fd) const {
+  IpcAnswer answer;
+  const IpcRegistry::Entry* const entry = ipc_.find(request.token, request.kind);
+  const auto owner = entry != nullptr ? sessions_.find(entry->session) : sessions_.end();
+  if (owner == sessions_.end()) {
+    const bool new_here =
+        adopted_ != EventLoop::Clock::time_point{} && EventLoop::Clock::now() - adopted_ < kOffersCome;
+    answer.result = new_here ? IpcResult::later : IpcResult::unknown;
+    return answer;
+  }
+  const Session& from = *owner->second;
+  if (asker.guest || from.peer.identity.uid != asker.peer.identity.uid) return answer;
+  if (from.device != asker.device) {
+    answer.result = IpcResult::other_device;
+    return answer;
+  }
+  answer.result = IpcResult::done;
+  answer.native = entry->native;
+  fd = entry->fd.get();
+  return answer;
+}
+
+}  // namespace vgpu::daemon

@@ -1,0 +1,227 @@
+// Memory and events shared with other clients of the same user. The driver of this worker exports and opens;
+// between two workers the broker stands (ipc_link.hpp). What was opened is charged to nobody here: its maker
+// pays for it.
+#include <algorithm>
+
+#include "daemon/worker/session.hpp"
+
+namespace vgpu::worker {
+namespace {
+
+template <class Handle>
+NativeHandle native_of(const Handle& handle) {
+  static_assert(sizeof handle == sizeof(NativeHandle));
+  NativeHandle native;
+  std::memcpy(native.data(), &handle, sizeof native);
+  return native;
+}
+
+template <class Handle>
+void put_native(Handle& handle, const NativeHandle& native) {
+  std::memcpy(&handle, native.data(), sizeof native);
+}
+
+template <class Handle>
+void put_token(Handle& handle, const IpcToken& token, IpcKind kind) {
+  NativeHandle bytes{};
+  write_ipc_handle(token, kind, bytes);
+  put_native(handle, bytes);
+}
+
+template <class Handle>
+std::optional<IpcToken> token_of(const Handle& handle, IpcKind kind) {
+  return read_ipc_handle(native_of(handle), kind);
+}
+
+}  // namespace
+
+CUresult Session::handle(const record::cuIpcGetMemHandle& record, reply::cuIpcGetMemHandle& reply, Tail) {
+  if (driver_.cuIpcGetMemHandle == nullptr) return unsupported(record.header.call);
+  CUdeviceptr base = 0;
+  {
+    const std::lock_guard lock(memory_mutex_);
+    auto after = allocations_.upper_bound(record.dptr);
+    if (after == allocations_.begin()) return CUDA_ERROR_INVALID_VALUE;
+    --after;
+    if (record.dptr - after->first >= after->second) return CUDA_ERROR_INVALID_VALUE;
+    base = after->first;
+    if (const auto known = offered_memory_.find(base); known != offered_memory_.end()) {
+      put_token(reply.handle, known->second, IpcKind::memory);
+      return CUDA_SUCCESS;
+    }
+  }
+  CUipcMemHandle native{};
+  if (const CUresult result = driver_.cuIpcGetMemHandle(&native, base); result != CUDA_SUCCESS) return result;
+  IpcToken token{};
+  if (const CUresult result = ipc_.offer(IpcKind::memory, native_of(native), UniqueFd(), token);
+      result != CUDA_SUCCESS) {
+    return result;
+  }
+  put_token(reply.handle, token, IpcKind::memory);
+  const std::lock_guard lock(memory_mutex_);
+  if (allocations_.contains(base)) {
+    offered_memory_[base] = token;
+  } else {
+    ipc_.withdraw(token);  // freed meanwhile, by work that ended
+  }
+  return CUDA_SUCCESS;
+}
+
+CUresult Session::handle(const record::cuIpcOpenMemHandle_v2& record, reply::cuIpcOpenMemHandle_v2& reply,
+                         Tail) {
+  if (driver_.cuIpcOpenMemHandle_v2 == nullptr || driver_.cuMemGetAddressRange_v2 == nullptr)
+    return unsupported(record.header.call);
+  const auto token = token_of(record.handle, IpcKind::memory);
+  if (!token) return CUDA_ERROR_INVALID_VALUE;
+  NativeHandle found{};
+  UniqueFd none;
+  if (const CUresult result = ipc_.resolve(IpcKind::memory, *token, found, none); result != CUDA_SUCCESS)
+    return result;
+  CUipcMemHandle native{};
+  put_native(native, found);
+  CUdeviceptr pointer = 0;
+  CUresult result = driver_.cuIpcOpenMemHandle_v2(&pointer, native, record.flags);
+  if (result != CUDA_SUCCESS) return result;
+  CUdeviceptr base = 0;
+  std::size_t bytes = 0;
+  result = driver_.cuMemGetAddressRange_v2(&base, &bytes, pointer);
+  if (result != CUDA_SUCCESS || base != pointer) {
+    driver_.cuIpcCloseMemHandle(pointer);
+    return result != CUDA_SUCCESS ? result : CUDA_ERROR_INVALID_HANDLE;
+  }
+  Imported& imported = imported_[pointer];
+  ++imported.count;
+  imported.context = context_index_;
+  reply.dptr = pointer;
+  reply.bytes = bytes;
+  return CUDA_SUCCESS;
+}
+
+CUresult Session::handle(const record::cuIpcCloseMemHandle& record, reply::cuIpcCloseMemHandle& reply, Tail) {
+  if (driver_.cuIpcCloseMemHandle == nullptr) return unsupported(record.header.call);
+  const auto found = imported_.find(record.dptr);
+  if (found == imported_.end()) return CUDA_ERROR_INVALID_VALUE;
+  reply.left = --found->second.count;
+  if (reply.left != 0) return driver_.cuIpcCloseMemHandle(record.dptr);
+  imported_.erase(found);
+  // The driver's own close may wait for the device, which the dispatcher must not.
+  const PendingReply pending = defer();
+  when_all_done([this, pending, pointer = record.dptr](CUresult) {
+    const reply::cuIpcCloseMemHandle late{};
+    answer(pending, driver_.cuIpcCloseMemHandle(pointer), std::as_bytes(std::span(&late, 1)));
+  });
+  return deferred;
+}
+
+void Session::close_imported() {
+  for (const auto& [pointer, imported] : imported_) {
+    for (std::uint32_t i = 0; i < imported.count; ++i) driver_.cuIpcCloseMemHandle(pointer);
+  }
+  imported_.clear();
+}
+
+CUresult Session::handle(const record::cuIpcGetEventHandle& record, reply::cuIpcGetEventHandle& reply, Tail) {
+  if (driver_.cuIpcGetEventHandle == nullptr) return unsupported(record.header.call);
+  CUevent event = nullptr;
+  if (!resolve(record.event, event)) return CUDA_ERROR_INVALID_HANDLE;
+  auto known = offered_events_.find(record.event);
+  if (known == offered_events_.end()) {
+    CUipcEventHandle native{};
+    if (const CUresult result = driver_.cuIpcGetEventHandle(&native, event); result != CUDA_SUCCESS)
+      return result;
+    IpcToken token{};
+    if (const CUresult result = ipc_.offer(IpcKind::event, native_of(native), UniqueFd(), token);
+        result != CUDA_SUCCESS) {
+      return result;
+    }
+    known = offered_events_.emplace(record.event, token).first;
+  }
+  put_token(reply.handle, known->second, IpcKind::event);
+  return CUDA_SUCCESS;
+}
+
+void Session::withdraw_event(std::uint64_t handle) {
+  const auto offered = offered_events_.find(handle);
+  if (offered == offered_events_.end()) return;
+  ipc_.withdraw(offered->second);
+  offered_events_.erase(offered);
+}
+
+CUresult Session::handle(const record::cuIpcOpenEventHandle& record, reply::cuIpcOpenEventHandle&, Tail) {
+  if (driver_.cuIpcOpenEventHandle == nullptr) return unsupported(record.header.call);
+  if (!can_bind(HandleKind::event, record.event)) return CUDA_ERROR_INVALID_HANDLE;
+  const auto token = token_of(record.handle, IpcKind::event);
+  if (!token) return CUDA_ERROR_INVALID_VALUE;
+  NativeHandle found{};
+  UniqueFd none;
+  if (const CUresult result = ipc_.resolve(IpcKind::event, *token, found, none); result != CUDA_SUCCESS)
+    return result;
+  CUipcEventHandle native{};
+  put_native(native, found);
+  CUevent event = nullptr;
+  const CUresult result = driver_.cuIpcOpenEventHandle(&event, native);
+  if (result == CUDA_SUCCESS) bind(HandleKind::event, record.event, event);
+  return result;
+}
+
+CUresult Session::handle(const record::cuMemExportToShareableHandle& record,
+                         reply::cuMemExportToShareableHandle& reply, Tail) {
+  if (driver_.cuMemExportToShareableHandle == nullptr) return unsupported(record.header.call);
+  if (record.type != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) return unsupported(record.header.call);
+  CUmemGenericAllocationHandle allocation = 0;
+  const auto charge = vmm_.find(record.handle);
+  if (!resolve(record.handle, allocation) || charge == vmm_.end()) return CUDA_ERROR_INVALID_VALUE;
+  const auto known = std::find_if(offered_allocations_.begin(), offered_allocations_.end(),
+                                  [&](const auto& entry) { return entry.first.lock() == charge->second; });
+  if (known != offered_allocations_.end()) {
+    put_token(reply.token, known->second, IpcKind::allocation);
+    return CUDA_SUCCESS;
+  }
+  int fd = -1;
+  const CUresult exported = driver_.cuMemExportToShareableHandle(
+      &fd, allocation, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, record.flags);
+  if (exported != CUDA_SUCCESS) return exported;
+  IpcToken token{};
+  if (const CUresult result = ipc_.offer(IpcKind::allocation, {}, UniqueFd(fd), token);
+      result != CUDA_SUCCESS) {
+    return result;
+  }
+  offered_allocations_.emplace_back(charge->second, token);
+  put_token(reply.token, token, IpcKind::allocation);
+  return CUDA_SUCCESS;
+}
+
+void Session::withdraw_released_allocations() {
+  std::erase_if(offered_allocations_, [this](const auto& entry) {
+    if (!entry.first.expired()) return false;
+    ipc_.withdraw(entry.second);
+    return true;
+  });
+}
+
+CUresult Session::handle(const record::cuMemImportFromShareableHandle& record,
+                         reply::cuMemImportFromShareableHandle&, Tail) {
+  if (driver_.cuMemImportFromShareableHandle == nullptr) return unsupported(record.header.call);
+  if (record.type != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) return unsupported(record.header.call);
+  if (!can_bind(HandleKind::mem_allocation, record.handle) || vmm_.contains(record.handle)) {
+    return CUDA_ERROR_INVALID_HANDLE;
+  }
+  const auto token = token_of(record.token, IpcKind::allocation);
+  if (!token) return CUDA_ERROR_INVALID_VALUE;
+  NativeHandle none{};
+  UniqueFd fd;
+  if (const CUresult result = ipc_.resolve(IpcKind::allocation, *token, none, fd); result != CUDA_SUCCESS)
+    return result;
+  if (!fd) return CUDA_ERROR_INVALID_HANDLE;
+  CUmemGenericAllocationHandle made = 0;
+  const CUresult result = driver_.cuMemImportFromShareableHandle(
+      &made,
+      reinterpret_cast<void*>(static_cast<std::intptr_t>(fd.get())),  // NOLINT(performance-no-int-to-ptr)
+      CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR);
+  if (result != CUDA_SUCCESS) return result;
+  bind(HandleKind::mem_allocation, record.handle, made);
+  vmm_[record.handle] = std::make_shared<Charge>(accounting_, 0);
+  return CUDA_SUCCESS;
+}
+
+}  // namespace vgpu::worker

@@ -1,0 +1,164 @@
+// Memory and events shared between processes: cuIpc* and shareable handles of VMM allocations. What the
+// program passes to another process is a token of the broker's (protocol/ipc.hpp); a shareable handle is the
+// descriptor of a sealed file that holds one. Never: sees the driver's own handles.
+#include <fcntl.h>
+#include <linux/memfd.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "cudaabi/unsupported.hpp"
+#include "libclient/cuda/stub_runtime.hpp"
+#include "protocol/unique_fd.hpp"
+#include "vgpu/records.hpp"
+
+namespace vgpu::client {
+namespace {
+
+CUresult open_memory(CUdeviceptr* out, const CUipcMemHandle& handle, unsigned flags) {
+  if (out == nullptr || flags != CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS) return CUDA_ERROR_INVALID_VALUE;
+  Call call;
+  if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
+  if (const CUresult result = call.unsafe_in_capture(); result != CUDA_SUCCESS) return result;
+  record::cuIpcOpenMemHandle_v2 record;
+  record.handle = handle;
+  record.flags = flags;
+  reply::cuIpcOpenMemHandle_v2 reply;
+  if (const CUresult result = call.ask(record, reply); result != CUDA_SUCCESS) return result;
+  MemoryRange range;
+  range.base = reply.dptr;
+  range.size = reply.bytes;
+  range.kind = MemoryKind::imported;
+  range.context = call.context()->handle;
+  call.process().memory.insert(range);
+  *out = reply.dptr;
+  return CUDA_SUCCESS;
+}
+
+// A sealed file with these bytes; none when there is no memory.
+UniqueFd file_of(const CUipcMemHandle& token) {
+  UniqueFd fd(memfd_create("vgpud-allocation", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  if (!fd || write(fd.get(), &token, sizeof token) != static_cast<ssize_t>(sizeof token)) return {};
+  if (fcntl(fd.get(), F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) return {};
+  return fd;
+}
+
+}  // namespace
+}  // namespace vgpu::client
+
+using namespace vgpu::client;
+namespace record = vgpu::record;
+namespace reply = vgpu::reply;
+
+VGPU_EXPORT CUresult cuIpcGetMemHandle(CUipcMemHandle* pHandle, CUdeviceptr dptr) {
+  if (pHandle == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  Call call;
+  if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
+  const auto range = call.process().memory.find(dptr);
+  if (!range || range->kind != MemoryKind::device) return CUDA_ERROR_INVALID_VALUE;
+  record::cuIpcGetMemHandle record;
+  record.dptr = dptr;
+  reply::cuIpcGetMemHandle reply;
+  if (const CUresult result = call.ask(record, reply); result != CUDA_SUCCESS) return result;
+  *pHandle = reply.handle;
+  return CUDA_SUCCESS;
+}
+
+VGPU_EXPORT CUresult cuIpcOpenMemHandle(CUdeviceptr* pdptr, CUipcMemHandle handle, unsigned int Flags) {
+  return open_memory(pdptr, handle, Flags);
+}
+VGPU_EXPORT CUresult cuIpcOpenMemHandle_v2(CUdeviceptr* pdptr, CUipcMemHandle handle, unsigned int Flags) {
+  return open_memory(pdptr, handle, Flags);
+}
+
+VGPU_EXPORT CUresult cuIpcCloseMemHandle(CUdeviceptr dptr) {
+  Call call;
+  if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
+  const auto range = call.process().memory.find(dptr);
+  if (!range || range->kind != MemoryKind::imported || range->base != dptr) return CUDA_ERROR_INVALID_VALUE;
+  record::cuIpcCloseMemHandle record;
+  record.dptr = dptr;
+  reply::cuIpcCloseMemHandle reply;
+  if (const CUresult result = call.ask(record, reply); result != CUDA_SUCCESS) return result;
+  if (reply.left == 0) call.process().memory.remove(dptr);
+  return CUDA_SUCCESS;
+}
+
+VGPU_EXPORT CUresult cuIpcGetEventHandle(CUipcEventHandle* pHandle, CUevent event) {
+  if (pHandle == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  Call call;
+  if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
+  const Event* const known = call.process().events.find(bits(event));
+  if (known == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+  if ((known->flags & CU_EVENT_INTERPROCESS) == 0) return CUDA_ERROR_INVALID_VALUE;
+  record::cuIpcGetEventHandle record;
+  record.event = bits(event);
+  reply::cuIpcGetEventHandle reply;
+  if (const CUresult result = call.ask(record, reply); result != CUDA_SUCCESS) return result;
+  *pHandle = reply.handle;
+  return CUDA_SUCCESS;
+}
+
+VGPU_EXPORT CUresult cuIpcOpenEventHandle(CUevent* phEvent, CUipcEventHandle handle) {
+  if (phEvent == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  Call call;
+  if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
+  const auto [event, made] = call.process().events.create();
+  if (event == nullptr) return CUDA_ERROR_OUT_OF_MEMORY;
+  event->context = call.context()->handle;
+  event->flags = CU_EVENT_INTERPROCESS | CU_EVENT_DISABLE_TIMING;
+  record::cuIpcOpenEventHandle record;
+  record.event = made;
+  record.handle = handle;
+  if (const CUresult result = call.ask(record); result != CUDA_SUCCESS) {
+    call.process().events.destroy(made);
+    return result;
+  }
+  *phEvent = from_bits<CUevent>(made);
+  return CUDA_SUCCESS;
+}
+
+VGPU_EXPORT CUresult cuMemExportToShareableHandle(void* shareableHandle, CUmemGenericAllocationHandle handle,
+                                                  CUmemAllocationHandleType handleType,
+                                                  unsigned long long flags) {
+  if (shareableHandle == nullptr || flags != 0) return CUDA_ERROR_INVALID_VALUE;
+  Call call;
+  if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
+  if (call.process().allocations.find(handle) == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  if (handleType != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) {
+    return static_cast<CUresult>(
+        cudaabi::note_unsupported("memory exported as anything but a file descriptor"));
+  }
+  record::cuMemExportToShareableHandle record;
+  record.handle = handle;
+  record.type = handleType;
+  reply::cuMemExportToShareableHandle reply;
+  if (const CUresult result = call.ask(record, reply); result != CUDA_SUCCESS) return result;
+  vgpu::UniqueFd fd = file_of(reply.token);
+  if (!fd) return CUDA_ERROR_OPERATING_SYSTEM;
+  const int number = fd.release();
+  std::memcpy(shareableHandle, &number, sizeof number);
+  return CUDA_SUCCESS;
+}
+
+VGPU_EXPORT CUresult cuMemImportFromShareableHandle(CUmemGenericAllocationHandle* handle, void* osHandle,
+                                                    CUmemAllocationHandleType shHandleType) {
+  if (handle == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  Call call;
+  if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
+  if (shHandleType != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) {
+    return static_cast<CUresult>(
+        cudaabi::note_unsupported("memory imported as anything but a file descriptor"));
+  }
+  record::cuMemImportFromShareableHandle record;
+  const int fd = static_cast<int>(bits(osHandle));
+  if (pread(fd, &record.token, sizeof record.token, 0) != static_cast<ssize_t>(sizeof record.token))
+    return CUDA_ERROR_INVALID_VALUE;
+  record.handle = call.mint(vgpu::HandleKind::mem_allocation);
+  record.type = shHandleType;
+  if (const CUresult result = call.ask(record); result != CUDA_SUCCESS) {
+    call.forget(record.handle);
+    return result;
+  }
+  *handle = record.handle;
+  return CUDA_SUCCESS;
+}

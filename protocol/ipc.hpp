@@ -1,0 +1,76 @@
+// Sharing memory and events between two clients of one user: the tokens that their programs pass to each
+// other, and what workers and broker say about them. A program never sees the driver's own handle, which a
+// reader of it could guess or forge: it gets a token, an unguessable number under which its worker has shown
+// the driver's handle to the broker; the worker of the program that presents the token asks the broker for
+// it.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+
+#include "protocol/handshake.hpp"
+
+namespace vgpu {
+
+inline constexpr std::size_t ipc_handle_bytes = 64;  ///< CU_IPC_HANDLE_SIZE
+
+/// 256 bits of the kernel's random source.
+using IpcToken = std::array<std::uint8_t, 32>;
+
+/// What a token names. The numbers are part of the protocol.
+enum class IpcKind : std::uint32_t { memory = 1, event = 2, allocation = 3 };
+
+/// A fresh token; nothing when the kernel has no randomness to give.
+std::optional<IpcToken> make_ipc_token();
+
+/// Writes the 64 bytes that a program passes around.
+void write_ipc_handle(const IpcToken& token, IpcKind kind, std::span<std::byte, ipc_handle_bytes> out);
+/// The token in them; nothing when they are not a handle of this kind.
+std::optional<IpcToken> read_ipc_handle(std::span<const std::byte, ipc_handle_bytes> handle, IpcKind kind);
+
+enum class IpcAction : std::uint32_t {
+  offer = 1,     ///< this token names `native`
+  withdraw = 2,  ///< it names nothing any more; not answered
+  resolve = 3,   ///< what does it name?
+};
+
+/// Worker -> broker. An offer of IpcKind::allocation comes with the driver's descriptor.
+struct IpcRequest {
+  static constexpr auto message_type = MessageType::ipc_request;
+  MessageType type = message_type;
+  IpcAction action = IpcAction::resolve;
+  IpcKind kind = IpcKind::memory;
+  std::uint32_t reserved = 0;
+  std::uint64_t number = 0;  ///< comes back in the answer
+  IpcToken token{};
+  std::array<std::byte, ipc_handle_bytes> native{};  ///< offer: the driver's handle
+};
+
+enum class IpcResult : std::uint32_t {
+  done = 0,
+  unknown = 1,       ///< no such token, of another kind, or another user's
+  other_device = 2,  ///< it lies on another device than the one who asks
+  full = 3,          ///< this client has offered too much
+  later = 4,         ///< the broker has just been restarted and does not know all tokens yet
+};
+
+/// Broker -> worker. To a resolve of IpcKind::allocation it comes with the driver's descriptor.
+struct IpcAnswer {
+  static constexpr auto message_type = MessageType::ipc_answer;
+  MessageType type = message_type;
+  IpcResult result = IpcResult::unknown;
+  std::uint64_t number = 0;
+  std::array<std::byte, ipc_handle_bytes> native{};
+};
+
+/// Broker -> worker, after a restart: offer again what you have offered.
+struct IpcAgain {
+  static constexpr auto message_type = MessageType::ipc_again;
+  MessageType type = message_type;
+  std::uint32_t reserved = 0;
+};
+
+}  // namespace vgpu

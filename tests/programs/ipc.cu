@@ -1,0 +1,256 @@
+// Memory and events shared between two processes of a user, as PyTorch's multiprocessing does it: a handle of
+// an allocation and an offset, an event that orders both processes' streams. Made-up handles open nothing.
+#include <string>
+
+#include "two_processes.hpp"
+
+namespace {
+
+constexpr int count = (3 << 18) + 17;  // some pages, and a part of one
+constexpr int offset = 1000;
+
+struct Offer {
+  cudaIpcMemHandle_t memory;
+  cudaIpcEventHandle_t event;
+};
+
+__global__ void fill(int* out, int n, int first) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n) out[i] = first + i;
+}
+
+__global__ void triple(int* values, int n) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n) values[i] *= 3;
+}
+
+// Loads the kernels: a lazy load may synchronise the device, and these tests hold streams up.
+void load_kernels() {
+  int* scratch = nullptr;
+  CUDA_OK(cudaMalloc(&scratch, sizeof(int)));
+  fill<<<1, 1>>>(scratch, 1, 0);
+  triple<<<1, 1>>>(scratch, 1);
+  CUDA_OK(cudaFree(scratch));
+}
+
+int blocks() {
+  return (count + 255) / 256;
+}
+
+void expect_values(const int* device, int factor, int from) {
+  std::vector<int> seen(count - from);
+  CUDA_OK(cudaMemcpy(seen.data(), device + from, seen.size() * sizeof(int), cudaMemcpyDeviceToHost));
+  for (size_t i = 0; i < seen.size(); ++i) {
+    const int wanted = (7 + static_cast<int>(i) + from) * factor;
+    EXPECT(seen[i] == wanted, "at %zu: %d, wanted %d", i, seen[i], wanted);
+  }
+}
+
+size_t free_memory() {
+  size_t free = 0;
+  size_t total = 0;
+  CUDA_OK(cudaMemGetInfo(&free, &total));
+  return free;
+}
+
+void expect_refused(const cudaIpcMemHandle_t& handle) {
+  void* memory = nullptr;
+  const cudaError_t error = cudaIpcOpenMemHandle(&memory, handle, cudaIpcMemLazyEnablePeerAccess);
+  EXPECT(error == cudaErrorInvalidValue || error == cudaErrorInvalidResourceHandle, "a made-up handle: %s",
+         cudaGetErrorName(error));
+  EXPECT(cudaGetLastError() == error, "another error was left behind");
+}
+
+void refuse_made_up_handles(const Offer& offer) {
+  expect_refused(cudaIpcMemHandle_t{});
+  cudaIpcMemHandle_t ones;
+  std::memset(&ones, 0xff, sizeof ones);
+  expect_refused(ones);
+  for (const int byte : {9, 17, 25}) {
+    cudaIpcMemHandle_t broken = offer.memory;
+    broken.reserved[byte] ^= 0x20;
+    expect_refused(broken);
+  }
+  cudaIpcMemHandle_t event_as_memory;
+  std::memcpy(&event_as_memory, &offer.event, sizeof event_as_memory);
+  expect_refused(event_as_memory);
+  cudaEvent_t event = nullptr;
+  const cudaError_t error = cudaIpcOpenEventHandle(&event, cudaIpcEventHandle_t{});
+  EXPECT(error == cudaErrorInvalidValue || error == cudaErrorInvalidResourceHandle, "a made-up event: %s",
+         cudaGetErrorName(error));
+  static_cast<void>(cudaGetLastError());
+}
+
+void parent(check::Partner child) {
+  load_kernels();
+  int* values = nullptr;
+  CUDA_OK(cudaMalloc(&values, count * sizeof(int)));
+  cudaStream_t stream = nullptr;
+  CUDA_OK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  cudaEvent_t filled = nullptr;
+  CUDA_IS(cudaEventCreateWithFlags(&filled, cudaEventInterprocess), cudaErrorInvalidValue);
+  static_cast<void>(cudaGetLastError());
+  CUDA_OK(cudaEventCreateWithFlags(&filled, cudaEventInterprocess | cudaEventDisableTiming));
+
+  // The work that the event stands for has not begun when the other process gets the handles.
+  check::HeldStream held(stream);
+  fill<<<blocks(), 256, 0, stream>>>(values, count, 7);
+  CUDA_OK(cudaEventRecord(filled, stream));
+  CUDA_IS(cudaEventQuery(filled), cudaErrorNotReady);
+  Offer offer{};
+  CUDA_OK(cudaIpcGetEventHandle(&offer.event, filled));
+  CUDA_OK(cudaIpcGetMemHandle(&offer.memory, values));
+  Offer again{};
+  CUDA_OK(cudaIpcGetMemHandle(&again.memory, values));
+  EXPECT(std::memcmp(&again.memory, &offer.memory, sizeof again.memory) == 0,
+         "two handles of one allocation");
+  void* own = nullptr;
+  CUDA_IS(cudaIpcOpenMemHandle(&own, offer.memory, cudaIpcMemLazyEnablePeerAccess),
+          cudaErrorDeviceUninitialized);
+  static_cast<void>(cudaGetLastError());
+  child.send(offer);
+  child.meet();  // it has seen that the event is not there yet, and has queued its work behind it
+  held.release();
+
+  const auto tripled_handle = child.receive<cudaIpcEventHandle_t>();
+  cudaEvent_t tripled = nullptr;
+  CUDA_OK(cudaIpcOpenEventHandle(&tripled, tripled_handle));
+  CUDA_OK(cudaStreamWaitEvent(stream, tripled, 0));
+  triple<<<blocks(), 256, 0, stream>>>(values, count);
+  CUDA_OK(cudaStreamSynchronize(stream));
+  CUDA_OK(cudaEventSynchronize(tripled));
+  expect_values(values, 9, 0);
+  child.meet();  // it may look now
+  child.meet();  // it has closed all
+  CUDA_OK(cudaEventDestroy(tripled));
+  CUDA_OK(cudaFree(values));
+  child.meet();  // the memory is gone
+  child.finish();
+  CUDA_OK(cudaEventDestroy(filled));
+}
+
+void child(check::Partner parent) {
+  load_kernels();
+  const auto offer = parent.receive<Offer>();
+  const size_t free_before = free_memory();
+  int* values = nullptr;
+  int* again = nullptr;
+  CUDA_OK(
+      cudaIpcOpenMemHandle(reinterpret_cast<void**>(&values), offer.memory, cudaIpcMemLazyEnablePeerAccess));
+  CUDA_OK(
+      cudaIpcOpenMemHandle(reinterpret_cast<void**>(&again), offer.memory, cudaIpcMemLazyEnablePeerAccess));
+  EXPECT(values == again, "opened twice, at two addresses");
+  EXPECT(free_memory() + (1 << 20) > free_before, "opened memory is charged to its user");
+  CUdeviceptr base = 0;
+  size_t bytes = 0;
+  DRV_OK(cuMemGetAddressRange(&base, &bytes, reinterpret_cast<CUdeviceptr>(values + offset)));
+  EXPECT(base == reinterpret_cast<CUdeviceptr>(values) && bytes >= count * sizeof(int), "range of %zu bytes",
+         bytes);
+  CUDA_IS(cudaFree(values), cudaErrorInvalidValue);
+  static_cast<void>(cudaGetLastError());
+  refuse_made_up_handles(offer);
+
+  cudaEvent_t filled = nullptr;
+  cudaEvent_t tripled = nullptr;
+  CUDA_OK(cudaIpcOpenEventHandle(&filled, offer.event));
+  CUDA_OK(cudaEventCreateWithFlags(&tripled, cudaEventInterprocess | cudaEventDisableTiming));
+  CUDA_IS(cudaEventQuery(filled), cudaErrorNotReady);
+  cudaStream_t stream = nullptr;
+  CUDA_OK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  CUDA_OK(cudaStreamWaitEvent(stream, filled, 0));
+  triple<<<blocks(), 256, 0, stream>>>(values, count);
+  CUDA_OK(cudaEventRecord(tripled, stream));
+  CUDA_IS(cudaStreamQuery(stream), cudaErrorNotReady);
+  parent.meet();
+  CUDA_OK(cudaEventSynchronize(filled));
+  cudaIpcEventHandle_t handle{};
+  CUDA_OK(cudaIpcGetEventHandle(&handle, tripled));
+  parent.send(handle);
+  parent.meet();
+  // Closed as often as it was opened.
+  CUDA_OK(cudaIpcCloseMemHandle(again));
+  expect_values(values, 9, offset);
+  CUDA_OK(cudaIpcCloseMemHandle(values));
+  CUDA_IS(cudaIpcCloseMemHandle(values), cudaErrorInvalidValue);
+  static_cast<void>(cudaGetLastError());
+  CUDA_OK(cudaEventDestroy(filled));
+  parent.meet();
+  parent.meet();
+  expect_refused(offer.memory);
+  CUDA_OK(cudaStreamDestroy(stream));
+  CUDA_OK(cudaEventDestroy(tripled));
+}
+
+// The other process is killed while its work is under way: what was opened stays, waits for it end.
+void orphan(check::Partner child) {
+  load_kernels();
+  const auto offer = child.receive<Offer>();
+  int* values = nullptr;
+  CUDA_OK(
+      cudaIpcOpenMemHandle(reinterpret_cast<void**>(&values), offer.memory, cudaIpcMemLazyEnablePeerAccess));
+  cudaEvent_t never = nullptr;
+  CUDA_OK(cudaIpcOpenEventHandle(&never, offer.event));
+  CUDA_IS(cudaEventQuery(never), cudaErrorNotReady);
+  CUDA_OK(cudaStreamWaitEvent(nullptr, never, 0));
+  triple<<<blocks(), 256>>>(values, count);
+  child.kill_child();
+  CUDA_OK(cudaDeviceSynchronize());
+  expect_values(values, 3, 0);
+  CUDA_OK(cudaIpcCloseMemHandle(values));
+}
+
+void dies(check::Partner parent) {
+  load_kernels();
+  int* values = nullptr;
+  CUDA_OK(cudaMalloc(&values, count * sizeof(int)));
+  fill<<<blocks(), 256>>>(values, count, 7);
+  CUDA_OK(cudaDeviceSynchronize());
+  cudaStream_t stream = nullptr;
+  CUDA_OK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  cudaEvent_t never = nullptr;
+  CUDA_OK(cudaEventCreateWithFlags(&never, cudaEventInterprocess | cudaEventDisableTiming));
+  check::HeldStream held(stream);
+  CUDA_OK(cudaEventRecord(never, stream));
+  Offer offer{};
+  CUDA_OK(cudaIpcGetEventHandle(&offer.event, never));
+  CUDA_OK(cudaIpcGetMemHandle(&offer.memory, values));
+  parent.send(offer);
+  parent.meet();  // never: killed
+}
+
+// Another user who got hold of the handles.
+void victim(check::Partner stranger) {
+  int* values = nullptr;
+  CUDA_OK(cudaMalloc(&values, count * sizeof(int)));
+  cudaEvent_t event = nullptr;
+  CUDA_OK(cudaEventCreateWithFlags(&event, cudaEventInterprocess | cudaEventDisableTiming));
+  Offer offer{};
+  CUDA_OK(cudaIpcGetEventHandle(&offer.event, event));
+  CUDA_OK(cudaIpcGetMemHandle(&offer.memory, values));
+  stranger.send(offer);
+  stranger.finish();
+}
+
+void stranger(check::Partner victim) {
+  const auto offer = victim.receive<Offer>();
+  void* memory = nullptr;
+  CUDA_IS(cudaIpcOpenMemHandle(&memory, offer.memory, cudaIpcMemLazyEnablePeerAccess),
+          cudaErrorInvalidResourceHandle);
+  cudaEvent_t event = nullptr;
+  CUDA_IS(cudaIpcOpenEventHandle(&event, offer.event), cudaErrorInvalidResourceHandle);
+}
+
+}  // namespace
+
+// Without arguments two processes of one user; "orphan": one is killed; "victim UID": the other is another
+// user's.
+int main(int argc, char** argv) {
+  const std::string role = argc > 1 ? argv[1] : "parent";
+  if (role == "parent") parent(check::Partner("child"));
+  if (role == "child") child(check::Partner());
+  if (role == "orphan") orphan(check::Partner("dies"));
+  if (role == "dies") dies(check::Partner());
+  if (role == "victim") victim(check::Partner("stranger", static_cast<uid_t>(std::atoi(argv[2]))));
+  if (role == "stranger") stranger(check::Partner());
+  return role == "child" || role == "stranger" ? 0 : check::done("ipc");
+}
