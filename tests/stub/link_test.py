@@ -126,6 +126,64 @@ class NoHost(unittest.TestCase):
                 self.refused_at_once(link.guest, "no vgpud serves")
 
 
+class Shares(unittest.TestCase):
+    SECONDS = 5
+
+    def ratio(self, programs, device_time):
+        """Of two busy processes' device time in the same window. `programs(start)` starts them."""
+        start = time.time() + 2.0
+        processes = programs(f"{start:.3f}")
+        time.sleep(max(0.0, start + 0.5 - time.time()))
+        before = device_time(processes)
+        time.sleep(max(0.0, start + self.SECONDS - 0.5 - time.time()))
+        first, second = (after - earlier for earlier, after in zip(before, device_time(processes)))
+        for process in processes:
+            output, _ = process.communicate(timeout=60)
+            self.assertEqual(process.returncode, 0, output)
+        self.assertGreater(second, 0)
+        return first / second
+
+    def busy(self, guest, program, start):
+        # So much is queued that a client without a CPU for a while still has work: a share is owed to who wants it.
+        return guest.popen(program, "--seconds", self.SECONDS, "--start-at", start, "--rounds", 20000, "--blocks", 16,
+                           "--in-flight", 64)
+
+    def test_the_hosts_classes_order_the_vms(self):
+        tree = pathlib.Path(tempfile.mkdtemp(prefix="vgpud-pci-", dir=MEMORY))
+        classes = {"default": {}, "heavy": {"weight": 300}, "light": {"weight": 100}}
+        vms = {"heavy": {"class": "heavy"}, "light": {"class": "light"}}
+        try:
+            with Host(tree, vms, classes) as host, Guest(tree / "heavy") as heavy, Guest(tree / "light") as light:
+                heavy.wait_for_device()
+                light.wait_for_device()
+
+                def device_time(_):
+                    rows = {row["vm"]: row["device_ns"] for row in host.clients() if row["guest_pid"]}
+                    return rows["heavy"], rows["light"]
+
+                ratio = self.ratio(lambda start: [self.busy(one, "busy", start) for one in (heavy, light)], device_time)
+            self.assertAlmostEqual(ratio, 3.0, delta=0.4)
+        finally:
+            shutil.rmtree(tree, ignore_errors=True)
+
+    def test_the_guests_classes_order_its_processes(self):
+        classes = {"default": {}, "heavy": {"weight": 300}, "light": {"weight": 100}}
+        with Link(prestart=2, guest_classes=classes) as link:
+            link.guest.write_config(classes, [("*/busy_shared", "heavy"), ("*/busy", "light")])
+            link.guest.cli("reload")
+
+            def device_time(processes):
+                rows = {row["pid"]: row["device_ns"] for row in link.guest.clients()}
+                return [rows[process.pid] for process in processes]
+
+            ratio = self.ratio(lambda start: [self.busy(link.guest, name, start) for name in ("busy_shared", "busy")],
+                               device_time)
+        # Two schedulers in a row, and the link between them is one process more that a loaded machine keeps waiting:
+        # 2.6 to 4.3 where five processes wait for each CPU.
+        self.assertGreater(ratio, 2.0)
+        self.assertLess(ratio, 6.0)
+
+
 class Faults(unittest.TestCase):
     def test_a_fault_stays_with_its_process(self):
         with Link(slots=8, prestart=2) as link:

@@ -107,7 +107,7 @@ for process in /proc/[0-9]*; do
 done
 journalctl --no-pager --output=cat --unit=vgpud.service | sed 's/^/JOURNAL /'
 """)
-        self.assertEqual(one.finish(120), 0, one.console())
+        self.assertEqual(one.finish(240), 0, one.console())
         console = one.console()
         seconds = time.monotonic() - started
         self.assertIn("FUNCTION 0x1af4 0x1110 1", console)
@@ -158,7 +158,7 @@ class TwoGuests(Vm):
     def test_two_guests_share_by_weight(self):
         job = r"""
 echo READY
-run busy --seconds 600 --rounds 20000 --blocks 64 & program=$!
+run busy --seconds 600 --rounds 20000 --blocks 64 --in-flight 64 & program=$!
 trap 'kill $program' TERM
 wait $program
 """
