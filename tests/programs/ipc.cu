@@ -124,6 +124,7 @@ void parent(check::Partner child) {
   child.meet();  // it has closed all
   CUDA_OK(cudaEventDestroy(tripled));
   CUDA_OK(cudaFree(values));
+  CUDA_OK(cudaDeviceSynchronize());
   child.meet();  // the memory is gone
   child.finish();
   CUDA_OK(cudaEventDestroy(filled));
