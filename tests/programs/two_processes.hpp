@@ -21,7 +21,7 @@ class Partner {
     char program[4096] = {};
     EXPECT(readlink("/proc/self/exe", program, sizeof program - 1) > 0, "errno %d", errno);
     int ends[2];
-    EXPECT(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends) == 0, "errno %d", errno);
+    EXPECT(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) == 0, "errno %d", errno);
     child_ = fork();
     if (child_ == 0) {
       dup2(ends[1], child_socket);
