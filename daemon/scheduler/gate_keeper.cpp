@@ -18,6 +18,8 @@ constexpr std::uint64_t kShortestPeriodNs = 20'000;
 // A worker shows that it is alive every 100 ms at least. One that is stopped or held up in its driver submits
 // nothing: nobody waits for it.
 constexpr std::uint64_t kSilenceNs = 400'000'000;
+// What is on a metered device and uses none of it for so long waits for something else than the device.
+constexpr std::uint64_t kStallNs = 50'000'000;
 
 void set_allowance(GatePage& page, std::uint64_t allowance) {
   if (page.allowance_ns.exchange(allowance) == allowance) return;
@@ -92,6 +94,8 @@ void GateKeeper::read_pages(std::uint64_t now) {
     entry.seen_ns = used;
     entry.silent = is_silent(entry, now);
     entry.backlogged = page.backlogged.load(std::memory_order_acquire) != 0 && !entry.silent;
+    // Nobody is held back for it: whom it waits for may be among them.
+    if (is_stalled(entry, now)) entry.backlogged = false;
     if (page.metered.load(std::memory_order_relaxed) == 0) unmetered += entry.more_ns;
   }
   const std::uint64_t elapsed = now - last_tick_ns_;
@@ -111,9 +115,18 @@ void GateKeeper::read_pages(std::uint64_t now) {
       });
     }
     if (entry.held) continue;
-    usage_.push_back({client, entry.figures.charged_ns, entry.backlogged,
-                      page.in_flight.load(std::memory_order_acquire) != 0 && !entry.silent});
+    usage_.push_back(
+        {client, entry.figures.charged_ns, entry.backlogged,
+         page.in_flight.load(std::memory_order_acquire) != 0 && !entry.silent && !entry.stalled});
   }
+}
+
+bool GateKeeper::is_stalled(Entry& entry, std::uint64_t now) {
+  const GatePage& page = entry.gate->page();
+  const bool waits = page.blocked.load(std::memory_order_relaxed) != 0;
+  if (entry.more_ns != 0 || !entry.backlogged || waits || entry.moved_ns == 0) entry.moved_ns = now;
+  entry.stalled = page.metered.load(std::memory_order_relaxed) != 0 && now - entry.moved_ns > kStallNs;
+  return entry.stalled;
 }
 
 bool GateKeeper::is_silent(Entry& entry, std::uint64_t now) {

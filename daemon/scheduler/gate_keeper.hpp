@@ -79,7 +79,9 @@ class GateKeeper {
     std::uint64_t stuck_ns = 0;  // device time since that counter grew
     std::uint64_t beats = 0;     // its sign of life, at the last tick
     std::uint64_t heard_ns = 0;  // when that last changed
+    std::uint64_t moved_ns = 0;  // when it last used the device, had no work or waited at the gate
     bool silent = false;
+    bool stalled = false;
     bool on_device = false;
     bool backlogged = false;
     bool held = false;
@@ -91,6 +93,9 @@ class GateKeeper {
   void apply(const Grant& grant, std::size_t waiting, std::size_t busy);
   // Whether a command of its has been on the device for too long.
   static bool is_stuck(Entry& entry, std::uint64_t elapsed);
+  // Whether it has work, may run it and does not: its work waits for a host function or an event of
+  // another's.
+  static bool is_stalled(Entry& entry, std::uint64_t now);
   // Whether its worker has shown no sign of life for too long.
   static bool is_silent(Entry& entry, std::uint64_t now);
   void schedule_next();

@@ -71,7 +71,8 @@ Session::Session(const SessionParts& parts)
                  spin_long_ ? longest_wait_spin_ns : default_spin_ns()),
       completions_(parts.driver, parts.context),
       upcalls_(parts.channel),
-      ipc_(parts.broker_socket) {
+      ipc_(parts.broker_socket),
+      blocking_(parts.driver, parts.context) {
   contexts_.push_back(parts.context);
   software_ = parts.library != nullptr && parts.library->software();
   if (driver_.cuThreadExchangeStreamCaptureMode != nullptr) {
@@ -100,6 +101,7 @@ Session::Session(const SessionParts& parts)
 Session::~Session() {
   stop();
   completions_.stop();
+  blocking_.stop();
 }
 
 void Session::stop() {
@@ -570,6 +572,18 @@ void Session::when_all_done(std::function<void(CUresult)> done, CUcontext contex
     if (result != CUDA_SUCCESS) waiting->one(result);
   }
   waiting->one(CUDA_SUCCESS);
+}
+
+void Session::when_all_done_apart(std::function<void(CUresult)> done, CUcontext context) {
+  bool idle = captures_ == 0 && blocking_.idle();
+  if (idle) {
+    const std::lock_guard lock(work_mutex_);
+    idle = dirty_streams_ == 0;
+  }
+  if (idle) return done(CUDA_SUCCESS);
+  when_all_done(
+      [this, done = std::move(done)](CUresult result) { blocking_.post([done, result] { done(result); }); },
+      context);
 }
 
 bool Session::capturing(CUstream stream) const {

@@ -25,6 +25,7 @@
 
 #include "cudaabi/blas_extension.hpp"
 #include "daemon/worker/accounting.hpp"
+#include "daemon/worker/blocking_calls.hpp"
 #include "daemon/worker/card_blas.hpp"
 #include "daemon/worker/completions.hpp"
 #include "daemon/worker/console.hpp"
@@ -444,6 +445,9 @@ class Session {
   /// Runs `done` when all work submitted so far (in one context, or in all) has finished: at once when there
   /// is none.
   void when_all_done(std::function<void(CUresult)> done, CUcontext context = nullptr);
+  /// The same for a `done` that may wait for the device, or that is to come after such ones: not in the
+  /// dispatcher, unless nothing is under way.
+  void when_all_done_apart(std::function<void(CUresult)> done, CUcontext context = nullptr);
   bool capturing(CUstream stream) const;
 
   // session_schedule.cpp: admission and accounting around a command that takes device time.
@@ -612,6 +616,8 @@ class Session {
   TokenBucket byte_bucket_;
   std::mutex timers_mutex_;
   std::vector<CUevent> timers_;  // of the primary context
+
+  BlockingCalls blocking_;
 
   std::atomic<int> sticky_{0};
   std::atomic<int> async_error_{0};

@@ -65,7 +65,7 @@ CUresult Session::handle(const record::cuArrayDestroy& record, reply::cuArrayDes
   if (!resolve(record.array, array) || charge == arrays_.end()) return CUDA_ERROR_INVALID_HANDLE;
   handles_.forget(HandleKind::array, record.array);
   pending_frees_.fetch_add(1);
-  when_all_done([this, array, held = std::move(charge->second)](CUresult) {
+  when_all_done_apart([this, array, held = std::move(charge->second)](CUresult) {
     report_async(driver_.cuArrayDestroy(array));
     pending_frees_.fetch_sub(1);
   });
@@ -120,7 +120,7 @@ CUresult Session::handle(const record::cuMipmappedArrayDestroy& record, reply::c
   handles_.forget_if(HandleKind::array, [owner = record.array](std::uint64_t, std::uint64_t of,
                                                                std::uint16_t) { return of == owner; });
   pending_frees_.fetch_add(1);
-  when_all_done([this, array, held = std::move(charge->second)](CUresult) {
+  when_all_done_apart([this, array, held = std::move(charge->second)](CUresult) {
     report_async(driver_.cuMipmappedArrayDestroy(array));
     pending_frees_.fetch_sub(1);
   });

@@ -28,6 +28,9 @@ void Session::empty_primary_context() {
     if (contexts_[i] != nullptr) return;
   }
   if (driver_.cuCtxSynchronize != nullptr) driver_.cuCtxSynchronize();
+  // What was freed and waited for that goes first.
+  completions_.poll();
+  blocking_.drain();
   close_imported();
   const auto drop = [this](HandleKind kind, auto destroy) {
     if (destroy == nullptr) return;
@@ -147,7 +150,7 @@ CUresult Session::end_context(std::uint16_t index, std::function<CUresult()> des
     }
     answer(pending, destroy());
   };
-  when_all_done(finish, context);
+  when_all_done_apart(finish, context);
   return deferred;
 }
 

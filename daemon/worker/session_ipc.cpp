@@ -106,7 +106,7 @@ CUresult Session::handle(const record::cuIpcCloseMemHandle& record, reply::cuIpc
   imported_.erase(found);
   // The driver's own close may wait for the device, which the dispatcher must not.
   const PendingReply pending = defer();
-  when_all_done([this, pending, pointer = record.dptr](CUresult) {
+  when_all_done_apart([this, pending, pointer = record.dptr](CUresult) {
     const reply::cuIpcCloseMemHandle late{};
     answer(pending, driver_.cuIpcCloseMemHandle(pointer), std::as_bytes(std::span(&late, 1)));
   });

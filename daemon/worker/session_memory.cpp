@@ -71,7 +71,7 @@ CUresult Session::handle(const record::cuMemGetInfo_v2& record, reply::cuMemGetI
   if (pending_frees_.load() == 0) return ask(reply);
   // Frees that wait for running work would natively have happened by now.
   const PendingReply pending = defer();
-  when_all_done([this, pending, ask](CUresult) {
+  when_all_done_apart([this, pending, ask](CUresult) {
     reply::cuMemGetInfo_v2 late;
     const CUresult result = ask(late);
     answer(pending, result, bytes_of(late));
@@ -90,7 +90,7 @@ CUresult Session::handle(const record::cuMemAlloc_v2& record, reply::cuMemAlloc_
   if (result != CUDA_ERROR_OUT_OF_MEMORY || pending_frees_.load() == 0) return result;
   // Memory that was freed behind running work comes back when the work has ended.
   const PendingReply pending = defer();
-  when_all_done([this, pending, call, bytes = record.bytes](CUresult) {
+  when_all_done_apart([this, pending, call, bytes = record.bytes](CUresult) {
     reply::cuMemAlloc_v2 late;
     CUdeviceptr at = 0;
     const CUresult second = allocate(call, bytes, at);
@@ -134,7 +134,7 @@ CUresult Session::handle(const record::cuMemFree_v2& record, reply::cuMemFree_v2
   }
   // The driver's own free waits for the device, which the dispatcher must not.
   pending_frees_.fetch_add(1);
-  when_all_done([this, pointer = record.dptr](CUresult) {
+  when_all_done_apart([this, pointer = record.dptr](CUresult) {
     const CUresult result = driver_.cuMemFree_v2(pointer);
     if (result == CUDA_SUCCESS) release_allocation(pointer);
     report_async(result);
@@ -184,7 +184,7 @@ CUresult Session::handle(const record::host_map& record, reply::host_map& reply,
 
 CUresult Session::handle(const record::host_unmap& record, reply::host_unmap&, Tail) {
   const PendingReply pending = defer();
-  when_all_done([this, pending, address = record.address](CUresult) {
+  when_all_done_apart([this, pending, address = record.address](CUresult) {
     answer(pending, parts_.regions.unmap(address));
   });
   return deferred;
