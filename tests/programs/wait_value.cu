@@ -21,7 +21,8 @@ int main() {
   CUDA_OK(cudaHostAlloc(&word, 2 * sizeof(unsigned), cudaHostAllocMapped));
   CUDA_OK(cudaMalloc(&out, sizeof(int)));
   CUDA_OK(cudaMemset(out, 0, sizeof(int)));
-  CUDA_OK(cudaDeviceSynchronize());  // a memset returns before it is done, and no stream below waits for stream 0
+  CUDA_OK(
+      cudaDeviceSynchronize());  // a memset returns before it is done, and no stream below waits for stream 0
   word[0] = 0;
   word[1] = 0;
   cudaStream_t held = nullptr;
