@@ -35,7 +35,11 @@ def become_subreaper():
 def children(pid):
     """The pids of a process's direct children."""
     found = []
-    for task in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
+    try:
+        tasks = list(pathlib.Path(f"/proc/{pid}/task").glob("*/children"))
+    except OSError:  # it has ended meanwhile
+        return found
+    for task in tasks:
         try:
             found += [int(text) for text in task.read_text().split()]
         except OSError:
