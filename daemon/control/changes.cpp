@@ -7,6 +7,7 @@
 
 #include "daemon/base/log.hpp"
 #include "daemon/config/quantity.hpp"
+#include "daemon/control/failure.hpp"
 
 namespace vgpu::daemon {
 namespace {
@@ -323,7 +324,7 @@ std::optional<json> answer_change(const BrokerState& state, const std::string& n
               log::quoted(request.dump(-1, ' ', false, json::error_handler_t::replace)),
               log::quoted(outcome ? "done" : outcome.error()));
   }
-  return outcome ? *outcome : json{{"ok", false}, {"error", outcome.error()}};
+  return outcome ? *outcome : failure(outcome.error());
 }
 
 }  // namespace vgpu::daemon

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "daemon/control/changes.hpp"
+#include "daemon/control/failure.hpp"
 #include "daemon/control/vm_requests.hpp"
 #include "daemon/policy/placing.hpp"
 #include "protocol/handshake.hpp"
@@ -20,10 +21,6 @@ using nlohmann::json;
 // Paths and program names may hold any bytes; JSON holds UTF-8.
 std::string dump(const json& value) {
   return value.dump(-1, ' ', false, json::error_handler_t::replace);
-}
-
-json failure(const std::string& sentence) {
-  return {{"ok", false}, {"error", sentence}};
 }
 
 void put_percentiles(json& result, const std::string& of, const Percentiles& values) {

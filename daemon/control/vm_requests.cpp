@@ -3,14 +3,12 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "daemon/control/failure.hpp"
+
 namespace vgpu::daemon {
 namespace {
 
 using nlohmann::json;
-
-json refusal(const std::string& sentence) {
-  return {{"ok", false}, {"error", sentence}};
-}
 
 json vm_json(const stub_host::VmStats& vm) {
   return {{"name", vm.name},
@@ -40,11 +38,11 @@ json add(const BrokerState& state, const json& request) {
   vm.device = request.value("device", std::string());
   vm.socket = request.value("socket", std::string());
   const std::string name = vm.name;
-  if (auto added = state.vms.add(std::move(vm)); !added) return refusal(added.error());
+  if (auto added = state.vms.add(std::move(vm)); !added) return failure(added.error());
   for (const stub_host::VmStats& served : state.vms.stats()) {
     if (served.name == name) return {{"ok", true}, {"vm", vm_json(served)}};
   }
-  return refusal("the VM is gone again");
+  return failure("the VM is gone again");
 }
 
 }  // namespace
@@ -61,11 +59,11 @@ std::optional<json> answer_vm_request(const BrokerState& state, const std::strin
   if (name == "vms") return json{{"ok", true}, {"vms", vms_json(state, who)}};
   if (name != "vm_add" && name != "vm_remove") return std::nullopt;
   if (!is_administrator(who, state.config())) {
-    return refusal("only an administrator may change which VMs are served");
+    return failure("only an administrator may change which VMs are served");
   }
   if (name == "vm_add") return add(state, request);
   const std::string vm = request.value("name", std::string());
-  return state.vms.remove(vm) ? json{{"ok", true}} : refusal("there is no VM '" + vm + "'");
+  return state.vms.remove(vm) ? json{{"ok", true}} : failure("there is no VM '" + vm + "'");
 }
 
 }  // namespace vgpu::daemon
