@@ -21,13 +21,14 @@ GROUPS = {
     "work": "graphs graph_nodes host_callback launch_ex stream_order streams_events sync_forms threads16 hot_queries "
             "per_thread_stream grid_sync",
     "kernels": "matmul_tiled reduce symbols textures link_jit warp_ops vector_add_shared",
-    "ends": "device_printf driver_api fork_after_use illegal_address images trap:trap exit_no_cleanup:_exit "
+    "ends": "driver_api fork_after_use illegal_address images trap:trap exit_no_cleanup:_exit "
             "busy:--seconds:0.5",
 }
-# The others; each program of either list, static and shared, is what `all` runs.
+# The others; each program of either list, static and shared, is what `all` runs. device_printf: now and then it ends with
+# error 46 through a link (link_test.py Prints).
 REST = ("vmm mem_info atomics launches occupancy double_precision dynamic_shared half2_math histogram integer_ops libm "
         "mandelbrot nbody recursion scan transpose vector_add surfaces hopper device_probe trap:assert "
-        "exit_no_cleanup:return")
+        "exit_no_cleanup:return device_printf")
 
 
 def words(argument):
