@@ -175,6 +175,7 @@ int run(int argc, char** argv) {
     status = show_stats(stats);
   });
 
+#ifdef VGPU_HAVE_TOP
   double top_period = 1;
   CLI::App* top =
       app.add_subcommand("top", "A full-screen view: refreshes, sorts, acts on clients (? for its keys)");
@@ -183,6 +184,7 @@ int run(int argc, char** argv) {
       ->type_name("SECONDS")
       ->capture_default_str();
   top->callback([&] { status = vgpu::cli::show_top(control, top_period); });
+#endif
 
   bool json = false;
   CLI::App* ps = app.add_subcommand("ps", "List the clients: who they are, their class, device and worker");
