@@ -61,7 +61,8 @@ std::uint64_t shared_address(const Process& process, std::uint64_t pointer, std:
   if (in_host_window(pointer, bytes)) return pointer;
   if (!process.memory.has_registered()) return 0;
   const auto range = process.memory.find_host(pointer, bytes);
-  return range && range->kind == MemoryKind::registered ? range->device + (pointer - range->base) : 0;
+  const bool shared = range && range->kind == MemoryKind::registered && range->device != 0;
+  return shared ? range->device + (pointer - range->base) : 0;
 }
 
 CUresult refuse_capture(Call& call, std::uint64_t stream) {

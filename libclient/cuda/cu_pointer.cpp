@@ -27,6 +27,7 @@ CUresult write_attribute(void* out, CUpointer_attribute attribute, const MemoryR
       put(out, static_cast<unsigned>(type_of(range.kind)));
       return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_DEVICE_POINTER:
+      if (is_host(range.kind) && range.device == 0) return CUDA_ERROR_INVALID_VALUE;
       put(out,
           static_cast<CUdeviceptr>(is_host(range.kind) ? range.device + (pointer - range.base) : pointer));
       return CUDA_SUCCESS;

@@ -9,6 +9,7 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <vector>
 
 #include "libclient/cuda/page_swap.hpp"
 #include "protocol/address_space.hpp"
@@ -105,6 +106,25 @@ CUresult free_host(void* pointer) {
   return free_host_region(call, range->base);
 }
 
+// Memory whose pages others use too (a part of the heap, a stack, a file) stays where it is: copies go
+// through the arena like those of any memory, and the device has no address for it.
+CUresult register_unshared(Call& call, void* pointer, std::size_t bytes, unsigned flags) {
+  if ((flags & CU_MEMHOSTREGISTER_DEVICEMAP) != 0) return CUDA_ERROR_NOT_SUPPORTED;
+  const std::uint64_t begin = bits(pointer) / host_page * host_page;
+  const std::uint64_t size = round_up(bits(pointer) + bytes, host_page) - begin;
+  std::vector<unsigned char> resident(size / host_page);
+  // Source: mincore(2): fails with ENOMEM where nothing is mapped.
+  if (mincore(from_bits<void*>(begin), size, resident.data()) != 0) return CUDA_ERROR_INVALID_VALUE;
+  MemoryRange range;
+  range.base = bits(pointer);
+  range.size = bytes;
+  range.kind = MemoryKind::registered;
+  range.flags = flags;
+  range.context = call.context()->handle;
+  call.process().memory.insert(range);
+  return CUDA_SUCCESS;
+}
+
 CUresult register_host(void* pointer, std::size_t bytes, unsigned flags) {
   constexpr unsigned kKnown = CU_MEMHOSTREGISTER_PORTABLE | CU_MEMHOSTREGISTER_DEVICEMAP |
                               CU_MEMHOSTREGISTER_IOMEMORY | CU_MEMHOSTREGISTER_READ_ONLY;
@@ -117,7 +137,8 @@ CUresult register_host(void* pointer, std::size_t bytes, unsigned flags) {
   if (in_host_window(begin) || call.process().memory.overlaps_host(begin, size)) {
     return CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED;
   }
-  if (!can_swap_pages(begin, size, bits(pointer), bytes)) return CUDA_ERROR_NOT_SUPPORTED;
+  if (!can_swap_pages(begin, size, bits(pointer), bytes))
+    return register_unshared(call, pointer, bytes, flags);
   const auto place = window().take(round_up(size, kAlignment));
   if (!place) return CUDA_ERROR_OUT_OF_MEMORY;
   CUresult result = CUDA_ERROR_OUT_OF_MEMORY;
@@ -154,6 +175,7 @@ CUresult unregister_host(void* pointer) {
     return CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED;
   }
   call.process().memory.remove(range->base);
+  if (range->device == 0) return CUDA_SUCCESS;
   const CUresult result = unmap_in_worker(call, range->owner);
   swap_pages_for_private(range->base, range->mapping_size);
   window().give_back(range->owner);
@@ -166,6 +188,7 @@ CUresult device_pointer(CUdeviceptr* out, void* pointer, unsigned flags) {
   if (ready == nullptr) return CUDA_ERROR_NOT_INITIALIZED;
   const auto range = ready->memory.find_host(bits(pointer), 1);
   if (!range) return CUDA_ERROR_INVALID_VALUE;
+  if (range->device == 0) return CUDA_ERROR_NOT_SUPPORTED;
   *out = range->device + (bits(pointer) - range->base);
   return CUDA_SUCCESS;
 }

@@ -33,7 +33,7 @@ struct MemoryRange {
   std::uint32_t flags = 0;         ///< of the call that made it (cuMemHostAlloc, cuMemAllocManaged)
   std::uint64_t context = 0;       ///< the CUcontext it was made in
   std::uint64_t owner = 0;         ///< the pool, allocation or module handle it belongs to; 0 if none
-  std::uint64_t device = 0;        ///< of host memory: its address in the worker and on the device
+  std::uint64_t device = 0;        ///< of host memory: its address in the worker and on the device, or 0: neither sees it
   std::uint64_t id = 0;            ///< CU_POINTER_ATTRIBUTE_BUFFER_ID, set by insert()
   std::uint64_t mapping_size = 0;  ///< bytes of the client's own mapping behind it, for its release
   bool sync_memops = false;        ///< CU_POINTER_ATTRIBUTE_SYNC_MEMOPS

@@ -78,6 +78,27 @@ int main() {
   registered[0] = 17;
   CUDA_IS(cudaHostUnregister(pages), cudaErrorHostMemoryNotRegistered);
   (void)cudaGetLastError();
+
+  // A part of the heap, which shares its pages with other things of the program's, registered for copies.
+  std::vector<int> small(300);
+  for (int i = 0; i < 300; ++i) small[i] = i * 7;
+  CUDA_OK(cudaHostRegister(small.data() + 1, 298 * sizeof(int), cudaHostRegisterDefault));
+  CUDA_OK(cudaPointerGetAttributes(&attributes, small.data() + 2));
+  EXPECT(attributes.type == cudaMemoryTypeHost, "type of registered heap memory is %d", attributes.type);
+  CUDA_OK(cudaMemcpyAsync(device, small.data() + 1, 298 * sizeof(int), cudaMemcpyHostToDevice));
+  CUDA_OK(cudaMemsetAsync(device + 100, 0xff, 4 * sizeof(int)));
+  CUDA_OK(cudaMemcpyAsync(small.data() + 1, device, 298 * sizeof(int), cudaMemcpyDeviceToHost));
+  CUDA_OK(cudaDeviceSynchronize());
+  for (int i = 0; i < 300; ++i) {
+    const int wanted = i >= 101 && i < 105 ? -1 : i * 7;
+    EXPECT(small[i] == wanted, "registered heap memory: element %d is %d", i, small[i]);
+  }
+  CUDA_IS(cudaHostRegister(small.data() + 1, 298 * sizeof(int), cudaHostRegisterDefault),
+          cudaErrorHostMemoryAlreadyRegistered);
+  (void)cudaGetLastError();
+  CUDA_OK(cudaHostUnregister(small.data() + 1));
+  CUDA_IS(cudaHostUnregister(small.data() + 1), cudaErrorHostMemoryNotRegistered);
+  (void)cudaGetLastError();
   CUDA_OK(cudaFreeHost(in));
   CUDA_OK(cudaFreeHost(out));
   CUDA_OK(cudaFreeHost(job));
