@@ -55,7 +55,7 @@ run_ctest() {
 }
 
 fuzz() {
-  local fuzzers=(build/fuzz/fuzzers/*) fuzzer share name folder dictionary
+  local fuzzers=(build/asan-ubsan/fuzzers/*) fuzzer share name folder dictionary
   [[ -x "${fuzzers[0]}" ]] || { result "fuzzers exist" 1; return; }
   share=$((fuzz_seconds / ${#fuzzers[@]}))
   for fuzzer in "${fuzzers[@]}"; do
@@ -117,7 +117,7 @@ for preset in tsan asan-ubsan; do
 done
 
 say "Fuzzers, $fuzz_seconds s in all"
-if check "configure fuzz" cmake --preset fuzz && check "build fuzz" cmake --build --preset fuzz --target fuzzers; then
+if check "build fuzzers" cmake --build --preset asan-ubsan --target fuzzers; then
   fuzz
 fi
 

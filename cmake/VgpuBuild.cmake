@@ -18,6 +18,12 @@ foreach(type RELWITHDEBINFO DEBUG)
   string(REGEX REPLACE "(^| )-g( |$)" "\\1-g1\\2" CMAKE_CXX_FLAGS_${type} "${CMAKE_CXX_FLAGS_${type}}")
 endforeach()
 
+# A shared library that lacks a symbol is not linked; clang's sanitizers have theirs in the program alone.
+set(VGPU_COMPLETE -Wl,--no-undefined)
+if(VGPU_SANITIZE AND CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+  set(VGPU_COMPLETE)
+endif()
+
 find_program(VGPU_CCACHE ccache)
 if(VGPU_CCACHE)
   # The sloppiness is what ccache's manual asks for with precompiled headers.
@@ -90,6 +96,10 @@ function(vgpu_options name)
     if(VGPU_SANITIZE MATCHES "undefined")
       # Callers may pass any integer as one of CUDA's enums; without -fstrict-enums compilers define what that means.
       target_compile_options(${name} PRIVATE -fno-sanitize=enum)
+      # Nor are function tables of C interfaces that were declared with other types.
+      if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+        target_compile_options(${name} PRIVATE -fno-sanitize=function)
+      endif()
     endif()
     target_link_options(${name} PRIVATE -fsanitize=${VGPU_SANITIZE})
   endif()

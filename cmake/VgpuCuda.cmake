@@ -18,7 +18,7 @@ function(vgpu_cuda_object source output)
   endif()
   add_custom_command(
     OUTPUT ${object}
-    COMMAND ${cache} ${CUDAToolkit_NVCC_EXECUTABLE} -O2 -g -std=c++17 -ccbin g++ ${VGPU_GENCODE} -Xcompiler=-fPIC,-Wall,-Wextra
+    COMMAND ${cache} ${CUDAToolkit_NVCC_EXECUTABLE} -O2 -std=c++17 -ccbin g++ ${VGPU_GENCODE} -Xcompiler=-fPIC,-Wall,-Wextra
             -Werror all-warnings -MD -MF ${object}.d ${ARGN} -c ${CMAKE_CURRENT_SOURCE_DIR}/${source} -o ${object}
     DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${source}
     DEPFILE ${object}.d

@@ -61,9 +61,9 @@ Md2Digest md2(std::span<const std::uint8_t> message) {
   return digest;
 }
 
-Md2Digest hmac_md2(std::span<const std::uint8_t, 16> key, std::span<const std::uint8_t> message) {
+Md2Digest hmac_md2(std::span<const std::uint8_t, 16> secret, std::span<const std::uint8_t> message) {
   std::vector<std::uint8_t> inner, outer;
-  for (const std::uint8_t byte : key) {
+  for (const std::uint8_t byte : secret) {
     inner.push_back(static_cast<std::uint8_t>(byte ^ 0x36));
     outer.push_back(static_cast<std::uint8_t>(byte ^ 0x5c));
   }

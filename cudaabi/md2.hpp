@@ -14,7 +14,7 @@ using Md2Digest = std::array<std::uint8_t, 16>;
 /// The MD2 digest of `message`.
 Md2Digest md2(std::span<const std::uint8_t> message);
 
-/// HMAC-MD2 with the block size of 16 bytes that MD2 works on; `key` is at most one block.
-Md2Digest hmac_md2(std::span<const std::uint8_t, 16> key, std::span<const std::uint8_t> message);
+/// HMAC-MD2 with the block size of 16 bytes that MD2 works on; `secret` is at most one block.
+Md2Digest hmac_md2(std::span<const std::uint8_t, 16> secret, std::span<const std::uint8_t> message);
 
 }  // namespace cudaabi

@@ -150,9 +150,9 @@ TEST_F(CompletionsTest, WaitersTakeOverAndKeepEachStreamsOrder) {
 }
 
 TEST_F(CompletionsTest, AStreamThatStandsStillHoldsUpNoOther) {
-  Completions completions(table, some_context);
   std::atomic<bool> stuck{false};
   std::atomic<bool> other{false};
+  Completions completions(table, some_context);  // its waiters may still run what refers to the others
   completions.after_stream(some_context, stream_number(1), [&](CUresult) { stuck = true; });
   completions.hand_off();
   completions.after_stream(some_context, stream_number(2), [&](CUresult) { other = true; });
