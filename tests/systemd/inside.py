@@ -136,6 +136,11 @@ class Installed(unittest.TestCase):
         command("usermod", "--append", "--groups", "vgpu", MEMBER)
         cls.config = CONFIG.read_text()
 
+    @classmethod
+    def tearDownClass(cls):
+        # What ends slowly delays the container's end; the log should say who it was.
+        print(command("ps", "-eo", "pid,ppid,user,stat,args").stdout, flush=True)
+
     def setUp(self):
         systemctl("reset-failed")
         systemctl("start", "vgpud.socket")
