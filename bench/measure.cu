@@ -61,9 +61,14 @@ void report(const char* name, double value) {
   std::printf("%s %.4f\n", name, value);
 }
 
-/// Median over batches of the mean time to issue one call; the batch is small enough to fit every queue on
-/// the way, and the device is idle when it starts.
-double issue_time(const std::function<void()>& call) {
+/// Times to issue one call: the median over batches of a batch's mean, and the median call. A batch is small
+/// enough to fit every queue on the way, and the device is idle when it starts. The mean holds what the
+/// median does not: waking the other side once a batch, and threads of it that take this one's CPU.
+struct IssueTime {
+  double mean = 0;
+  double median = 0;
+};
+IssueTime issue_time(const std::function<void()>& call) {
   constexpr int kBatch = 64;
   std::vector<double> means;
   for (int batch = 0; batch < 200; ++batch) {
@@ -72,8 +77,19 @@ double issue_time(const std::function<void()>& call) {
     for (int i = 0; i < kBatch; ++i) call();
     means.push_back(since(start) / kBatch);
   }
+  std::vector<double> calls;
+  for (int batch = 0; batch < 100; ++batch) {
+    CUDA_OK(cudaDeviceSynchronize());
+    auto last = Clock::now();
+    for (int i = 0; i < kBatch; ++i) {
+      call();
+      const auto now = Clock::now();
+      calls.push_back(std::chrono::duration<double, std::micro>(now - last).count());
+      last = now;
+    }
+  }
   CUDA_OK(cudaDeviceSynchronize());
-  return percentile(means, 0.5);
+  return {percentile(means, 0.5), percentile(calls, 0.5)};
 }
 
 std::vector<double> samples(int count, std::chrono::microseconds pause, const std::function<void()>& call) {
@@ -93,9 +109,13 @@ void measure_calls() {
   CUDA_OK(cudaMalloc(&device, 4096));
   nothing<<<1, 1>>>();
   CUDA_OK(cudaDeviceSynchronize());
-  report("launch_issue_us", issue_time([] { nothing<<<1, 1>>>(); }));
-  report("copy64_issue_us",
-         issue_time([&] { CUDA_OK(cudaMemcpyAsync(device, host, 64, cudaMemcpyHostToDevice)); }));
+  const IssueTime launch = issue_time([] { nothing<<<1, 1>>>(); });
+  report("launch_issue_us", launch.mean);
+  report("launch_issue_median_us", launch.median);
+  const IssueTime copy64 =
+      issue_time([&] { CUDA_OK(cudaMemcpyAsync(device, host, 64, cudaMemcpyHostToDevice)); });
+  report("copy64_issue_us", copy64.mean);
+  report("copy64_issue_median_us", copy64.median);
   const auto launch_and_wait = [] {
     nothing<<<1, 1>>>();
     CUDA_OK(cudaStreamSynchronize(nullptr));

@@ -56,7 +56,8 @@ std::uint64_t default_spin_ns() {
       return us < 1'000'000 ? us * 1000 : 1'000'000'000;
     }
     const unsigned cpus = std::thread::hardware_concurrency();
-    return cpus <= 1 ? 0 : cpus == 2 ? 8'000 : 20'000;
+    // docs/decisions.md, 52: on two CPUs a wake-up costs more, since it mostly takes the CPU from somebody.
+    return cpus <= 1 ? 0 : cpus == 2 ? 50'000 : 20'000;
   }();
   return spin;
 }

@@ -16,6 +16,12 @@ bool& will_wait() {
   return value;
 }
 
+// True in a device thread that is about to look for work: one operation needs no other thread.
+bool& will_look() {
+  thread_local bool value = false;
+  return value;
+}
+
 }  // namespace
 
 Scheduler::WillWait::WillWait() {
@@ -69,18 +75,21 @@ void Scheduler::ready_locked(OperationRef operation) {
     case Lane::none:
       finish_locked(std::move(operation));
       return;
-    case Lane::device:
+    case Lane::device: {
       device_ready_.push_back(std::move(operation));
       if (will_wait()) return;
+      const std::size_t for_others = device_ready_.size() - (will_look() ? 1 : 0);
+      if (for_others == 0) return;
       // An idle thread that was woken but has not come up yet still counts as idle: there must be one for
       // each.
-      if (device_idle_ >= device_ready_.size()) {
+      if (device_idle_ >= for_others) {
         device_wake_.notify_one();
       } else if (device_threads_ < device_limit_ && !stopping_) {
         ++device_threads_;
         start_thread(&Scheduler::device_thread);
       }
       return;
+    }
     case Lane::host:
       host_ready_.push_back(std::move(operation));
       if (host_idle_ >= host_ready_.size()) {
@@ -124,7 +133,7 @@ void Scheduler::finish_locked(OperationRef operation) {
   }
 }
 
-void Scheduler::run(const OperationRef& operation, std::unique_lock<std::mutex>& lock) {
+void Scheduler::run(const OperationRef& operation, std::unique_lock<std::mutex>& lock, bool looks_again) {
   const bool device = operation->lane_ == Lane::device;
   if (device) ++running_;
   lock.unlock();
@@ -136,7 +145,9 @@ void Scheduler::run(const OperationRef& operation, std::unique_lock<std::mutex>&
     if (stopping_) threads_gone_.notify_all();
     if (quiet_ != 0) quiet_wake_.notify_all();
   }
+  will_look() = looks_again;
   finish_locked(operation);
+  will_look() = false;
 }
 
 void Scheduler::serve(Ready& ready, std::condition_variable& wake, unsigned& idle) {
@@ -151,7 +162,7 @@ void Scheduler::serve(Ready& ready, std::condition_variable& wake, unsigned& idl
     }
     const OperationRef operation = std::move(ready.front());
     ready.pop_front();
-    run(operation, lock);
+    run(operation, lock, &ready == &device_ready_);
   }
 }
 

@@ -101,7 +101,8 @@ class Scheduler {
 
   void ready_locked(OperationRef operation);
   void finish_locked(OperationRef operation);
-  void run(const OperationRef& operation, std::unique_lock<std::mutex>& lock);
+  /// `looks_again`: by a device thread, which then takes the next operation that is ready.
+  void run(const OperationRef& operation, std::unique_lock<std::mutex>& lock, bool looks_again = false);
   OperationRef take_locked(const void* queue, Help help);
   void serve(Ready& ready, std::condition_variable& wake, unsigned& idle);
   void serve_polls();
