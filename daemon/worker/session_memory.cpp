@@ -130,15 +130,24 @@ CUresult Session::handle(const record::cuMemFree_v2& record, reply::cuMemFree_v2
   if (record.dptr == 0) return CUDA_SUCCESS;
   {
     const std::lock_guard lock(memory_mutex_);
-    if (!allocations_.contains(record.dptr)) return CUDA_ERROR_INVALID_VALUE;
+    if (!allocations_.contains(record.dptr) && !graph_memory_.contains(record.dptr)) {
+      return CUDA_ERROR_INVALID_VALUE;
+    }
   }
+  // A client waits for it where the graph's next launch would find the memory in use.
+  const bool waited_for = record.header.reply != 0;
+  const PendingReply pending = waited_for ? defer() : PendingReply{};
   // The driver's own free waits for the device, which the dispatcher must not.
   pending_frees_.fetch_add(1);
-  when_all_done_apart([this, pointer = record.dptr](CUresult) {
+  when_all_done_apart([this, pointer = record.dptr, waited_for, pending](CUresult) {
     const CUresult result = driver_.cuMemFree_v2(pointer);
     if (result == CUDA_SUCCESS) release_allocation(pointer);
-    report_async(result);
     pending_frees_.fetch_sub(1);
+    if (waited_for) {
+      answer(pending, result, {});
+    } else {
+      report_async(result);
+    }
   });
   return CUDA_SUCCESS;
 }

@@ -73,8 +73,16 @@ CUresult begin_capture_to_graph(CUstream stream, CUgraph graph, const CUgraphNod
   return CUDA_SUCCESS;
 }
 
+CUresult destroy_fresh(Call& call, std::uint64_t graph, CUresult why) {
+  call.forget(graph);
+  record::cuGraphDestroy destroy;
+  destroy.graph = graph;
+  static_cast<void>(call.post(destroy));
+  return why;
+}
+
+// `out` may be null where the capture was into a graph that the program has.
 CUresult end_capture(CUstream stream, CUgraph* out, bool per_thread) {
-  if (out == nullptr) return CUDA_ERROR_INVALID_VALUE;
   Call call;
   if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
   Process& process = call.process();
@@ -97,20 +105,16 @@ CUresult end_capture(CUstream stream, CUgraph* out, bool per_thread) {
   }
   record.fresh_graph = call.mint(HandleKind::graph);
   reply::cuStreamEndCapture reply;
-  *out = nullptr;
+  if (out != nullptr) *out = nullptr;
   const CUresult result = call.ask(record, reply);
-  if (reply.graph != record.fresh_graph) call.forget(record.fresh_graph);
+  const bool fresh = reply.graph == record.fresh_graph;
+  if (!fresh) call.forget(record.fresh_graph);
   if (result != CUDA_SUCCESS) return result;
-  if (invalidated) {
-    if (reply.graph == record.fresh_graph) {
-      call.forget(record.fresh_graph);
-      record::cuGraphDestroy destroy;
-      destroy.graph = record.fresh_graph;
-      static_cast<void>(call.post(destroy));
-    }
-    return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
-  }
-  *out = from_bits<CUgraph>(reply.graph);
+  const CUresult verdict = invalidated               ? CUDA_ERROR_STREAM_CAPTURE_INVALIDATED
+                           : fresh && out == nullptr ? CUDA_ERROR_INVALID_VALUE
+                                                     : CUDA_SUCCESS;
+  if (verdict != CUDA_SUCCESS) return fresh ? destroy_fresh(call, record.fresh_graph, verdict) : verdict;
+  if (out != nullptr) *out = from_bits<CUgraph>(reply.graph);
   return CUDA_SUCCESS;
 }
 

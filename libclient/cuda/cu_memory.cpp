@@ -41,9 +41,11 @@ CUresult release(CUdeviceptr pointer) {
   if (range->kind == MemoryKind::managed) return free_host_region(call, pointer);
   if (range->kind != MemoryKind::device && range->kind != MemoryKind::async) return CUDA_ERROR_INVALID_VALUE;
   if (const CUresult result = call.unsafe_in_capture(); result != CUDA_SUCCESS) return result;
-  call.process().memory.remove(pointer);
   record::cuMemFree_v2 record;
   record.dptr = pointer;
+  // The graph's next launch takes it again, and must find it free.
+  if (range->of_graph) return call.ask(record);
+  call.process().memory.remove(pointer);
   return call.post(record);
 }
 
@@ -91,7 +93,9 @@ CUresult free_async(CUdeviceptr pointer, CUstream stream, bool per_thread) {
     return CUDA_ERROR_INVALID_VALUE;
   }
   // During capture the release is recorded, not done: the memory lives until the graph frees it.
-  if (call.process().captures.load(std::memory_order_relaxed) == 0) call.process().memory.remove(pointer);
+  if (!range->of_graph && call.process().captures.load(std::memory_order_relaxed) == 0) {
+    call.process().memory.remove(pointer);
+  }
   return call.post(record);
 }
 

@@ -30,12 +30,14 @@ struct MemoryRange {
   std::uint64_t base = 0;
   std::uint64_t size = 0;
   MemoryKind kind = MemoryKind::device;
-  std::uint32_t flags = 0;         ///< of the call that made it (cuMemHostAlloc, cuMemAllocManaged)
-  std::uint64_t context = 0;       ///< the CUcontext it was made in
-  std::uint64_t owner = 0;         ///< the pool, allocation or module handle it belongs to; 0 if none
-  std::uint64_t device = 0;        ///< of host memory: its address in the worker and on the device, or 0: neither sees it
+  std::uint32_t flags = 0;    ///< of the call that made it (cuMemHostAlloc, cuMemAllocManaged)
+  std::uint64_t context = 0;  ///< the CUcontext it was made in
+  std::uint64_t owner = 0;    ///< the pool, allocation or module handle it belongs to; 0 if none
+  std::uint64_t device =
+      0;  ///< of host memory: its address in the worker and on the device, or 0: neither sees it
   std::uint64_t id = 0;            ///< CU_POINTER_ATTRIBUTE_BUFFER_ID, set by insert()
   std::uint64_t mapping_size = 0;  ///< bytes of the client's own mapping behind it, for its release
+  bool of_graph = false;           ///< a graph allocates it anew at each launch, here: a free does not end it
   bool sync_memops = false;        ///< CU_POINTER_ATTRIBUTE_SYNC_MEMOPS
 };
 

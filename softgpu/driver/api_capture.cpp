@@ -103,11 +103,10 @@ SOFTGPU_API cuStreamBeginCaptureToGraph_ptsz(CUstream stream, CUgraph graph, con
 
 SOFTGPU_API cuStreamEndCapture(CUstream handle, CUgraph* out) {
   return on_stream(handle, [&](Driver&, Context&, Stream& stream) -> CUresult {
-    if (out == nullptr) return CUDA_ERROR_INVALID_VALUE;
-    *out = nullptr;
+    if (out != nullptr) *out = nullptr;
     std::shared_ptr<Graph> graph;
-    const CUresult result = end_capture(stream, graph);
-    if (graph != nullptr) *out = graph->handle();
+    const CUresult result = end_capture(stream, graph, out != nullptr);
+    if (graph != nullptr && out != nullptr) *out = graph->handle();
     return result;
   });
 }

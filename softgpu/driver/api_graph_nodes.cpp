@@ -145,7 +145,7 @@ CUresult add_node(CUgraphNode* out, CUgraph handle, const CUgraphNode* dependenc
     Work work;
     if (const CUresult error = make(driver, work); error != CUDA_SUCCESS) return error;
     if (const auto* const allocation = std::get_if<AllocationWork>(&work)) {
-      graph.memory->addresses.push_back(allocation->address);
+      graph.memory->keep(allocation->address);
     }
     *out = graph.add(std::move(work), before)->handle();
     return CUDA_SUCCESS;

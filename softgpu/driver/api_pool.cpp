@@ -38,7 +38,7 @@ CUresult capture_allocation(Stream& stream, MemoryPool& pool, std::size_t bytes,
     return error;
   }
   const std::unique_lock lock(Driver::get().graph_mutex);
-  node->graph->memory->addresses.push_back(address);
+  node->graph->memory->keep(address);
   out = address;
   return CUDA_SUCCESS;
 }

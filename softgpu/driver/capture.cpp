@@ -84,7 +84,7 @@ CUresult begin_capture(Stream& stream, CUstreamCaptureMode mode, std::shared_ptr
   return CUDA_SUCCESS;
 }
 
-CUresult end_capture(Stream& stream, std::shared_ptr<Graph>& graph) {
+CUresult end_capture(Stream& stream, std::shared_ptr<Graph>& graph, bool wanted) {
   const std::unique_lock lock(Driver::get().graph_mutex);
   const std::shared_ptr<Capture> capture = stream.capture;
   if (capture == nullptr) return CUDA_ERROR_ILLEGAL_STATE;
@@ -102,6 +102,8 @@ CUresult end_capture(Stream& stream, std::shared_ptr<Graph>& graph) {
     result = CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
   } else if (!all_joined(*capture)) {
     result = CUDA_ERROR_STREAM_CAPTURE_UNJOINED;
+  } else if (!wanted && !capture->graph_is_callers) {
+    result = CUDA_ERROR_INVALID_VALUE;
   } else {
     graph = capture->graph;
     if (!capture->graph_is_callers) Driver::get().graphs.add(graph);

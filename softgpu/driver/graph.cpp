@@ -11,13 +11,14 @@ namespace softgpu {
 namespace {
 
 // All nodes of all graphs.
-struct LiveNodes {
+struct Live {
   std::mutex mutex;
   std::unordered_set<const GraphNode*> nodes;
+  std::unordered_set<std::uint64_t> memory;  // addresses that a GraphMemory keeps
 };
 
-LiveNodes& live() {
-  static auto* const instance = new LiveNodes;
+Live& live() {
+  static auto* const instance = new Live;
   return *instance;
 }
 
@@ -132,7 +133,24 @@ OperationRef submit_nodes_locked(GraphExec& exec, Stream& stream) {
 }  // namespace
 
 GraphMemory::~GraphMemory() {
-  for (const std::uint64_t address : addresses) release_from_pool(address);
+  for (const std::uint64_t address : addresses) {
+    {
+      const std::unique_lock lock(live().mutex);
+      live().memory.erase(address);
+    }
+    release_from_pool(address);
+  }
+}
+
+void GraphMemory::keep(std::uint64_t address) {
+  addresses.push_back(address);
+  const std::unique_lock lock(live().mutex);
+  live().memory.insert(address);
+}
+
+bool is_graph_memory(std::uint64_t address) {
+  const std::unique_lock lock(live().mutex);
+  return live().memory.contains(address);
 }
 
 GraphNode::~GraphNode() {

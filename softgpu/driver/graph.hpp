@@ -43,8 +43,15 @@ void drop_references(Driver& driver, UserObject& object, long count);
 /// Device memory of a graph's allocation nodes, shared by its clones and executables.
 struct GraphMemory {
   std::vector<std::uint64_t> addresses;
+  GraphMemory() = default;
   ~GraphMemory();
+  GraphMemory(const GraphMemory&) = delete;
+  GraphMemory& operator=(const GraphMemory&) = delete;
+  /// Takes over pool memory at `address`.
+  void keep(std::uint64_t address);
 };
+/// True for memory of a graph: who frees it ends a launch's use, and the next launch has it again.
+bool is_graph_memory(std::uint64_t address);
 
 struct Graph {
   std::vector<std::unique_ptr<GraphNode>> nodes;
@@ -134,7 +141,7 @@ CUresult enqueue(Stream& stream, Work work, OperationRef* operation = nullptr);
 CUresult begin_capture(Stream& stream, CUstreamCaptureMode mode, std::shared_ptr<Graph> graph,
                        std::vector<GraphNode*> after);
 /// Ends the capture of its origin; the graph, registered for the program, or an error.
-CUresult end_capture(Stream& stream, std::shared_ptr<Graph>& graph);
+CUresult end_capture(Stream& stream, std::shared_ptr<Graph>& graph, bool wanted);
 /// What capturing adds to cuEventRecord and cuStreamWaitEvent; true when it dealt with the call.
 bool capture_event_record(Stream& stream, const std::shared_ptr<Event>& event, bool external,
                           CUresult& result);

@@ -294,6 +294,40 @@ void memory(Built& b) {
   DRV_OK(cuGraphDestroy(graph));
 }
 
+// What a graph allocated may be used and freed outside of it; each launch allocates it again at the same
+// address.
+void memory_freed_outside(Built& b) {
+  CUgraph graph = nullptr;
+  DRV_OK(cuGraphCreate(&graph, 0));
+  CUDA_MEM_ALLOC_NODE_PARAMS wanted{};
+  wanted.poolProps.allocType = CU_MEM_ALLOCATION_TYPE_PINNED;
+  wanted.poolProps.location.type = CU_MEM_LOCATION_TYPE_DEVICE;
+  wanted.bytesize = kBytes;
+  CUgraphNode allocation = nullptr;
+  DRV_OK(cuGraphAddMemAllocNode(&allocation, graph, nullptr, 0, &wanted));
+  CUDA_MEMSET_NODE_PARAMS set{};
+  set.dst = wanted.dptr;
+  set.value = 6;
+  set.elementSize = 4;
+  set.width = kCount;
+  set.height = 1;
+  CUgraphNode filled = nullptr;
+  DRV_OK(cuGraphAddMemsetNode(&filled, graph, &allocation, 1, &set, b.context));
+  CUgraphExec exec = nullptr;
+  DRV_OK(cuGraphInstantiate(&exec, graph, 0));
+  for (int i = 0; i < 4; ++i) {
+    std::memset(b.host, 0, kBytes);
+    DRV_OK(cuGraphLaunch(exec, b.stream));
+    DRV_OK(cuMemcpyDtoHAsync(b.host, wanted.dptr, kBytes, b.stream));
+    if (i % 2 == 0) DRV_OK(cuMemFreeAsync(wanted.dptr, b.stream));
+    DRV_OK(cuStreamSynchronize(b.stream));
+    if (i % 2 == 1) DRV_OK(cuMemFree(wanted.dptr));
+    expect_all(b.host, 6, "memory of a graph's that is freed outside");
+  }
+  DRV_OK(cuGraphExecDestroy(exec));
+  DRV_OK(cuGraphDestroy(graph));
+}
+
 std::atomic<int> destroyed{0};
 void destroy(void* user) {
   destroyed = *static_cast<int*>(user);
@@ -361,6 +395,20 @@ void captures(Built& b) {
   DRV_OK(cuGraphLaunch(exec, b.stream));
   DRV_OK(cuStreamSynchronize(b.stream));
   expect_all(b.host, 7, "captured into a graph");
+  DRV_OK(cuGraphExecDestroy(exec));
+  DRV_OK(cuGraphDestroy(graph));
+
+  // Who has the graph need not ask for it at the end.
+  DRV_OK(cuGraphCreate(&graph, 0));
+  DRV_OK(
+      cuStreamBeginCaptureToGraph(b.stream, graph, nullptr, nullptr, 0, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL));
+  DRV_OK(cuMemsetD32Async(b.device, 8, kCount, b.stream));
+  DRV_OK(cuMemcpyDtoHAsync(b.host, b.device, kBytes, b.stream));
+  DRV_OK(cuStreamEndCapture(b.stream, nullptr));
+  DRV_OK(cuGraphInstantiate(&exec, graph, 0));
+  DRV_OK(cuGraphLaunch(exec, b.stream));
+  DRV_OK(cuStreamSynchronize(b.stream));
+  expect_all(b.host, 8, "captured into a graph that was not asked for");
   DRV_OK(cuGraphExecDestroy(exec));
   DRV_OK(cuGraphDestroy(graph));
 }
@@ -490,6 +538,7 @@ int main() {
   parameters(b);
   changes(b);
   memory(b);
+  memory_freed_outside(b);
   user_object(b);
   captures(b);
   event_wait(b);
