@@ -126,7 +126,8 @@ SessionEnd Session::run() {
   unsigned since_poll = 0;
   for (;;) {
     std::size_t size = 0;
-    const RingConsumer::Status status = ring_.next(buffer, size);
+    const std::uint32_t held = held_.load(std::memory_order_acquire);
+    const RingConsumer::Status status = held != 0 ? RingConsumer::Status::empty : ring_.next(buffer, size);
     if (status == RingConsumer::Status::corrupt) return SessionEnd::corrupt_ring;
     if (status == RingConsumer::Status::record) {
       run_record(std::span(buffer).first(size));
@@ -164,7 +165,11 @@ SessionEnd Session::run() {
       page.doorbells.store(channel_.control().doorbells.load(std::memory_order_relaxed),
                            std::memory_order_relaxed);
       if (asleep_since == 0) asleep_since = now_ns();
-      ring_.sleep(lazily ? look_ns : sleep_ns);
+      if (held != 0) {
+        futex_wait(held_, held, lazily ? look_ns : sleep_ns);
+      } else {
+        ring_.sleep(lazily ? look_ns : sleep_ns);
+      }
       if (lazily && !ring_.ready()) {
         look_for_ends();
       } else {
@@ -581,6 +586,17 @@ void Session::when_all_done_apart(std::function<void(CUresult)> done, CUcontext 
     idle = dirty_streams_ == 0;
   }
   if (idle) return done(CUDA_SUCCESS);
+  if (!software_ && captures_ == 0) {
+    held_.fetch_add(1);
+    when_all_done(
+        [this, done = std::move(done)](CUresult result) {
+          done(result);
+          held_.fetch_sub(1);
+          futex_wake(held_);
+        },
+        context);
+    return;
+  }
   when_all_done(
       [this, done = std::move(done)](CUresult result) { blocking_.post([done, result] { done(result); }); },
       context);

@@ -445,8 +445,9 @@ class Session {
   /// Runs `done` when all work submitted so far (in one context, or in all) has finished: at once when there
   /// is none.
   void when_all_done(std::function<void(CUresult)> done, CUcontext context = nullptr);
-  /// The same for a `done` that may wait for the device, or that is to come after such ones: not in the
-  /// dispatcher, unless nothing is under way.
+  /// The same for a `done` that may wait for the device, or that is to come after such ones. On the software
+  /// GPU it runs in a thread of its own, unless nothing is under way. A GPU's driver lets no other thread in
+  /// while it waits for all that was submitted, so there later records are held back until it is done.
   void when_all_done_apart(std::function<void(CUresult)> done, CUcontext context = nullptr);
   bool capturing(CUstream stream) const;
 
@@ -618,6 +619,7 @@ class Session {
   std::vector<CUevent> timers_;  // of the primary context
 
   BlockingCalls blocking_;
+  std::atomic<std::uint32_t> held_{0};  // records are not taken until it is 0: when_all_done_apart()
 
   std::atomic<int> sticky_{0};
   std::atomic<int> async_error_{0};

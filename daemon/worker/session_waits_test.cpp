@@ -30,6 +30,8 @@ struct Device {
   std::atomic<int> events_recorded{0};
   std::atomic<int> synchronisations{0};
   std::atomic<int> blocking_copies{0};
+  std::atomic<int> frees{0};
+  std::atomic<int> launches_before_free{0};
 
   static Device& get() {
     static Device device;
@@ -39,6 +41,7 @@ struct Device {
     const std::lock_guard lock(mutex);
     busy = false;
     launches = queries = events_recorded = synchronisations = blocking_copies = 0;
+    frees = launches_before_free = 0;
   }
   void finish() {
     const std::lock_guard lock(mutex);
@@ -95,6 +98,17 @@ DriverTable waiting_table() {
   };
   table.cuPointerGetAttribute = [](void* data, CUpointer_attribute, CUdeviceptr) {
     *static_cast<unsigned*>(data) = CU_MEMORYTYPE_DEVICE;
+    return CUDA_SUCCESS;
+  };
+  table.cuMemAlloc_v2 = [](CUdeviceptr* pointer, size_t) {
+    *pointer = 0x100000;
+    return CUDA_SUCCESS;
+  };
+  table.cuMemFree_v2 = [](CUdeviceptr) {
+    Device& device = Device::get();
+    EXPECT_EQ(device.state(), CUDA_SUCCESS);  // a driver would wait here, and let nobody in
+    device.launches_before_free = device.launches.load();
+    ++device.frees;
     return CUDA_SUCCESS;
   };
   table.cuMemcpyDtoHAsync_v2 = [](void*, CUdeviceptr, size_t, CUstream) { return CUDA_SUCCESS; };
@@ -253,6 +267,30 @@ TEST_F(SessionWaits, OnlyKernelsThatMayPrintCostASynchronisation) {
   Device::get().finish();
   EXPECT_EQ(ask(record::cuStreamSynchronize{}), CUDA_SUCCESS);
   EXPECT_EQ(Device::get().synchronisations, 1);
+}
+
+TEST_F(SessionWaits, OnAGpuAFreeComesBeforeLaterWork) {
+  load(silent_kernel);
+  record::cuMemAlloc_v2 allocation;
+  allocation.bytes = 4096;
+  ASSERT_EQ(ask(allocation), CUDA_SUCCESS);
+  launch();
+  record::cuMemFree_v2 free;
+  free.dptr = 0x100000;
+  post(free);
+  record::cuLaunchKernel later;
+  later.function = Handle::make(HandleKind::function, 0, 1);
+  later.grid_x = later.grid_y = later.grid_z = later.block_x = later.block_y = later.block_z = 1;
+  post(later);
+  begin(record::cuStreamSynchronize{}, 0);
+  EXPECT_FALSE(answered(0, 150'000'000));
+  EXPECT_EQ(Device::get().launches, 1);
+  Device::get().finish();
+  EXPECT_TRUE(soon([&] { return Device::get().launches == 2; }));
+  EXPECT_EQ(Device::get().frees, 1);
+  EXPECT_EQ(Device::get().launches_before_free, 1);
+  Device::get().finish();
+  EXPECT_EQ(result(0), CUDA_SUCCESS);
 }
 
 TEST_F(SessionWaits, ASmallCopyOutOfAnIdleDeviceIsMadeByTheBlockingCall) {
