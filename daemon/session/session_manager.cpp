@@ -258,10 +258,17 @@ void SessionManager::serve(Session& session) {
     if (!attach(session, *worker)) end(session.id, "it could not be attached to its worker");
     return;
   }
-  if (session.device->pool()->full()) {
+  // One that starts, or will when one that ends has gone, is worth waiting for; one that serves another is
+  // not.
+  const auto ahead =
+      static_cast<std::size_t>(std::count_if(sessions_.begin(), sessions_.end(), [&](const auto& entry) {
+        return entry.second->device == session.device && entry.second->state == SessionState::waiting &&
+               entry.first < session.id;
+      }));
+  const unsigned most = session.device->pool()->options().max_workers;
+  if (session.device->pool()->count(WorkerState::attached) + ahead >= most) {
     refuse(session, RefusalCode::busy,
-           fmt::format("device '{}' is limited to {} workers", session.device->config().name,
-                       session.device->config().max_workers));
+           fmt::format("device '{}' is limited to {} workers", session.device->config().name, most));
     end(session.id, "refused");
     return;
   }

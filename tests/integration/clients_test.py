@@ -140,6 +140,20 @@ class Faults(unittest.TestCase):
 class Endings(unittest.TestCase):
     ROUNDS = int(os.environ.get("VGPU_TEST_KILL_ROUNDS", "30"))
 
+    def test_the_last_place_goes_from_one_client_to_the_next(self):
+        """A client that comes while the only worker ends, or the next one starts, waits; one that comes while it serves does not."""
+        with Service(device="max_workers: 1", prestart=1) as service:
+            for _ in range(8):
+                result = service.run("vector_add")
+                self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
+            busy = service.popen("busy", "--seconds", 20)
+            first_line(busy)
+            started = time.monotonic()
+            self.assertNotEqual(service.run("vector_add").returncode, 0)
+            self.assertLess(time.monotonic() - started, 5)
+            busy.kill()
+            busy.wait()
+
     def test_killed_clients_leave_nothing_behind(self):
         programs = ["busy", "nbody", "copies", "threads16", "graphs", "pinned_mapped_shared", "vmm", "stream_order"]
         choose = random.Random(4711)

@@ -121,7 +121,7 @@ class NoHost(unittest.TestCase):
 
 
 class Prints(unittest.TestCase):
-    """On demand: one run in four ends with error 46, why is not known yet."""
+    """One process after the other: each waits for the place that the one before leaves."""
 
     def test_what_kernels_print_comes_out_in_every_use_of_a_slot(self):
         with Link(slots=2) as link:
