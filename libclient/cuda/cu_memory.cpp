@@ -87,6 +87,7 @@ CUresult free_async(CUdeviceptr pointer, CUstream stream, bool per_thread) {
   record.dptr = pointer;
   record.stream = call.stream(stream, per_thread);
   if (call.problem() != CUDA_SUCCESS) return call.problem();
+  if (pointer == 0) return CUDA_SUCCESS;  // as cuMemFree does; cuSPARSE frees what it never allocated
   const auto range = call.process().memory.find(pointer);
   if (!range || range->base != pointer ||
       (range->kind != MemoryKind::async && range->kind != MemoryKind::device)) {

@@ -16,6 +16,7 @@ int main() {
   EXPECT(supported == 1, "the device has no memory pools");
   cudaStream_t stream = nullptr;
   CUDA_OK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  CUDA_OK(cudaFreeAsync(nullptr, stream));
   constexpr int kCount = 5000;
   std::vector<int> seen(kCount);
   for (int round = 0; round < 20; ++round) {
