@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything that is checked about vgpud, on a machine without a GPU: formats, the release build with all unit,
-# program and scenario tests, the unit tests under ThreadSanitizer and under AddressSanitizer with
+# program and scenario tests, the unit tests that have threads under ThreadSanitizer, all under AddressSanitizer with
 # UndefinedBehaviorSanitizer, the fuzzers for 60 seconds in all, and clang-tidy on what changed (VGPU_TIDY=all: on
 # everything). The last line says `N passed, N failed`; the exit status is 0 only if nothing failed.
 set -uo pipefail

@@ -123,12 +123,13 @@ function(vgpu_target name)
   endif()
 endfunction()
 
-# vgpu_test(NAME SOURCES... [LINK libraries...]): a GoogleTest executable registered with CTest as NAME.
+# vgpu_test(NAME [SEQUENTIAL] SOURCES... [LINK libraries...]): a GoogleTest executable registered with CTest as NAME.
+# SEQUENTIAL: neither it nor what it tests has threads, so there is nothing in it for ThreadSanitizer.
 function(vgpu_test name)
-  if(NOT VGPU_TESTS)
+  cmake_parse_arguments(ARG "SEQUENTIAL" "TIMEOUT" "LINK;LABELS" ${ARGN})
+  if(NOT VGPU_TESTS OR (ARG_SEQUENTIAL AND VGPU_SANITIZE MATCHES "thread"))
     return()
   endif()
-  cmake_parse_arguments(ARG "" "TIMEOUT" "LINK;LABELS" ${ARGN})
   find_package(GTest REQUIRED)
   add_executable(${name} ${ARG_UNPARSED_ARGUMENTS})
   vgpu_target(${name} TEST)
