@@ -51,6 +51,7 @@ TEST(HostileClient, SilentConnectionsEndAfterTheTimeout) {
   const BrokerProcess broker("ok", "limits: {handshake_timeout: 200ms}\n");
   ASSERT_TRUE(broker.wait_until_up());
   std::vector<UniqueFd> silent;
+  silent.reserve(20);
   for (int i = 0; i < 20; ++i) silent.push_back(broker.connect());
   EXPECT_TRUE(broker.hello().welcome);
   EXPECT_TRUE(eventually([&] { return broker.stats()["broker"]["handshakes_timed_out"] == 20; }, 2000));
@@ -69,6 +70,7 @@ TEST(HostileClient, ThousandsOfConnectionsCostTheBrokerNothing) {
   const std::size_t before = broker.open_descriptors();
   {
     std::vector<UniqueFd> flood;
+    flood.reserve(2000);
     for (int i = 0; i < 2000; ++i) flood.push_back(broker.connect());
     EXPECT_LE(broker.open_descriptors(), before + 8 + 2);
   }

@@ -176,6 +176,7 @@ TEST_F(AccountingTest, QuotaIsNeverExceededBySeveralThreads) {
   page().memory_quota.store(1000);
   std::atomic<std::uint64_t> granted{0};
   std::vector<std::thread> threads;
+  threads.reserve(4);
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([&] {
       for (int i = 0; i < 100; ++i) {

@@ -153,6 +153,7 @@ struct SessionWaits : testing::Test {
     record.header.size = static_cast<std::uint32_t>(sizeof record + tail.size());
     record.header.reply = reply;
     const auto slot = producer->reserve(record.header.size, [] { return true; });
+    ASSERT_NE(slot.bytes, nullptr);
     std::memcpy(slot.bytes, &record, sizeof record);
     if (!tail.empty()) std::memcpy(slot.bytes + sizeof record, tail.data(), tail.size());
     producer->publish(slot);
