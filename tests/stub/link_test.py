@@ -121,7 +121,7 @@ class NoHost(unittest.TestCase):
 
 
 class Prints(unittest.TestCase):
-    """One process after the other: each waits for the place that the one before leaves."""
+    """On demand: now and then the host ends the session of a process that has just taken over a slot, which then ends with 46."""
 
     def test_what_kernels_print_comes_out_in_every_use_of_a_slot(self):
         with Link(slots=2) as link:
