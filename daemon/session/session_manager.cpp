@@ -260,13 +260,8 @@ void SessionManager::serve(Session& session) {
   }
   // One that starts, or will when one that ends has gone, is worth waiting for; one that serves another is
   // not.
-  const auto ahead =
-      static_cast<std::size_t>(std::count_if(sessions_.begin(), sessions_.end(), [&](const auto& entry) {
-        return entry.second->device == session.device && entry.second->state == SessionState::waiting &&
-               entry.first < session.id;
-      }));
   const unsigned most = session.device->pool()->options().max_workers;
-  if (session.device->pool()->count(WorkerState::attached) + ahead >= most) {
+  if (session.device->pool()->count(WorkerState::attached) + waiting(*session.device, session.id) >= most) {
     refuse(session, RefusalCode::busy,
            fmt::format("device '{}' is limited to {} workers", session.device->config().name, most));
     end(session.id, "refused");
@@ -285,10 +280,14 @@ void SessionManager::serve(Session& session) {
 
 void SessionManager::count_waiting(Device& device) {
   if (device.pool() == nullptr) return;
-  device.pool()->set_waiting(
-      static_cast<unsigned>(std::count_if(sessions_.begin(), sessions_.end(), [&](const auto& entry) {
-        return entry.second->device == &device && entry.second->state == SessionState::waiting;
-      })));
+  device.pool()->set_waiting(waiting(device, UINT64_MAX));
+}
+
+unsigned SessionManager::waiting(const Device& device, std::uint64_t before) const {
+  return static_cast<unsigned>(std::count_if(sessions_.begin(), sessions_.end(), [&](const auto& entry) {
+    return entry.second->device == &device && entry.second->state == SessionState::waiting &&
+           entry.first < before;
+  }));
 }
 
 bool SessionManager::attach(Session& session, Worker& worker) {

@@ -133,6 +133,8 @@ class SessionManager {
   void refresh(Session& session);
   void end(std::uint64_t id, const std::string& why);
   void count_waiting(Device& device);
+  /// Sessions with ids below `before` that wait for a worker of the device.
+  unsigned waiting(const Device& device, std::uint64_t before) const;
   void watch(Session& session);
   void on_client_socket(std::uint64_t id);
   void sample();

@@ -135,15 +135,14 @@ CUresult Session::handle(const record::cuMemFree_v2& record, reply::cuMemFree_v2
     }
   }
   // A client waits for it where the graph's next launch would find the memory in use.
-  const bool waited_for = record.header.reply != 0;
-  const PendingReply pending = waited_for ? defer() : PendingReply{};
+  const PendingReply pending = record.header.reply != 0 ? defer() : PendingReply{};
   // The driver's own free waits for the device, which the dispatcher must not.
   pending_frees_.fetch_add(1);
-  when_all_done_apart([this, pointer = record.dptr, waited_for, pending](CUresult) {
+  when_all_done_apart([this, pointer = record.dptr, pending](CUresult) {
     const CUresult result = driver_.cuMemFree_v2(pointer);
     if (result == CUDA_SUCCESS) release_allocation(pointer);
     pending_frees_.fetch_sub(1);
-    if (waited_for) {
+    if (pending.reference != 0) {
       answer(pending, result, {});
     } else {
       report_async(result);

@@ -108,10 +108,9 @@ CUresult free_host(void* pointer) {
 
 // Memory whose pages others use too (a part of the heap, a stack, a file) stays where it is: copies go
 // through the arena like those of any memory, and the device has no address for it.
-CUresult register_unshared(Call& call, void* pointer, std::size_t bytes, unsigned flags) {
+CUresult register_unshared(Call& call, void* pointer, std::size_t bytes, unsigned flags, std::uint64_t begin,
+                           std::uint64_t size) {
   if ((flags & CU_MEMHOSTREGISTER_DEVICEMAP) != 0) return CUDA_ERROR_NOT_SUPPORTED;
-  const std::uint64_t begin = bits(pointer) / host_page * host_page;
-  const std::uint64_t size = round_up(bits(pointer) + bytes, host_page) - begin;
   std::vector<unsigned char> resident(size / host_page);
   // Source: mincore(2): fails with ENOMEM where nothing is mapped.
   if (mincore(from_bits<void*>(begin), size, resident.data()) != 0) return CUDA_ERROR_INVALID_VALUE;
@@ -138,7 +137,7 @@ CUresult register_host(void* pointer, std::size_t bytes, unsigned flags) {
     return CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED;
   }
   if (!can_swap_pages(begin, size, bits(pointer), bytes))
-    return register_unshared(call, pointer, bytes, flags);
+    return register_unshared(call, pointer, bytes, flags, begin, size);
   const auto place = window().take(round_up(size, kAlignment));
   if (!place) return CUDA_ERROR_OUT_OF_MEMORY;
   CUresult result = CUDA_ERROR_OUT_OF_MEMORY;

@@ -44,7 +44,7 @@ CUresult free_memory(std::uint64_t address, std::initializer_list<MemoryKind> ki
     context.synchronize();
     flush_printf();
     if (found->kind == MemoryKind::pool) {
-      if (!is_graph_memory(address)) release_from_pool(address);
+      free_pool_memory(address);
     } else if (const auto freed = driver.memory.release(address, kinds); !freed) {
       return error_of(freed.error());
     }

@@ -10,7 +10,7 @@
 namespace softgpu {
 namespace {
 
-// All nodes of all graphs.
+// All nodes of all graphs, and their memory.
 struct Live {
   std::mutex mutex;
   std::unordered_set<const GraphNode*> nodes;
@@ -148,9 +148,12 @@ void GraphMemory::keep(std::uint64_t address) {
   live().memory.insert(address);
 }
 
-bool is_graph_memory(std::uint64_t address) {
-  const std::unique_lock lock(live().mutex);
-  return live().memory.contains(address);
+void free_pool_memory(std::uint64_t address) {
+  {
+    const std::unique_lock lock(live().mutex);
+    if (live().memory.contains(address)) return;
+  }
+  release_from_pool(address);
 }
 
 GraphNode::~GraphNode() {

@@ -50,8 +50,9 @@ struct GraphMemory {
   /// Takes over pool memory at `address`.
   void keep(std::uint64_t address);
 };
-/// True for memory of a graph: who frees it ends a launch's use, and the next launch has it again.
-bool is_graph_memory(std::uint64_t address);
+/// A program's free of pool memory. A graph's stays with it: the free ends one launch's use, the next has it
+/// again.
+void free_pool_memory(std::uint64_t address);
 
 struct Graph {
   std::vector<std::unique_ptr<GraphNode>> nodes;
@@ -140,7 +141,8 @@ CUresult enqueue(Stream& stream, Work work, OperationRef* operation = nullptr);
 /// Starts a capture; `graph` null: into a new one.
 CUresult begin_capture(Stream& stream, CUstreamCaptureMode mode, std::shared_ptr<Graph> graph,
                        std::vector<GraphNode*> after);
-/// Ends the capture of its origin; the graph, registered for the program, or an error.
+/// Ends the capture of its origin; the graph, registered for the program, or an error. Not `wanted`: only a
+/// graph that the program has already may end so.
 CUresult end_capture(Stream& stream, std::shared_ptr<Graph>& graph, bool wanted);
 /// What capturing adds to cuEventRecord and cuStreamWaitEvent; true when it dealt with the call.
 bool capture_event_record(Stream& stream, const std::shared_ptr<Event>& event, bool external,

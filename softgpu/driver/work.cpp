@@ -173,7 +173,7 @@ bool perform(Context& context, const Work& work) {
     return true;
   }
   if (const auto* const free = std::get_if<FreeWork>(&work)) {
-    if (!is_graph_memory(free->address)) release_from_pool(free->address);
+    free_pool_memory(free->address);
     return true;
   }
   if (context.error() != CUDA_SUCCESS) return true;

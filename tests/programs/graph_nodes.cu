@@ -252,36 +252,48 @@ void changes(Built& b) {
   EXPECT(std::strstr(text, "digraph") != nullptr, "it begins with %s", text);
 }
 
-// Memory that a graph allocates and frees.
-void memory(Built& b) {
-  CUgraph graph = nullptr;
-  DRV_OK(cuGraphCreate(&graph, 0));
+struct OwnMemory {
+  CUdeviceptr address = 0;
+  CUgraphNode allocation = nullptr;
+  CUgraphNode filled = nullptr;
+};
+
+// Nodes that allocate kBytes and set every element to `value`.
+OwnMemory add_own_memory(const Built& b, CUgraph graph, unsigned value) {
+  OwnMemory own;
   CUDA_MEM_ALLOC_NODE_PARAMS wanted{};
   wanted.poolProps.allocType = CU_MEM_ALLOCATION_TYPE_PINNED;
   wanted.poolProps.location.type = CU_MEM_LOCATION_TYPE_DEVICE;
   wanted.bytesize = kBytes;
-  CUgraphNode allocation = nullptr;
-  DRV_OK(cuGraphAddMemAllocNode(&allocation, graph, nullptr, 0, &wanted));
+  DRV_OK(cuGraphAddMemAllocNode(&own.allocation, graph, nullptr, 0, &wanted));
   EXPECT(wanted.dptr != 0, "no address");
+  own.address = wanted.dptr;
   CUDA_MEMSET_NODE_PARAMS set{};
-  set.dst = wanted.dptr;
-  set.value = 5;
+  set.dst = own.address;
+  set.value = value;
   set.elementSize = 4;
   set.width = kCount;
   set.height = 1;
-  CUgraphNode filled = nullptr;
-  DRV_OK(cuGraphAddMemsetNode(&filled, graph, &allocation, 1, &set, b.context));
-  const CUDA_MEMCPY3D copy = to_host(b.host, wanted.dptr);
+  DRV_OK(cuGraphAddMemsetNode(&own.filled, graph, &own.allocation, 1, &set, b.context));
+  return own;
+}
+
+// Memory that a graph allocates and frees.
+void memory(Built& b) {
+  CUgraph graph = nullptr;
+  DRV_OK(cuGraphCreate(&graph, 0));
+  const OwnMemory own = add_own_memory(b, graph, 5);
+  const CUDA_MEMCPY3D copy = to_host(b.host, own.address);
   CUgraphNode copied = nullptr;
-  DRV_OK(cuGraphAddMemcpyNode(&copied, graph, &filled, 1, &copy, b.context));
+  DRV_OK(cuGraphAddMemcpyNode(&copied, graph, &own.filled, 1, &copy, b.context));
   CUgraphNode freed = nullptr;
-  DRV_OK(cuGraphAddMemFreeNode(&freed, graph, &copied, 1, wanted.dptr));
+  DRV_OK(cuGraphAddMemFreeNode(&freed, graph, &copied, 1, own.address));
   CUdeviceptr named = 0;
   DRV_OK(cuGraphMemFreeNodeGetParams(freed, &named));
-  EXPECT(named == wanted.dptr, "frees another address");
+  EXPECT(named == own.address, "frees another address");
   CUDA_MEM_ALLOC_NODE_PARAMS answer{};
-  DRV_OK(cuGraphMemAllocNodeGetParams(allocation, &answer));
-  EXPECT(answer.dptr == wanted.dptr && answer.bytesize == kBytes, "allocates %zu bytes", answer.bytesize);
+  DRV_OK(cuGraphMemAllocNodeGetParams(own.allocation, &answer));
+  EXPECT(answer.dptr == own.address && answer.bytesize == kBytes, "allocates %zu bytes", answer.bytesize);
   CUgraphExec exec = nullptr;
   DRV_OK(cuGraphInstantiate(&exec, graph, 0));
   for (int i = 0; i < 3; ++i) {
@@ -299,29 +311,16 @@ void memory(Built& b) {
 void memory_freed_outside(Built& b) {
   CUgraph graph = nullptr;
   DRV_OK(cuGraphCreate(&graph, 0));
-  CUDA_MEM_ALLOC_NODE_PARAMS wanted{};
-  wanted.poolProps.allocType = CU_MEM_ALLOCATION_TYPE_PINNED;
-  wanted.poolProps.location.type = CU_MEM_LOCATION_TYPE_DEVICE;
-  wanted.bytesize = kBytes;
-  CUgraphNode allocation = nullptr;
-  DRV_OK(cuGraphAddMemAllocNode(&allocation, graph, nullptr, 0, &wanted));
-  CUDA_MEMSET_NODE_PARAMS set{};
-  set.dst = wanted.dptr;
-  set.value = 6;
-  set.elementSize = 4;
-  set.width = kCount;
-  set.height = 1;
-  CUgraphNode filled = nullptr;
-  DRV_OK(cuGraphAddMemsetNode(&filled, graph, &allocation, 1, &set, b.context));
+  const OwnMemory own = add_own_memory(b, graph, 6);
   CUgraphExec exec = nullptr;
   DRV_OK(cuGraphInstantiate(&exec, graph, 0));
   for (int i = 0; i < 4; ++i) {
     std::memset(b.host, 0, kBytes);
     DRV_OK(cuGraphLaunch(exec, b.stream));
-    DRV_OK(cuMemcpyDtoHAsync(b.host, wanted.dptr, kBytes, b.stream));
-    if (i % 2 == 0) DRV_OK(cuMemFreeAsync(wanted.dptr, b.stream));
+    DRV_OK(cuMemcpyDtoHAsync(b.host, own.address, kBytes, b.stream));
+    if (i % 2 == 0) DRV_OK(cuMemFreeAsync(own.address, b.stream));
     DRV_OK(cuStreamSynchronize(b.stream));
-    if (i % 2 == 1) DRV_OK(cuMemFree(wanted.dptr));
+    if (i % 2 == 1) DRV_OK(cuMemFree(own.address));
     expect_all(b.host, 6, "memory of a graph's that is freed outside");
   }
   DRV_OK(cuGraphExecDestroy(exec));

@@ -8,10 +8,20 @@
 
 #include <cerrno>
 #include <csignal>
+#include <cstdlib>
+#include <cstring>
 
 #include "check.hpp"
 
 namespace check {
+
+/// True on NVIDIA's driver itself: neither through a vgpud nor on the software GPU. It answers a few made-up
+/// handles otherwise than we promise to.
+inline bool nvidias_driver() {
+  cudaDeviceProp device{};
+  CUDA_OK(cudaGetDeviceProperties(&device, 0));
+  return std::getenv("VGPUD_SOCKET") == nullptr && std::strstr(device.name, "Software GPU") == nullptr;
+}
 
 /// The other process. Messages are plain structs; a missing or short one fails the program.
 class Partner {
