@@ -51,18 +51,23 @@ void EventLoop::forget(int fd) {
   if (watches_.erase(fd) != 0) epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
 }
 
-EventLoop::TimerId EventLoop::after(nanoseconds delay, Task task) {
-  auto timer = std::make_shared<Timer>(Timer{next_id_++, nanoseconds{0}, std::move(task)});
-  timers_.emplace(Clock::now() + delay, timer);
+EventLoop::TimerId EventLoop::add_timer(Clock::time_point time, nanoseconds period, Task task) {
+  auto timer = std::make_shared<Timer>(Timer{next_id_++, period, std::move(task)});
+  timers_.emplace(time, timer);
   timer_by_id_.emplace(timer->id, timer);
   return timer->id;
 }
 
+EventLoop::TimerId EventLoop::at(Clock::time_point time, Task task) {
+  return add_timer(time, nanoseconds{0}, std::move(task));
+}
+
+EventLoop::TimerId EventLoop::after(nanoseconds delay, Task task) {
+  return at(Clock::now() + delay, std::move(task));
+}
+
 EventLoop::TimerId EventLoop::every(nanoseconds period, Task task) {
-  auto timer = std::make_shared<Timer>(Timer{next_id_++, period, std::move(task)});
-  timers_.emplace(Clock::now() + period, timer);
-  timer_by_id_.emplace(timer->id, timer);
-  return timer->id;
+  return add_timer(Clock::now() + period, period, std::move(task));
 }
 
 void EventLoop::cancel(TimerId timer) {

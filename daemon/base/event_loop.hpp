@@ -34,6 +34,9 @@ class EventLoop {
   // Stops watching; harmless when it was not watched.
   void forget(int fd);
 
+  // Calls `task` once when `time` has come. Tasks that are due together are called in the order of their
+  // times.
+  TimerId at(Clock::time_point time, Task task);
   // Calls `task` once after `delay`.
   TimerId after(std::chrono::nanoseconds delay, Task task);
   // Calls `task` in every period until cancelled.
@@ -58,6 +61,7 @@ class EventLoop {
     Task task;
   };
 
+  TimerId add_timer(Clock::time_point time, std::chrono::nanoseconds period, Task task);
   void run_due_timers();
 
   UniqueFd epoll_;

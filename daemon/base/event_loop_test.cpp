@@ -57,21 +57,31 @@ TEST(EventLoop, HandlerMayForgetItself) {
   EXPECT_EQ(alive.use_count(), 1);
 }
 
-TEST(EventLoop, TimersRunInOrderAndCanBeCancelled) {
+TEST(EventLoop, TimersRunInTheOrderOfTheirTimes) {
   EventLoop loop;
   std::string order;
-  loop.after(milliseconds(2), [&] { order += "b"; });
-  loop.after(milliseconds(1), [&] { order += "a"; });
-  const auto never = loop.after(milliseconds(1), [&] { order += "x"; });
-  loop.cancel(never);
+  const auto start = EventLoop::Clock::now();
+  loop.at(start + milliseconds(2), [&] { order += "b"; });
+  loop.at(start + milliseconds(1), [&] { order += "a"; });
+  loop.at(start + milliseconds(3), [&] { loop.stop(); });
+  loop.run();
+  EXPECT_EQ(order, "ab");
+}
+
+TEST(EventLoop, CancelledTimersAreNotCalled) {
+  EventLoop loop;
+  const auto start = EventLoop::Clock::now();
+  bool called = false;
+  loop.cancel(loop.at(start + milliseconds(1), [&] { called = true; }));
   int ticks = 0;
   EventLoop::TimerId periodic = 0;
   periodic = loop.every(milliseconds(1), [&] {
-    if (++ticks == 3) loop.cancel(periodic);
+    if (++ticks < 3) return;
+    loop.cancel(periodic);
+    loop.after(milliseconds(10), [&] { loop.stop(); });
   });
-  loop.after(milliseconds(30), [&] { loop.stop(); });
   loop.run();
-  EXPECT_EQ(order, "ab");
+  EXPECT_FALSE(called);
   EXPECT_EQ(ticks, 3);
 }
 
