@@ -53,14 +53,20 @@ struct alignas(4096) GuestPage {
   char name[64];  ///< the guest's host name, for display
 };
 
-/// SlotGuest::want.
-enum class Want : std::uint32_t { closed = 0, open = 1 };
+/// SlotGuest::request: odd asks for a session, even for none. One word, so that the host never reads half of
+/// a request.
+constexpr bool wants_open(std::uint32_t request) {
+  return request % 2 != 0;
+}
+/// The request after `last` that asks for a session, or for none.
+constexpr std::uint32_t next_request(std::uint32_t last, bool open) {
+  return last + (wants_open(last) == open ? 2 : 1);
+}
 /// SlotHost::state.
 enum class SlotState : std::uint32_t { free = 0, opening = 1, open = 2, refused = 3, ended = 4 };
 
 struct alignas(4096) SlotGuest {
-  std::atomic<std::uint32_t> want;
-  std::atomic<std::uint32_t> sequence;
+  std::atomic<std::uint32_t> request;  ///< wants_open(), next_request()
   std::atomic<std::uint32_t> kick;
   std::atomic<std::uint32_t> identity;  ///< bumped after the fields below changed
   std::int32_t pid;
@@ -73,9 +79,9 @@ struct alignas(4096) SlotGuest {
 
 struct alignas(4096) SlotHost {
   std::atomic<std::uint32_t> state;
-  std::atomic<std::uint32_t> answered;
-  std::uint32_t code;                  ///< RefusalCode
-  std::atomic<std::uint32_t> metered;  ///< as GatePage::metered
+  std::atomic<std::uint32_t> answered;  ///< the request that `state` answers
+  std::uint32_t code;                   ///< RefusalCode
+  std::atomic<std::uint32_t> metered;   ///< as GatePage::metered
   std::uint64_t session;
   std::uint64_t memory_quota;
   char reason[240];

@@ -298,9 +298,13 @@ bool SessionManager::attach(Session& session, Worker& worker) {
   listen_to(worker, id);
 
   const std::uint64_t quota = session.client_class.memory_quota.value_or(0);
-  if (!session.guest) session.channel = make_channel(session);
+  if (session.guest) {
+    worker.guest_socket.reset(fcntl(session.socket.get(), F_DUPFD_CLOEXEC, 0));
+  } else {
+    session.channel = make_channel(session);
+  }
   auto direct = message_socket_pair();
-  if (!session.channel || !direct) {
+  if (!session.channel || !direct || (session.guest && !worker.guest_socket)) {
     refuse(session, RefusalCode::internal, "vgpud is out of memory or descriptors");
     return false;
   }

@@ -39,6 +39,9 @@ struct Worker {
   std::shared_ptr<GateMapping> gate;
   WorkerState state = WorkerState::starting;
   DeviceReport report;  // valid from WorkerState::ready on
+  // The session's socket, of a guest process: its other end closes no sooner than this process is gone, so
+  // that a slot of a VM's memory has one worker at a time.
+  UniqueFd guest_socket;
   std::uint64_t start_timer = 0;
   std::string problem;  // what it said before it failed
   // Called once when an attached worker has ended by itself: how ("signal 11"), and whether it was in order

@@ -121,8 +121,6 @@ class NoHost(unittest.TestCase):
 
 
 class Prints(unittest.TestCase):
-    """On demand: now and then the host ends the session of a process that has just taken over a slot, which then ends with 46."""
-
     def test_what_kernels_print_comes_out_in_every_use_of_a_slot(self):
         with Link(slots=2) as link:
             for _ in range(5):

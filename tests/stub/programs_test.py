@@ -22,13 +22,12 @@ GROUPS = {
             "per_thread_stream grid_sync",
     "kernels": "matmul_tiled reduce symbols textures link_jit warp_ops vector_add_shared",
     "ends": "driver_api fork_after_use illegal_address images trap:trap exit_no_cleanup:_exit "
-            "busy:--seconds:0.5",
+            "busy:--seconds:0.5 device_printf",
 }
-# The others; each program of either list, static and shared, is what `all` runs. device_printf: now and then it ends with
-# error 46 through a link (link_test.py Prints).
+# The others; each program of either list, static and shared, is what `all` runs.
 REST = ("vmm mem_info atomics launches occupancy double_precision dynamic_shared half2_math histogram integer_ops libm "
         "mandelbrot nbody recursion scan transpose vector_add surfaces hopper device_probe trap:assert "
-        "exit_no_cleanup:return device_printf")
+        "exit_no_cleanup:return")
 
 
 def words(argument):

@@ -20,6 +20,13 @@ bool is(const stub::SlotControl& control, stub::SlotState state) {
   return control.host.state.load(std::memory_order_acquire) == static_cast<std::uint32_t>(state);
 }
 
+// Writes a request, by who holds the slot's lock; the answer is awaited by its number.
+std::uint32_t request(stub::SlotControl& control, bool open) {
+  const std::uint32_t next = stub::next_request(control.guest.request.load(std::memory_order_relaxed), open);
+  control.guest.request.store(next, std::memory_order_release);
+  return next;
+}
+
 }  // namespace
 
 Slot::Slot(const PciFunction& function, std::uint32_t index)
@@ -27,13 +34,11 @@ Slot::Slot(const PciFunction& function, std::uint32_t index)
       index_(index),
       generation_(function.host().generation.load(std::memory_order_relaxed)) {}
 
-bool Slot::ask(stub::Want want, const std::function<bool()>& go_on) {
-  stub::SlotControl& slot = control();
-  const std::uint32_t sequence = slot.guest.sequence.load(std::memory_order_relaxed) + 1;
-  slot.guest.want.store(static_cast<std::uint32_t>(want), std::memory_order_relaxed);
-  slot.guest.sequence.store(sequence, std::memory_order_release);
+bool Slot::ask(const std::function<bool()>& go_on) {
+  const stub::SlotControl& slot = control();
+  const std::uint32_t wanted = request(control(), true);
   std::uint64_t rang = 0;
-  while (slot.host.answered.load(std::memory_order_acquire) != sequence) {
+  while (slot.host.answered.load(std::memory_order_acquire) != wanted) {
     if (const std::uint64_t now = now_ns(); now - rang > kRingAgainNs) {
       rang = now;
       if (!go_on() || !host_problem().empty()) return false;
@@ -53,7 +58,7 @@ tl::expected<std::unique_ptr<Slot>, std::string> Slot::open(const PciFunction& f
       if (only_free && !is(function.slot(index), stub::SlotState::free)) continue;
       if (!function.lock(index)) continue;
       std::unique_ptr<Slot> slot(new Slot(function, index));
-      if (!slot->ask(stub::Want::open, go_on)) {
+      if (!slot->ask(go_on)) {
         const std::string why = slot->host_problem();
         return tl::unexpected("the host does not answer the request for a session" +
                               (why.empty() ? why : ": " + why));
@@ -70,10 +75,7 @@ tl::expected<std::unique_ptr<Slot>, std::string> Slot::open(const PciFunction& f
 
 Slot::~Slot() {
   // The host frees it when it comes to it; nobody waits for that but who wants the slot next.
-  stub::SlotControl& slot = control();
-  slot.guest.want.store(static_cast<std::uint32_t>(stub::Want::closed), std::memory_order_relaxed);
-  slot.guest.sequence.store(slot.guest.sequence.load(std::memory_order_relaxed) + 1,
-                            std::memory_order_release);
+  request(control(), false);
   function_.ring(stub::vector_request);
 }
 
@@ -106,17 +108,13 @@ std::string Slot::host_problem() {
 void Slot::close_orphans(const PciFunction& function) {
   for (std::uint32_t index = 0; index < function.division().slot_count; ++index) {
     stub::SlotControl& slot = function.slot(index);
-    const auto opened = [&] {
-      return slot.guest.want.load(std::memory_order_relaxed) == static_cast<std::uint32_t>(stub::Want::open);
-    };
+    const auto opened = [&] { return stub::wants_open(slot.guest.request.load(std::memory_order_relaxed)); };
     if (!opened() || !function.lock(index)) continue;
     if (!opened()) {
       function.unlock(index);
       continue;
     }
-    slot.guest.want.store(static_cast<std::uint32_t>(stub::Want::closed), std::memory_order_relaxed);
-    slot.guest.sequence.store(slot.guest.sequence.load(std::memory_order_relaxed) + 1,
-                              std::memory_order_release);
+    request(slot, false);
     function.unlock(index);
     function.ring(stub::vector_request);
   }

@@ -40,7 +40,7 @@ class Slot {
  private:
   Slot(const PciFunction& function, std::uint32_t index);
   std::string host_problem();
-  bool ask(stub::Want want, const std::function<bool()>& go_on);
+  bool ask(const std::function<bool()>& go_on);
 
   const PciFunction& function_;
   std::uint32_t index_;

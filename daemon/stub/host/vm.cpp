@@ -3,6 +3,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/random.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -59,6 +60,7 @@ Vm::~Vm() {
   set_text(page.reason, "the host's vgpud has ended or no longer serves this VM");
   page.state.store(static_cast<std::uint32_t>(stub::HostState::not_serving), std::memory_order_release);
   close_all("the VM is no longer served");
+  for (std::uint32_t index = 0; index < slots_.size(); ++index) close(index);
 }
 
 tl::expected<void, std::string> Vm::make_memory(std::optional<KeptVm>& kept) {
@@ -214,17 +216,20 @@ void Vm::scan() {
 void Vm::look_at(std::uint32_t index) {
   Slot& slot = slots_[index];
   const stub::SlotGuest& words = memory_->slot(index).guest;
-  const std::uint32_t sequence = words.sequence.load(std::memory_order_acquire);
-  if (sequence == slot.answered) {
+  const std::uint32_t request = words.request.load(std::memory_order_acquire);
+  if (request == slot.answered) {
     if (slot.state == stub::SlotState::open) read_identity(index);
     return;
   }
-  const std::uint32_t want = words.want.load(std::memory_order_relaxed);
+  const bool open_wanted = stub::wants_open(request);
   // Each session costs a worker: a guest that asks for them without end waits for the next beats.
-  if (want == static_cast<std::uint32_t>(stub::Want::open) && may_open_ == 0) return;
-  slot.answered = sequence;
-  close(index);
-  if (want == static_cast<std::uint32_t>(stub::Want::open)) {
+  if (open_wanted && may_open_ == 0) return;
+  if (slot.socket) {
+    leave(index);  // looked at again when that session's worker has gone
+    return;
+  }
+  slot.answered = request;
+  if (open_wanted) {
     --may_open_;
     open(index);
   } else {
@@ -263,7 +268,14 @@ void Vm::on_session(std::uint32_t index) {
   Slot& slot = slots_[index];
   auto message = receive_message(slot.socket.get(), 0);
   if (message && message->none) return;
-  if (message && !message->closed && slot.state == stub::SlotState::opening) {
+  const bool gone = !message || message->closed;
+  if (slot.leaving) {
+    if (!gone) return;
+    close(index);
+    look_at(index);
+    return;
+  }
+  if (!gone && slot.state == stub::SlotState::opening) {
     if (const auto* welcome = message->as<Welcome>(); welcome != nullptr && message->fds.size() == 2) {
       slot.direct = std::move(message->fds[1]);
       slot.session = welcome->session;
@@ -288,6 +300,16 @@ void Vm::on_session(std::uint32_t index) {
   publish(index, stub::SlotState::ended, "the host ended the session", RefusalCode::internal);
 }
 
+// Ends a slot's session. Its worker maps the slot's memory until it is gone, which on_session() hears of.
+void Vm::leave(std::uint32_t index) {
+  Slot& slot = slots_[index];
+  if (slot.leaving) return;
+  slot.leaving = true;
+  slot.session = 0;
+  slot.state = stub::SlotState::free;
+  shutdown(slot.socket.get(), SHUT_WR);
+}
+
 void Vm::close(std::uint32_t index) {
   Slot& slot = slots_[index];
   if (slot.socket) {
@@ -295,6 +317,7 @@ void Vm::close(std::uint32_t index) {
     slot.socket.reset();
     slot.direct.reset();
   }
+  slot.leaving = false;
   slot.session = 0;
   slot.state = stub::SlotState::free;
 }
@@ -302,8 +325,10 @@ void Vm::close(std::uint32_t index) {
 void Vm::close_all(const std::string& why) {
   unsigned open = 0;
   for (std::uint32_t index = 0; index < slots_.size(); ++index) {
-    if (slots_[index].socket) ++open;
-    close(index);
+    if (slots_[index].socket) {
+      ++open;
+      leave(index);
+    }
     memory_->slot(index).host.state.store(static_cast<std::uint32_t>(stub::SlotState::ended),
                                           std::memory_order_release);
   }

@@ -68,8 +68,9 @@ class Vm {
     std::uint32_t answered = 0;
     std::uint32_t identity = 0;
     std::uint64_t session = 0;
-    UniqueFd socket;  // our end of the session's
-    UniqueFd direct;  // the "client's" end of the direct socket; nothing is sent over it
+    UniqueFd socket;       // our end of the session's, which closes when its worker has gone too
+    bool leaving = false;  // the session has been ended
+    UniqueFd direct;       // the "client's" end of the direct socket; nothing is sent over it
   };
 
   void write_host_page();
@@ -78,6 +79,7 @@ class Vm {
   bool guest_is_current();
   void look_at(std::uint32_t index);
   void open(std::uint32_t index);
+  void leave(std::uint32_t index);
   void close(std::uint32_t index);
   void close_all(const std::string& why);
   void on_session(std::uint32_t index);

@@ -1,66 +1,16 @@
 // A QEMU of a vgpud that ends and of the next one, under a stand-in for systemd. QEMU is its socket's end
 // only.
 #include <gtest/gtest.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include <csignal>
 
 #include "daemon/testing/broker_process.hpp"
-#include "daemon/testing/ivshmem_client.hpp"
-#include "protocol/stub_layout.hpp"
+#include "daemon/testing/qemu.hpp"
 
 namespace vgpu::daemon::testing {
 namespace {
 
 constexpr const char* kConfigured = "vms: [{name: web, size: 16MiB, slots: 2}]\n";
-
-// What a QEMU holds after it has connected.
-struct Qemu {
-  UniqueFd socket;
-  std::int64_t peer = 0;
-  UniqueFd memory;
-  std::array<UniqueFd, stub::vector_count> doorbells;
-  const stub::HostPage* page = nullptr;
-
-  explicit Qemu(const std::filesystem::path& path) : socket(connect_to(path)) {
-    if (!socket) return;
-    EXPECT_EQ(receive().value, 0);  // the version
-    peer = receive().value;
-    memory = receive().fd;
-    for (UniqueFd& doorbell : doorbells) doorbell = receive().fd;
-    for (std::uint32_t vector = 0; vector < stub::vector_count; ++vector) {
-      EXPECT_EQ(receive().value, peer);  // what interrupts the guest
-    }
-    void* const place = mmap(nullptr, sizeof *page, PROT_READ, MAP_SHARED, memory.get(), 0);
-    if (place != MAP_FAILED) page = static_cast<const stub::HostPage*>(place);
-  }
-  ~Qemu() {
-    if (page != nullptr) munmap(const_cast<stub::HostPage*>(page), sizeof *page);
-  }
-  Qemu(const Qemu&) = delete;
-  Qemu& operator=(const Qemu&) = delete;
-
-  [[nodiscard]] Number receive() const {
-    Number number;
-    eventually([&] {
-      number = receive_number(socket.get());
-      return number.value != INT64_MIN;
-    });
-    return number;
-  }
-  [[nodiscard]] bool served() const {
-    const std::uint64_t before = page->heartbeat.load();
-    return eventually([&] {
-      return page->heartbeat.load() != before &&
-             page->state.load() == static_cast<std::uint32_t>(stub::HostState::serving);
-    });
-  }
-  void ring(std::uint32_t vector) const {
-    const std::uint64_t one = 1;
-    EXPECT_EQ(write(doorbells[vector].get(), &one, sizeof one), static_cast<ssize_t>(sizeof one));
-  }
-};
 
 class VmHandover : public ::testing::Test {
  protected:
@@ -83,6 +33,13 @@ class VmHandover : public ::testing::Test {
     }
     return {};
   }
+  [[nodiscard]] bool served(const Qemu& qemu) const {
+    const std::uint64_t before = qemu.page().heartbeat.load();
+    return eventually([&] {
+      return qemu.page().heartbeat.load() != before &&
+             qemu.page().state.load() == static_cast<std::uint32_t>(stub::HostState::serving);
+    });
+  }
   [[nodiscard]] std::size_t kept() const {
     std::size_t count = 0;
     for (const std::string& name : manager_.stored_names()) {
@@ -98,16 +55,16 @@ class VmHandover : public ::testing::Test {
 TEST_F(VmHandover, QemuNoticesNothing) {
   start(kConfigured);
   const Qemu qemu(path("web"));
-  ASSERT_NE(qemu.page, nullptr) << broker_->log();
+  ASSERT_TRUE(qemu.connected()) << broker_->log();
   for (const int signal : {SIGTERM, SIGKILL, SIGABRT}) {
     SCOPED_TRACE(signal);
-    ASSERT_TRUE(qemu.served());
-    const std::uint64_t generation = qemu.page->generation.load();
+    ASSERT_TRUE(served(qemu));
+    const std::uint64_t generation = qemu.page().generation.load();
     restart(signal);
-    EXPECT_TRUE(qemu.served()) << broker_->log();
-    EXPECT_NE(qemu.page->generation.load(), generation) << "the guest must see that its sessions have ended";
-    EXPECT_FALSE(peer_hung_up(qemu.socket.get()));
-    EXPECT_EQ(receive_number(qemu.socket.get()).value, INT64_MIN) << "QEMU is told nothing";
+    EXPECT_TRUE(served(qemu)) << broker_->log();
+    EXPECT_NE(qemu.page().generation.load(), generation) << "the guest must see that its sessions have ended";
+    EXPECT_FALSE(peer_hung_up(qemu.socket()));
+    EXPECT_EQ(receive_number(qemu.socket()).value, INT64_MIN) << "QEMU is told nothing";
     EXPECT_TRUE(row("web")["connected"].get<bool>());
     qemu.ring(stub::vector_request);
     EXPECT_TRUE(eventually([&] { return row("web")["doorbells"] == 1; }));
@@ -120,8 +77,8 @@ TEST_F(VmHandover, PeerIdsAreNotUsedAgain) {
   for (int round = 0; round < 3; ++round) {
     {
       const Qemu qemu(path("web"));
-      EXPECT_GT(qemu.peer, last);
-      last = qemu.peer;
+      EXPECT_GT(qemu.peer(), last);
+      last = qemu.peer();
       restart(SIGKILL);
     }
     EXPECT_TRUE(eventually([&] { return !row("web")["connected"].get<bool>(); }));
@@ -138,8 +95,8 @@ TEST_F(VmHandover, AQemuThatLeftMeanwhileIsNotTakenForPresent) {
   ASSERT_TRUE(broker_->wait_until_up());
   EXPECT_TRUE(eventually([&] { return !row("web")["connected"].get<bool>(); }));
   const Qemu next(path("web"));
-  ASSERT_NE(next.page, nullptr);
-  EXPECT_TRUE(next.served());
+  ASSERT_TRUE(next.connected());
+  EXPECT_TRUE(served(next));
 }
 
 TEST_F(VmHandover, AVmAddedByHandGoesOnAndOneRemovedDoesNot) {
@@ -148,13 +105,13 @@ TEST_F(VmHandover, AVmAddedByHandGoesOnAndOneRemovedDoesNot) {
       broker_->ask({{"request", "vm_add"}, {"name", "byhand"}, {"bytes", 16U << 20U}, {"slots", 2}})["ok"]
           .get<bool>());
   const Qemu qemu(path("byhand"));
-  ASSERT_NE(qemu.page, nullptr) << broker_->log();
+  ASSERT_TRUE(qemu.connected()) << broker_->log();
   restart(SIGTERM);
-  EXPECT_TRUE(qemu.served()) << broker_->log();
-  EXPECT_FALSE(peer_hung_up(qemu.socket.get()));
+  EXPECT_TRUE(served(qemu)) << broker_->log();
+  EXPECT_FALSE(peer_hung_up(qemu.socket()));
   EXPECT_TRUE(broker_->ask({{"request", "vm_remove"}, {"name", "byhand"}})["ok"].get<bool>());
   EXPECT_TRUE(eventually([&] { return kept() == 0; }));
-  EXPECT_TRUE(eventually([&] { return peer_hung_up(qemu.socket.get()); }));
+  EXPECT_TRUE(eventually([&] { return peer_hung_up(qemu.socket()); }));
 }
 
 TEST_F(VmHandover, AVmConfiguredOtherwiseOrNoLongerLosesItsQemu) {
@@ -163,10 +120,10 @@ TEST_F(VmHandover, AVmConfiguredOtherwiseOrNoLongerLosesItsQemu) {
     SCOPED_TRACE(next);
     start(kConfigured);
     const Qemu qemu(path("web"));
-    ASSERT_NE(qemu.page, nullptr);
+    ASSERT_TRUE(qemu.connected());
     broker_->write_config("ok", next);
     restart(SIGTERM);
-    EXPECT_TRUE(eventually([&] { return peer_hung_up(qemu.socket.get()); })) << broker_->log();
+    EXPECT_TRUE(eventually([&] { return peer_hung_up(qemu.socket()); })) << broker_->log();
     broker_.reset();
     manager_.forget_all();
   }
@@ -178,16 +135,16 @@ TEST_F(VmHandover, WhatIsIncompleteOrDamagedIsMadeAnew) {
     SCOPED_TRACE(part);
     ASSERT_TRUE(eventually([&] { return kept() == 4; }));
     const Qemu qemu(path("web"));
-    ASSERT_NE(qemu.page, nullptr);
+    ASSERT_TRUE(qemu.connected());
     ASSERT_TRUE(eventually([&] { return kept() == 5; }));
     broker_->end_with(SIGKILL);
     manager_.forget(std::string("vgpud/") + part);
     broker_->start();
     ASSERT_TRUE(broker_->wait_until_up());
-    EXPECT_TRUE(eventually([&] { return peer_hung_up(qemu.socket.get()); })) << broker_->log();
+    EXPECT_TRUE(eventually([&] { return peer_hung_up(qemu.socket()); })) << broker_->log();
     const Qemu second(path("web"));
-    ASSERT_NE(second.page, nullptr);
-    EXPECT_TRUE(second.served());
+    ASSERT_TRUE(second.connected());
+    EXPECT_TRUE(served(second));
   }
 }
 

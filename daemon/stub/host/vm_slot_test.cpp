@@ -1,0 +1,90 @@
+// A slot of a VM's memory and the sessions in it, one after the other. The guest is the test, workers are
+// fake.
+#include <gtest/gtest.h>
+
+#include <cerrno>
+#include <csignal>
+
+#include "daemon/testing/qemu.hpp"
+
+namespace vgpu::daemon::testing {
+namespace {
+
+class VmSlot : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    ASSERT_TRUE(broker_.wait_until_up()) << broker_.log();
+    qemu_ = std::make_unique<Qemu>(std::filesystem::path(broker_.folder()) / "vm/web.sock");
+    ASSERT_TRUE(qemu_->connected()) << broker_.log();
+    qemu_->guest().generation.store(1);
+  }
+  // Writes a request and waits for its answer.
+  [[nodiscard]] bool ask(std::uint32_t slot, bool open) const {
+    stub::SlotControl& control = qemu_->slot(slot);
+    const std::uint32_t request = stub::next_request(control.guest.request.load(), open);
+    control.guest.request.store(request);
+    qemu_->ring(stub::vector_request);
+    return eventually([&] { return control.host.answered.load() == request; }, 10000);
+  }
+  [[nodiscard]] bool is(std::uint32_t slot, stub::SlotState state) const {
+    return qemu_->slot(slot).host.state.load() == static_cast<std::uint32_t>(state);
+  }
+  // Pids of the workers that serve the VM.
+  [[nodiscard]] std::vector<pid_t> serving() const {
+    std::vector<pid_t> pids;
+    const nlohmann::json stats = broker_.stats();
+    for (const nlohmann::json& row : stats["clients"]) {
+      if (row["vm"] == "web") pids.push_back(row["worker_pid"].get<pid_t>());
+    }
+    return pids;
+  }
+
+  BrokerProcess broker_{"ok", "vms: [{name: web, size: 16MiB, slots: 2}]\n"};
+  std::unique_ptr<Qemu> qemu_;
+};
+
+TEST_F(VmSlot, HasOneWorkerAtATimeWhenItIsOpenedAnew) {
+  ASSERT_TRUE(ask(0, true)) << broker_.log();
+  ASSERT_TRUE(is(0, stub::SlotState::open));
+  for (int round = 0; round < 5; ++round) {
+    SCOPED_TRACE(round);
+    const std::vector<pid_t> before = serving();
+    ASSERT_EQ(before.size(), 1U);
+    // Its owner died without closing it, and the next process has found that out.
+    ASSERT_TRUE(ask(0, true)) << broker_.log();
+    EXPECT_NE(kill(before[0], 0), 0) << "the worker of the session before is still there";
+    EXPECT_EQ(errno, ESRCH);
+    ASSERT_TRUE(is(0, stub::SlotState::open)) << broker_.log();
+    EXPECT_FALSE(eventually([&] { return qemu_->channel(0).closed.load() != 0; }, 100))
+        << "the end of the session before closed the channel of this one";
+    EXPECT_TRUE(is(0, stub::SlotState::open)) << broker_.log();
+  }
+}
+
+TEST_F(VmSlot, IsEmptyWhenItsClosingIsAnswered) {
+  ASSERT_TRUE(ask(0, true)) << broker_.log();
+  qemu_->channel(0).closed.store(7);
+  const std::vector<pid_t> before = serving();
+  ASSERT_EQ(before.size(), 1U);
+  ASSERT_TRUE(ask(0, false));
+  EXPECT_TRUE(is(0, stub::SlotState::free));
+  EXPECT_NE(kill(before[0], 0), 0);
+  EXPECT_EQ(qemu_->channel(0).closed.load(), 0U);
+}
+
+TEST_F(VmSlot, RequestsThatTheHostSeesLateCountAsTheLastOfThem) {
+  stub::SlotControl& control = qemu_->slot(1);
+  std::uint32_t request = 0;
+  for (const bool open : {true, false, true, true, false}) {
+    request = stub::next_request(request, open);
+    control.guest.request.store(request);
+  }
+  EXPECT_FALSE(stub::wants_open(request));
+  qemu_->ring(stub::vector_request);
+  EXPECT_TRUE(eventually([&] { return control.host.answered.load() == request; }, 10000));
+  EXPECT_TRUE(is(1, stub::SlotState::free));
+  EXPECT_TRUE(eventually([&] { return serving().empty(); }));
+}
+
+}  // namespace
+}  // namespace vgpu::daemon::testing
