@@ -122,6 +122,8 @@ struct SchedulerConfig {
   PolicyOptions policy;
   // Predicted device time that a client may have in flight while others may want the device.
   std::chrono::microseconds window{1000};
+  // The same while somebody of a higher priority is expected.
+  std::chrono::microseconds brief_window{100};
 };
 
 struct LogConfig {

@@ -80,7 +80,10 @@ void read_scheduler(const YAML::Node& node, SchedulerConfig& out, ErrorSink& err
   map.duration("linger", out.policy.linger, microseconds{0});
   map.duration("aging", out.policy.aging, microseconds{0});
   map.duration("slice", out.policy.slice, microseconds{100});
+  map.duration("turn", out.policy.turn, microseconds{100});
+  map.duration("lead", out.policy.lead, microseconds{0});
   map.duration("window", out.window, microseconds{50});
+  map.duration("brief_window", out.brief_window, microseconds{0});
   map.finish();
 }
 
@@ -116,11 +119,12 @@ void read_device(const YAML::Node& item, DeviceConfig& device, ErrorSink& errors
     errors.add(item.Mark(), "a pool's name may hold letters, digits, '-', '_' and '.'");
   }
   PolicyKind policy = device.policy.value_or(PolicyKind::fair);
-  read_word<PolicyKind, 4>(map, "policy", policy,
+  read_word<PolicyKind, 5>(map, "policy", policy,
                            {{{"fair", PolicyKind::fair},
                              {"fifo", PolicyKind::fifo},
                              {"deadline", PolicyKind::deadline},
-                             {"time_slice", PolicyKind::time_slice}}},
+                             {"time_slice", PolicyKind::time_slice},
+                             {"turns", PolicyKind::turns}}},
                            errors);
   if (item.IsMap() && item["policy"].IsDefined()) device.policy = policy;
   map.finish();

@@ -103,9 +103,9 @@ TEST(ConfigLoad, PoolsMustHaveADeviceAndARuleNamesOneOfBoth) {
   EXPECT_NE(
       errors_of("rules: [{match: {uid: 0}, class: default, pool: default, device: gpu0}]\n").find("not both"),
       std::string::npos);
-  EXPECT_NE(
-      errors_of("devices: [{policy: nonsense}]\n").find("must be one of: fair, fifo, deadline, time_slice"),
-      std::string::npos);
+  EXPECT_NE(errors_of("devices: [{policy: nonsense}]\n")
+                .find("must be one of: fair, fifo, deadline, time_slice, turns"),
+            std::string::npos);
 }
 
 TEST(ConfigLoad, UnknownKeyIsAnErrorWithItsPlace) {

@@ -20,7 +20,9 @@ Device::Device(EventLoop& loop, DeviceConfig config, unsigned index, const Sched
 }
 
 PolicyKind Device::policy() const {
-  return config_.policy.value_or(PolicyKind::fair);
+  // A GPU executes one context at a time, and says of nobody's work what it took.
+  const bool contexts_alternate = driver_ && driver_->kind == DeviceKind::cuda && !mps_;
+  return config_.policy.value_or(contexts_alternate ? PolicyKind::turns : PolicyKind::fair);
 }
 
 // The device of a guest: its driver is the link, which may come and go.

@@ -115,9 +115,9 @@ void GateKeeper::read_pages(std::uint64_t now) {
       });
     }
     if (entry.held) continue;
-    usage_.push_back(
-        {client, entry.figures.charged_ns, entry.backlogged,
-         page.in_flight.load(std::memory_order_acquire) != 0 && !entry.silent && !entry.stalled});
+    usage_.push_back({client, entry.figures.charged_ns, entry.backlogged,
+                      page.in_flight.load(std::memory_order_acquire) != 0 && !entry.silent && !entry.stalled,
+                      page.predicted_ns.load(std::memory_order_relaxed)});
   }
 }
 
@@ -162,7 +162,9 @@ void GateKeeper::apply(const Grant& grant, std::size_t waiting, std::size_t busy
     ++switches_;
   }
   entry.waited = waits;
-  page.window_ns.store(grant.bounded ? entry.terms.window_ns : 0, std::memory_order_relaxed);
+  std::uint64_t window = grant.bounded ? entry.terms.window_ns : 0;
+  if (grant.brief && entry.terms.brief_ns != 0) window = std::min(window, entry.terms.brief_ns);
+  page.window_ns.store(window, std::memory_order_relaxed);
   page.others_busy.store(busy > (entry.backlogged ? 1U : 0U) ? 1 : 0, std::memory_order_relaxed);
   page.others_wait.store(waiting > (waits ? 1U : 0U) ? 1 : 0, std::memory_order_relaxed);
   set_allowance(page, grant.more_ns == kUnlimited ? no_limit_ns : entry.seen_ns + grant.more_ns);

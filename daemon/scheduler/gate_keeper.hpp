@@ -16,6 +16,7 @@ namespace vgpu::daemon {
 struct GateTerms {
   Terms terms;
   std::uint64_t window_ns = 0;    // predicted device time in flight while others may want the device
+  std::uint64_t brief_ns = 0;     // the same while somebody of a higher priority is expected
   std::uint64_t watchdog_ns = 0;  // device time that one command may take; 0: no limit
 };
 

@@ -12,16 +12,22 @@ std::uint64_t count(std::chrono::nanoseconds time) {
 }
 
 std::unique_ptr<SchedulingPolicy> make_order(PolicyKind kind, const PolicyOptions& options) {
+  TurnRules rules;
+  rules.linger_ns = count(options.linger);
   switch (kind) {
     case PolicyKind::fifo:
       return std::make_unique<Fifo>(count(options.quantum),
-                                    options.aging.count() == 0 ? kUnlimited : count(options.aging),
-                                    count(options.linger));
+                                    options.aging.count() == 0 ? kUnlimited : count(options.aging), rules);
     case PolicyKind::deadline:
-      return std::make_unique<EarliestDeadline>(count(options.quantum), count(options.linger));
+      return std::make_unique<EarliestDeadline>(count(options.quantum), rules);
     case PolicyKind::time_slice:
-      return std::make_unique<TimeSlices>(count(options.slice), count(options.linger),
-                                          count(options.idle_after));
+      rules.exclusive = true;
+      return std::make_unique<TimeSlices>(count(options.slice), count(options.idle_after), rules);
+    case PolicyKind::turns:
+      rules.exclusive = rules.by_clock = true;
+      rules.lead_ns = count(options.lead);
+      rules.least_ns = count(options.quantum) / 2;
+      return std::make_unique<TimeSlices>(count(options.turn), count(options.idle_after), rules);
     case PolicyKind::fair:
       break;
   }
@@ -40,6 +46,8 @@ const char* to_string(PolicyKind kind) {
       return "deadline";
     case PolicyKind::time_slice:
       return "time_slice";
+    case PolicyKind::turns:
+      return "turns";
   }
   return "fair";
 }

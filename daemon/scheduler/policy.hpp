@@ -28,9 +28,11 @@ inline constexpr unsigned kLevels = 3;
 // What was measured of one client.
 struct Usage {
   ClientId client = 0;
-  std::uint64_t consumed_ns = 0;  // device time since it came; only grows
-  bool backlogged = false;        // it has work waiting or running now
-  bool in_flight = false;         // some of that work is on the device
+  std::uint64_t consumed_ns = 0;   // device time since it came; only grows
+  bool backlogged = false;         // it has work waiting or running now
+  bool in_flight = false;          // some of that work is on the device
+  std::uint64_t in_flight_ns = 0;  // what that is expected to take
+  bool served = true;              // false: it has not been let on the device since the last update
 };
 
 // What a client may do until the next update.
@@ -38,6 +40,7 @@ struct Grant {
   ClientId client = 0;
   std::uint64_t more_ns = kUnlimited;  // device time beyond what it has used; 0: it must wait
   bool bounded = false;  // somebody may want the device soon: it is to keep little work in flight
+  bool brief = false;    // somebody of a higher priority will, and is to wait for hardly anything
 };
 
 // One device's policy. Not thread-safe. Work-conserving: whenever a client has work, some client that has

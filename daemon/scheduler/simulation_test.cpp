@@ -20,13 +20,13 @@ constexpr unsigned kPatterns = 100;
 constexpr unsigned kPatterns = 1000;
 #endif
 constexpr PolicyKind kKinds[] = {PolicyKind::fair, PolicyKind::fifo, PolicyKind::deadline,
-                                 PolicyKind::time_slice};
+                                 PolicyKind::time_slice, PolicyKind::turns};
 
 PolicyOptions options() {
   PolicyOptions made;
   made.aging = std::chrono::milliseconds(100);
   made.linger = std::chrono::microseconds(100);
-  made.slice = std::chrono::milliseconds(8);
+  made.slice = made.turn = std::chrono::milliseconds(8);
   return made;
 }
 
@@ -70,7 +70,9 @@ std::uint64_t longest_wait(PolicyKind kind, const std::vector<Program>& programs
   std::uint64_t bound = ns(chosen.aging);  // lower levels: until they are let in
   for (const Program& other : programs) {
     const std::uint64_t turn =
-        (kind == PolicyKind::time_slice ? ns(chosen.slice) : ns(chosen.quantum)) * other.terms.weight / 100 +
+        (kind == PolicyKind::time_slice || kind == PolicyKind::turns ? ns(chosen.slice)
+                                                                     : ns(chosen.quantum)) *
+            other.terms.weight / 100 +
         other.kernel_ns + other.kernel_spread_ns + ns(chosen.linger);
     // A deadline twenty times as near means twenty turns for one.
     const std::uint64_t turns =
@@ -165,7 +167,8 @@ TEST_P(SharingPolicy, SharesAreByWeightWithinTwoPercent) {
       program.burst = 1 + static_cast<unsigned>(random() % 50);
     }
     PolicyOptions chosen = options();
-    chosen.slice = chosen.quantum = std::chrono::milliseconds(2);
+    chosen.slice = chosen.turn = chosen.quantum = std::chrono::milliseconds(2);
+    chosen.lead = std::chrono::microseconds(50);  // as much of a turn as by default
     Simulator simulator(make_policy(GetParam(), chosen), programs, whim(seed), seed);
     simulator.run(2500 * kMs);
     for (std::size_t i = 0; i < programs.size(); ++i) {
@@ -178,7 +181,8 @@ TEST_P(SharingPolicy, SharesAreByWeightWithinTwoPercent) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Policies, SharingPolicy, testing::Values(PolicyKind::fair, PolicyKind::time_slice),
+INSTANTIATE_TEST_SUITE_P(Policies, SharingPolicy,
+                         testing::Values(PolicyKind::fair, PolicyKind::time_slice, PolicyKind::turns),
                          [](const auto& instance) { return std::string(to_string(instance.param)); });
 
 TEST(Deadlines, EqualDeadlinesShareByWeight) {
@@ -263,6 +267,44 @@ TEST(TimeSlice, KernelsOfTwoClientsAreNeverOnTheDeviceAtOnce) {
   }
 }
 
+// Somebody who works a little now and then does not wait for the end of a busy client's turn.
+TEST(Turns, WhoComesWithLittleWorkCutsATurnShort) {
+  std::vector<Program> programs(2);
+  programs[0].kernel_ns = 100 * kUs;
+  programs[0].pause_ns = 20 * kMs;
+  programs[0].pause_spread_ns = 10 * kMs;
+  programs[0].from_ns = kMs;
+  programs[1].kernel_ns = 100 * kUs;
+  programs[1].burst = 1000;
+  Simulator simulator(make_policy(PolicyKind::turns, options()), programs, whim(1), 1);
+  simulator.run(10'000 * kMs);
+  const auto& jobs = simulator.outcome(0).job_ns;
+  ASSERT_GT(jobs.size(), 300U);
+  // The first comes when the busy one was alone and had sent all it had.
+  EXPECT_LE(*std::max_element(jobs.begin() + 1, jobs.end()), 3500 * kUs);
+  EXPECT_GT(simulator.outcome(1).consumed_ns, 9700 * kMs);
+}
+
+// Time by the clock is nobody's while a higher priority has the device.
+TEST(Turns, ThoseOfALowerPriorityAreNotChargedWhileTheyWait) {
+  std::vector<Program> programs(3);
+  programs[0].terms.level = 0;
+  programs[0].kernel_ns = kMs;
+  programs[0].burst = 30;
+  programs[0].pause_ns = 30 * kMs;
+  for (std::size_t i : {1U, 2U}) {
+    programs[i].terms.level = 2;
+    programs[i].kernel_ns = 500 * kUs;
+    programs[i].burst = 1000;
+  }
+  programs[2].terms.weight = 300;
+  Simulator simulator(make_policy(PolicyKind::turns, options()), programs, whim(0), 1);
+  simulator.run(10'000 * kMs);
+  EXPECT_NEAR(static_cast<double>(simulator.outcome(2).consumed_ns) /
+                  static_cast<double>(simulator.outcome(1).consumed_ns),
+              3.0, 0.1);
+}
+
 // A high-priority job waits for what the others have in flight and no longer, whatever they do.
 TEST(Priority, ArrivalWaitsForTheWindowOnly) {
   for (const PolicyKind kind : kKinds) {
@@ -295,6 +337,31 @@ TEST(Priority, ArrivalWaitsForTheWindowOnly) {
       ASSERT_LE(*std::max_element(jobs.begin(), jobs.end()), alone + most)
           << to_string(kind) << " pattern " << seed;
     }
+  }
+}
+
+// A high-priority client that is there keeps what the others have in flight at one kernel, or a brief window.
+TEST(Priority, PresentClientWaitsForOneKernelOnly) {
+  for (const PolicyKind kind : kKinds) {
+    std::vector<Program> programs(2);
+    Program& high = programs[0];
+    high.terms.level = 0;
+    high.kernel_ns = 50 * kUs;
+    high.burst = 20;
+    high.pause_ns = 5 * kMs;
+    high.pause_spread_ns = kMs;
+    Program& hog = programs[1];
+    hog.terms.level = 2;
+    hog.kernel_ns = 190 * kUs;
+    hog.burst = 1000;
+    Simulator simulator(make_policy(kind, options()), programs, whim(1), 1);
+    simulator.run(2000 * kMs);
+    auto jobs = simulator.outcome(0).job_ns;
+    ASSERT_GT(jobs.size(), 200U);
+    std::sort(jobs.begin() + 1, jobs.end());  // the first comes before anybody knows of it
+    EXPECT_LE(jobs.back(), 20 * high.kernel_ns + hog.kernel_ns) << to_string(kind);
+    const double left = static_cast<double>(simulator.now_ns() - simulator.outcome(0).consumed_ns);
+    EXPECT_GT(static_cast<double>(simulator.outcome(1).consumed_ns), 0.9 * left) << to_string(kind);
   }
 }
 

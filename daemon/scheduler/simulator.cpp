@@ -5,8 +5,12 @@
 namespace vgpu::daemon::simulation {
 
 Simulator::Simulator(std::unique_ptr<SchedulingPolicy> policy, std::vector<Program> programs, Pick pick,
-                     unsigned seed, std::uint64_t window_ns)
-    : policy_(std::move(policy)), pick_(std::move(pick)), random_(seed), window_ns_(window_ns) {
+                     unsigned seed, std::uint64_t window_ns, std::uint64_t brief_ns)
+    : policy_(std::move(policy)),
+      pick_(std::move(pick)),
+      random_(seed),
+      window_ns_(window_ns),
+      brief_ns_(brief_ns) {
   for (Program& program : programs) {
     Client client;
     client.program = program;
@@ -46,7 +50,9 @@ void Simulator::decide() {
   std::vector<Usage> usage;
   for (std::size_t i = 0; i < clients_.size(); ++i) {
     const Client& client = clients_[i];
-    if (client.added) usage.push_back({i, client.outcome.consumed_ns, client.job, !client.submitted.empty()});
+    if (client.added)
+      usage.push_back(
+          {i, client.outcome.consumed_ns, client.job, !client.submitted.empty(), client.in_flight_ns});
   }
   for (const Grant& grant : policy_->update(now_, usage)) {
     Client& client = clients_[grant.client];
@@ -62,7 +68,8 @@ bool Simulator::may_submit(const Client& client) const {
     if (used >= client.grant.more_ns) return false;
   }
   if (!client.grant.bounded || client.submitted.empty()) return true;
-  return client.waiting.front() <= window_ns_ && client.in_flight_ns < window_ns_;
+  const std::uint64_t window = client.grant.brief ? std::min(window_ns_, brief_ns_) : window_ns_;
+  return client.waiting.front() <= window && client.in_flight_ns < window;
 }
 
 void Simulator::submit() {

@@ -41,9 +41,9 @@ class Simulator {
   // Which of the clients whose kernels are on the device goes next.
   using Pick = std::function<std::size_t(const std::vector<std::size_t>& ready)>;
 
-  // `window_ns`: what a client may have in flight when its grant is bounded.
+  // `window_ns`: what a client may have in flight when its grant is bounded; `brief_ns`: when it is brief.
   Simulator(std::unique_ptr<SchedulingPolicy> policy, std::vector<Program> programs, Pick pick, unsigned seed,
-            std::uint64_t window_ns = kMs);
+            std::uint64_t window_ns = kMs, std::uint64_t brief_ns = 100 * kUs);
 
   void run(std::uint64_t duration_ns);
 
@@ -92,6 +92,7 @@ class Simulator {
   Pick pick_;
   std::mt19937_64 random_;
   std::uint64_t window_ns_;
+  std::uint64_t brief_ns_;
   std::uint64_t now_ = 0;
   std::uint64_t stalled_ns_ = 0;
   std::uint64_t longest_stall_ns_ = 0;

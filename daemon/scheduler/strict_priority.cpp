@@ -48,6 +48,7 @@ void StrictPriority::note(const Usage& usage, std::uint64_t now_ns) {
   Account& account = found->second;
   Level& level = levels_[account.terms.level];
   level.usage.push_back(usage);
+  level.usage.back().served = account.granted;
   if (usage.backlogged || usage.in_flight) {
     level.backlogged = level.was_busy = true;
     level.last_busy_ns = now_ns;
@@ -130,8 +131,14 @@ std::vector<Grant> StrictPriority::update(std::uint64_t now_ns, std::span<const 
     } else if (level > top) {
       grant = {one.client, 0, true};
     }
-    for (unsigned above = 0; above < level; ++above)
-      grant.bounded = grant.bounded || levels_[above].clients > 0;
+    for (unsigned above = 0; above < level; ++above) {
+      const Level& higher = levels_[above];
+      if (higher.clients == 0) continue;
+      grant.bounded = true;
+      grant.brief =
+          grant.brief || (higher.last_busy_ns != 0 && now_ns - higher.last_busy_ns < options_.presence_ns);
+    }
+    found->second.granted = grant.more_ns > 0;
     grants.push_back(grant);
   }
   return grants;

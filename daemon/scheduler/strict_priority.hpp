@@ -14,9 +14,10 @@ namespace vgpu::daemon {
 class StrictPriority final : public SchedulingPolicy {
  public:
   struct Options {
-    std::uint64_t linger_ns = 100'000;       // a level keeps the device through pauses as short as this
-    std::uint64_t aging_ns = 1'000'000'000;  // a client that waited so long gets one turn; 0: never
-    std::uint64_t turn_ns = 4'000'000;       // of that length
+    std::uint64_t linger_ns = 100'000;        // a level keeps the device through pauses as short as this
+    std::uint64_t aging_ns = 1'000'000'000;   // a client that waited so long gets one turn; 0: never
+    std::uint64_t turn_ns = 4'000'000;        // of that length
+    std::uint64_t presence_ns = 100'000'000;  // who has had work within it is expected to have some again
   };
   using Make = std::function<std::unique_ptr<SchedulingPolicy>()>;
 
@@ -34,9 +35,9 @@ class StrictPriority final : public SchedulingPolicy {
   struct Level {
     std::unique_ptr<SchedulingPolicy> policy;
     std::size_t clients = 0;
-    std::vector<Usage> usage;  // of this update
-    bool backlogged = false;   // at this update
-    std::uint64_t last_busy_ns = 0;
+    std::vector<Usage> usage;        // of this update
+    bool backlogged = false;         // at this update
+    std::uint64_t last_busy_ns = 0;  // 0: never
     bool was_busy = false;
   };
   struct Account {
@@ -44,6 +45,7 @@ class StrictPriority final : public SchedulingPolicy {
     std::uint64_t consumed_ns = 0;
     std::uint64_t waits_since_ns = 0;  // has had work and no device time since then
     bool waiting = false;
+    bool granted = true;  // by the last update
   };
   struct AgedTurn {
     ClientId client = 0;

@@ -3,6 +3,12 @@
 #include <algorithm>
 
 namespace vgpu::daemon {
+namespace {
+
+// Who has had work within it is expected to have some again soon.
+constexpr std::uint64_t kPresenceNs = 100'000'000;
+
+}  // namespace
 
 void TurnPolicy::add(ClientId client, const Terms& terms, std::uint64_t consumed_ns) {
   Account account;
@@ -21,10 +27,20 @@ void TurnPolicy::set_terms(ClientId client, const Terms& terms) {
   if (const auto found = accounts_.find(client); found != accounts_.end()) found->second.terms = terms;
 }
 
+std::uint64_t TurnPolicy::held_ns(const Account& account, const Usage& usage, std::uint64_t now_ns) {
+  const bool on_device = held_ && holder_ == account.client && account.backlogged;
+  if (!on_device || (!usage.served && !account.in_flight)) return 0;  // as it was until now
+  const std::uint64_t elapsed = now_ns - updated_ns_;
+  const std::uint64_t paid = std::min(elapsed, paid_ns_);
+  paid_ns_ -= paid;
+  return elapsed - paid;
+}
+
 void TurnPolicy::charge(Account& account, const Usage& usage, std::uint64_t now_ns) {
   // A counter that went back is a lie or a fault of the worker: it earns nothing.
-  const std::uint64_t more = std::max(usage.consumed_ns, account.consumed_ns) - account.consumed_ns;
-  account.consumed_ns += more;
+  const std::uint64_t measured = std::max(usage.consumed_ns, account.consumed_ns) - account.consumed_ns;
+  account.consumed_ns += measured;
+  const std::uint64_t more = rules_.by_clock ? held_ns(account, usage, now_ns) : measured;
   const bool busy = usage.backlogged || usage.in_flight;
   if (busy && !account.backlogged) {
     // A pause that kept the turn is no new arrival.
@@ -34,6 +50,7 @@ void TurnPolicy::charge(Account& account, const Usage& usage, std::uint64_t now_
   if (busy) account.last_busy_ns = now_ns;
   account.backlogged = busy;
   account.in_flight = usage.in_flight;
+  account.in_flight_ns = usage.in_flight_ns;
   if (more > 0) {
     account.turn_used_ns += more;
     used(account, more);
@@ -56,22 +73,39 @@ bool TurnPolicy::pass_on(std::uint64_t now_ns) {
     Account& holder = accounts_.at(holder_);
     if (waiting == nullptr) return true;
     const std::uint64_t idle_ns = holder.backlogged ? 0 : now_ns - holder.last_busy_ns;
-    if (idle_ns < linger_ns_ || holder.backlogged) {
+    if (idle_ns < rules_.linger_ns || holder.backlogged) {
       if (keeps(holder, *waiting, now_ns)) {
-        if (!holder.backlogged) look_again_ns_ = linger_ns_ - idle_ns;
+        if (!holder.backlogged) look_again_ns_ = rules_.linger_ns - idle_ns;
+        if (is_new(*waiting) && holder.turn_used_ns < rules_.least_ns && rules_.least_ns != kUnlimited) {
+          look_again_ns_ = std::min(look_again_ns_, rules_.least_ns - holder.turn_used_ns);
+        }
         return true;
       }
-      if (exclusive_ && holder.in_flight) return false;
+      if (rules_.exclusive && holder.in_flight &&
+          (rules_.lead_ns == 0 || holder.in_flight_ns > rules_.lead_ns)) {
+        if (rules_.lead_ns != 0) look_again_ns_ = holder.in_flight_ns - rules_.lead_ns;
+        return false;
+      }
     }
     if (holder.backlogged) turn_ended(holder, now_ns);
+    paid_ns_ = rules_.by_clock && holder.in_flight ? std::min(holder.in_flight_ns, rules_.lead_ns) : 0;
+    if (paid_ns_ != 0) used(holder, paid_ns_);
     held_ = false;
   }
   Account* const chosen = next();
   if (chosen == nullptr) return true;
   held_ = true;
   holder_ = chosen->client;
+  began_ns_ = now_ns;
   chosen->turn_used_ns = 0;
   return true;
+}
+
+bool TurnPolicy::others_expected(std::uint64_t now_ns) const {
+  return std::any_of(accounts_.begin(), accounts_.end(), [&](const auto& entry) {
+    const Account& account = entry.second;
+    return entry.first != holder_ && account.last_busy_ns != 0 && now_ns - account.last_busy_ns < kPresenceNs;
+  });
 }
 
 std::vector<Grant> TurnPolicy::update(std::uint64_t now_ns, std::span<const Usage> usage) {
@@ -79,10 +113,15 @@ std::vector<Grant> TurnPolicy::update(std::uint64_t now_ns, std::span<const Usag
     const auto found = accounts_.find(one.client);
     if (found != accounts_.end()) charge(found->second, one, now_ns);
   }
+  updated_ns_ = now_ns;
   active_ = static_cast<std::size_t>(std::count_if(
       accounts_.begin(), accounts_.end(), [](const auto& entry) { return entry.second.backlogged; }));
   const bool may_run = pass_on(now_ns);
   const bool waited_for = held_ && active_ > (accounts_.at(holder_).backlogged ? 1U : 0U);
+  if (rules_.by_clock && waited_for && may_run) {
+    const std::uint64_t left = remaining(accounts_.at(holder_));
+    look_again_ns_ = std::min(look_again_ns_, left - std::min(left, rules_.lead_ns));
+  }
 
   std::vector<Grant> grants;
   grants.reserve(usage.size());
@@ -92,6 +131,7 @@ std::vector<Grant> TurnPolicy::update(std::uint64_t now_ns, std::span<const Usag
       grant = {one.client, kUnlimited, false};
     } else if (may_run && held_ && one.client == holder_) {
       grant.more_ns = waited_for ? remaining(accounts_.at(holder_)) : kUnlimited;
+      grant.bounded = waited_for || others_expected(now_ns);
     }
     grants.push_back(grant);
   }

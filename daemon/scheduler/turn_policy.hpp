@@ -8,12 +8,26 @@
 
 namespace vgpu::daemon {
 
-// A client that has the turn and pauses keeps it for `linger_ns` (the gap between a result and the next
-// launch); then it passes on if somebody waits. A client alone keeps it for as long as it likes.
+// How turns are kept and passed on.
+struct TurnRules {
+  // A client that has the turn and pauses keeps it for that long (the gap between a result and the next
+  // launch); then it passes on if somebody waits. A client alone keeps it for as long as it likes.
+  std::uint64_t linger_ns = 0;
+  // A turn begins only when nothing of the former holder's is on the device any more, or no more than takes
+  // `lead_ns`: the next holder's work is then there when that ends.
+  bool exclusive = false;
+  std::uint64_t lead_ns = 0;
+  // Who comes while another has his turn, and has had less, need not wait for its end but only until it has
+  // lasted so long; kUnlimited: it is not cut short.
+  std::uint64_t least_ns = kUnlimited;
+  // A turn costs its holder the time for which it has it, not what was measured of its work: for devices that
+  // do not say whose work they execute.
+  bool by_clock = false;
+};
+
 class TurnPolicy : public SchedulingPolicy {
  public:
-  // `exclusive`: a turn begins only when nothing of the former holder's is on the device any more.
-  TurnPolicy(std::uint64_t linger_ns, bool exclusive) : linger_ns_(linger_ns), exclusive_(exclusive) {}
+  explicit TurnPolicy(const TurnRules& rules) : rules_(rules) {}
 
   void add(ClientId client, const Terms& terms, std::uint64_t consumed_ns) override;
   void remove(ClientId client) override;
@@ -32,6 +46,7 @@ class TurnPolicy : public SchedulingPolicy {
     std::uint64_t turn_used_ns = 0;  // device time used in this turn
     bool backlogged = false;
     bool in_flight = false;
+    std::uint64_t in_flight_ns = 0;
     // For the derived policies.
     double clock = 0;               // virtual time used
     std::uint64_t deadline_ns = 0;  // when it wants to be served
@@ -54,19 +69,28 @@ class TurnPolicy : public SchedulingPolicy {
   [[nodiscard]] virtual std::uint64_t remaining(const Account& holder) const = 0;
 
   [[nodiscard]] const Accounts& accounts() const { return accounts_; }
+  [[nodiscard]] const TurnRules& rules() const { return rules_; }
+  // Whether it has come since the holder's turn began.
+  [[nodiscard]] bool is_new(const Account& account) const { return account.arrived_ns > began_ns_; }
 
  private:
   void charge(Account& account, const Usage& usage, std::uint64_t now_ns);
+  // For how long the account has had the device since the last update.
+  [[nodiscard]] std::uint64_t held_ns(const Account& account, const Usage& usage, std::uint64_t now_ns);
+  // Whether somebody but the holder is likely to want the device soon.
+  [[nodiscard]] bool others_expected(std::uint64_t now_ns) const;
   // The first in order of those that have work, the holder left out; or null.
   Account* next();
   // Ends and begins turns; false while the device has to run empty first.
   bool pass_on(std::uint64_t now_ns);
 
-  std::uint64_t linger_ns_;
-  bool exclusive_;
+  TurnRules rules_;
   Accounts accounts_;
+  std::uint64_t updated_ns_ = 0;
+  std::uint64_t began_ns_ = 0;  // the turn
   ClientId holder_ = 0;
   bool held_ = false;
+  std::uint64_t paid_ns_ = 0;  // of this turn: the former holder paid for it, whose work ends in it
   std::size_t active_ = 0;
   std::uint64_t look_again_ns_ = kUnlimited;
 };

@@ -1,5 +1,5 @@
 // Three orders in which clients take turns on a device: first come first served, earliest deadline first, and
-// time slices. Each says only who goes first and for how long; turn_policy.hpp does the rest.
+// slices by weight. Each says only who goes first and for how long; turn_policy.hpp does the rest.
 #pragma once
 
 #include "daemon/scheduler/turn_policy.hpp"
@@ -10,8 +10,8 @@ namespace vgpu::daemon {
 // waited for `patience_ns` (and it has had `quantum_ns`).
 class Fifo final : public TurnPolicy {
  public:
-  Fifo(std::uint64_t quantum_ns, std::uint64_t patience_ns, std::uint64_t linger_ns)
-      : TurnPolicy(linger_ns, false), quantum_ns_(quantum_ns), patience_ns_(patience_ns) {}
+  Fifo(std::uint64_t quantum_ns, std::uint64_t patience_ns, const TurnRules& rules)
+      : TurnPolicy(rules), quantum_ns_(quantum_ns), patience_ns_(patience_ns) {}
 
  protected:
   void arrived(Account&, std::uint64_t) override {}
@@ -35,8 +35,8 @@ class Fifo final : public TurnPolicy {
 // endless work starves nobody. Source: the constant bandwidth server of Abeni and Buttazzo (1998).
 class EarliestDeadline final : public TurnPolicy {
  public:
-  EarliestDeadline(std::uint64_t quantum_ns, std::uint64_t linger_ns)
-      : TurnPolicy(linger_ns, false), quantum_ns_(quantum_ns) {}
+  EarliestDeadline(std::uint64_t quantum_ns, const TurnRules& rules)
+      : TurnPolicy(rules), quantum_ns_(quantum_ns) {}
 
  protected:
   void arrived(Account& account, std::uint64_t now_ns) override;
@@ -58,13 +58,12 @@ class EarliestDeadline final : public TurnPolicy {
   std::uint64_t quantum_ns_;
 };
 
-// Windows in which a client has the device for itself, nothing of another's left on it: `slice_ns` (times
-// weight / 100) each, to the client that has had the least for its weight.
+// Turns of `slice_ns` (times weight / 100) each, to the client that has had the least for its weight.
 class TimeSlices final : public TurnPolicy {
  public:
   // `idle_after_ns`: who pauses for less keeps what it has fallen behind.
-  TimeSlices(std::uint64_t slice_ns, std::uint64_t linger_ns, std::uint64_t idle_after_ns)
-      : TurnPolicy(linger_ns, true), slice_ns_(slice_ns), idle_after_ns_(idle_after_ns) {}
+  TimeSlices(std::uint64_t slice_ns, std::uint64_t idle_after_ns, const TurnRules& rules)
+      : TurnPolicy(rules), slice_ns_(slice_ns), idle_after_ns_(idle_after_ns) {}
 
  protected:
   void arrived(Account& account, std::uint64_t now_ns) override;
@@ -73,8 +72,10 @@ class TimeSlices final : public TurnPolicy {
   [[nodiscard]] bool before(const Account& a, const Account& b) const override {
     return a.clock != b.clock ? a.clock < b.clock : a.client < b.client;
   }
-  [[nodiscard]] bool keeps(const Account& holder, const Account&, std::uint64_t) const override {
-    return remaining(holder) > 0;
+  [[nodiscard]] bool keeps(const Account& holder, const Account& next, std::uint64_t) const override {
+    const bool cut_short =
+        is_new(next) && next.clock < holder.clock && holder.turn_used_ns >= rules().least_ns;
+    return remaining(holder) > rules().lead_ns && !cut_short;
   }
   [[nodiscard]] std::uint64_t remaining(const Account& holder) const override;
 

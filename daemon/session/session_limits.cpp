@@ -45,6 +45,7 @@ GateTerms SessionManager::gate_terms(const ClassConfig& from) const {
   terms.terms.weight = from.weight;
   terms.terms.level = static_cast<unsigned>(from.priority);
   terms.terms.deadline_ns = ns(from.deadline);
+  terms.brief_ns = ns(config_->scheduler.brief_window);
   terms.window_ns = ns(from.window.count() != 0 ? from.window : config_->scheduler.window);
   terms.watchdog_ns = ns(from.watchdog);
   return terms;

@@ -186,7 +186,8 @@ void Accounting::admit(std::uint64_t next_ns, const Hooks& hooks) {
 }
 
 void Accounting::submitted(std::uint64_t predicted_ns) {
-  predicted_.fetch_add(predicted_ns, std::memory_order_relaxed);
+  page_.predicted_ns.store(predicted_.fetch_add(predicted_ns, std::memory_order_relaxed) + predicted_ns,
+                           std::memory_order_relaxed);
   in_flight_.fetch_add(1);
   publish_in_flight();
 }

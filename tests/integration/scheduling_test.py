@@ -66,8 +66,8 @@ class Slices(unittest.TestCase):
         self.assertGreater(device["switches"], 20)
         self.assertAlmostEqual(heavy / light, 3.0, delta=0.45, msg=f"{heavy} against {light} ns")
 
-    def test_first_come_and_deadlines_serve_everybody(self):
-        for policy in ("fifo", "deadline"):
+    def test_the_other_orders_serve_everybody(self):
+        for policy in ("fifo", "deadline", "turns"):
             with Service(device=f"policy: {policy}", extra="scheduler: {aging: 100ms}\n") as service:
                 processes = [service.popen("busy", "--seconds", 1.5, "--rounds", 20000) for _ in range(2)]
                 finish(self, processes)
