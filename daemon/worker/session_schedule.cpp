@@ -69,6 +69,10 @@ void Session::bound_earlier_work() {
 void Session::admit(CUstream stream, const Prediction& prediction, const Cost& cost) {
   if (captures_ != 0 && capturing(stream)) return;
   throttle(cost);
+  if (accounting_.others_changed()) {
+    const std::lock_guard lock(work_mutex_);
+    accounting_.note_others();
+  }
   if (!accounting_.bounded()) {
     bounded_ = false;
     return;
