@@ -18,10 +18,10 @@ def integration_harness():
 
 
 def commit():
-    """The short name of the checked-out commit; outside a repository VGPU_COMMIT, or "unknown"."""
+    """VGPU_COMMIT, or else the short name of the checked-out commit; outside a repository "unknown"."""
     result = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True, check=False,
                             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    return result.stdout.strip() or os.environ.get("VGPU_COMMIT", "unknown")
+    return os.environ.get("VGPU_COMMIT") or result.stdout.strip() or "unknown"
 
 
 def numbers(text):

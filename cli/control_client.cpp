@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "daemon/control/schema.hpp"
+#include "protocol/errno_text.hpp"
 
 namespace vgpu::cli {
 namespace {
@@ -38,7 +39,7 @@ tl::expected<ControlClient, std::string> ControlClient::connect(const std::strin
     return tl::unexpected("the path " + path + " is too long for a socket");
   path.copy(address.sun_path, path.size());
   UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  if (!socket) return tl::unexpected(std::string("socket: ") + std::strerror(errno));
+  if (!socket) return tl::unexpected(errno_text("socket"));
   setsockopt(socket.get(), SOL_SOCKET, SO_RCVTIMEO, &kPatience, sizeof kPatience);
   setsockopt(socket.get(), SOL_SOCKET, SO_SNDTIMEO, &kPatience, sizeof kPatience);
   if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
@@ -57,7 +58,7 @@ tl::expected<std::string, std::string> ControlClient::read_line() {
     }
     const ssize_t size = recv(socket_.get(), chunk.data(), chunk.size(), 0);
     if (size < 0 && errno == EINTR) continue;
-    if (size < 0) return tl::unexpected(std::string("vgpud does not answer: ") + std::strerror(errno));
+    if (size < 0) return tl::unexpected(errno_text("vgpud does not answer"));
     if (size == 0)
       return tl::unexpected(std::string("vgpud closed the connection (too many vgpud-cli at once?)"));
     buffer_.append(chunk.data(), static_cast<std::size_t>(size));
@@ -69,7 +70,7 @@ tl::expected<std::string, std::string> ControlClient::read_line() {
 tl::expected<nlohmann::json, std::string> ControlClient::ask(const nlohmann::json& request) {
   const std::string line = request.dump() + "\n";
   if (send(socket_.get(), line.data(), line.size(), MSG_NOSIGNAL) != static_cast<ssize_t>(line.size())) {
-    return tl::unexpected(std::string("vgpud does not listen: ") + std::strerror(errno));
+    return tl::unexpected(errno_text("vgpud does not listen"));
   }
   const auto answer = read_line();
   if (!answer) return tl::unexpected(answer.error());

@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "protocol/errno_text.hpp"
 #include "protocol/unique_fd.hpp"
 
 namespace vgpu::cli {
@@ -72,7 +73,7 @@ std::string become(const std::vector<std::string>& command, const Environment& e
   for (std::string& word : words) arguments.push_back(word.data());
   arguments.push_back(nullptr);
   execvp(arguments.front(), arguments.data());
-  return command.front() + ": " + std::strerror(errno);
+  return errno_text(command.front());
 }
 
 Ending run_and_wait(const std::vector<std::string>& command, const Environment& environment) {

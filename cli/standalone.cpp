@@ -19,6 +19,7 @@
 
 #include "cli/control_client.hpp"
 #include "cli/locate.hpp"
+#include "protocol/errno_text.hpp"
 #include "protocol/unique_fd.hpp"
 
 namespace vgpu::cli {
@@ -82,8 +83,7 @@ tl::expected<std::unique_ptr<StandaloneBroker>, std::string> StandaloneBroker::s
   std::unique_ptr<StandaloneBroker> broker(new StandaloneBroker());
   std::error_code ignored;
   std::string name = (fs::temp_directory_path(ignored) / "vgpud-XXXXXX").string();
-  if (mkdtemp(name.data()) == nullptr)
-    return tl::unexpected("cannot make the folder " + name + ": " + std::strerror(errno));
+  if (mkdtemp(name.data()) == nullptr) return tl::unexpected(errno_text("cannot make the folder " + name));
   broker->folder_ = name;
   const std::string config = broker->write_config(device_kind);
   const std::string log = name + "/vgpud.log";
@@ -91,7 +91,7 @@ tl::expected<std::unique_ptr<StandaloneBroker>, std::string> StandaloneBroker::s
   broker->pid_ = fork();
   if (broker->pid_ < 0) {
     broker->pid_ = 0;
-    return tl::unexpected(std::string("fork: ") + std::strerror(errno));
+    return tl::unexpected(errno_text("fork"));
   }
   if (broker->pid_ == 0)
     become_broker(program->c_str(), config.c_str(), verbose ? nullptr : log.c_str(), parent);

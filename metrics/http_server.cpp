@@ -8,6 +8,8 @@
 #include <cstring>
 #include <string_view>
 
+#include "protocol/errno_text.hpp"
+
 namespace vgpu::metrics {
 namespace {
 
@@ -80,7 +82,7 @@ tl::expected<UniqueFd, std::string> listen_at(const std::string& address) {
   const int yes = 1;
   if (!socket || setsockopt(socket.get(), SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes) != 0 ||
       bind(socket.get(), found->ai_addr, found->ai_addrlen) != 0 || listen(socket.get(), kBacklog) != 0) {
-    return tl::unexpected("cannot listen at " + address + ": " + std::strerror(errno));
+    return tl::unexpected(errno_text("cannot listen at " + address));
   }
   return socket;
 }

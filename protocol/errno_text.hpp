@@ -7,8 +7,8 @@
 namespace vgpu {
 
 /// "what: reason", with the reason of this thread's errno.
-inline std::string errno_text(const char* what) {
-  return std::string(what) + ": " + std::strerror(errno);
+inline std::string errno_text(const std::string& what) {
+  return what + ": " + std::strerror(errno);
 }
 
 }  // namespace vgpu

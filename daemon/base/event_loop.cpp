@@ -5,9 +5,10 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <cstring>
 #include <limits>
 #include <stdexcept>
+
+#include "protocol/errno_text.hpp"
 
 namespace vgpu::daemon {
 namespace {
@@ -25,7 +26,7 @@ std::uint64_t tag(int fd, std::uint64_t id) {
 }  // namespace
 
 EventLoop::EventLoop() : epoll_(epoll_create1(EPOLL_CLOEXEC)) {
-  if (!epoll_) throw std::runtime_error(std::string("epoll_create1: ") + std::strerror(errno));
+  if (!epoll_) throw std::runtime_error(errno_text("epoll_create1"));
 }
 
 bool EventLoop::watch(int fd, std::uint32_t events, Handler handler) {

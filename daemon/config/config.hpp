@@ -55,7 +55,7 @@ struct DeviceConfig {
 // What a client of a class gets and may use.
 struct ClassConfig {
   std::string name;
-  std::uint32_t weight = 100;                  // share of device time, relative to other busy clients
+  std::uint32_t weight = kUnitWeight;          // share of device time, relative to other busy clients
   Priority priority = Priority::medium;        // lower ones run when no higher one has work
   std::chrono::microseconds deadline{50'000};  // policy deadline: from becoming busy to its turn
   std::optional<std::uint64_t> memory_quota;   // bytes of device memory a client; none: the device's

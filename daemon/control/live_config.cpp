@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <sstream>
 
+#include "protocol/errno_text.hpp"
 #include "protocol/unique_fd.hpp"
 
 namespace vgpu::daemon {
@@ -101,7 +102,7 @@ std::string sentences_of(const ConfigErrors& errors) {
 }
 
 std::string failed(const char* what, const std::string& path) {
-  return std::string(what) + " " + path + ": " + std::strerror(errno);
+  return errno_text(std::string(what) + " " + path);
 }
 
 // Replaces a file whole: readers see the old text or the new one.

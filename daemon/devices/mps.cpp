@@ -15,6 +15,7 @@
 #include <filesystem>
 
 #include "daemon/worker_pool/environment.hpp"
+#include "protocol/errno_text.hpp"
 #include "protocol/unique_fd.hpp"
 
 namespace vgpu::daemon {
@@ -58,7 +59,7 @@ Outcome run_control(const std::string& program, const char* option, const std::s
   UniqueFd in(memfd_create("vgpud-mps-input", MFD_CLOEXEC));
   UniqueFd out(memfd_create("vgpud-mps-output", MFD_CLOEXEC));
   if (!in || !out || pwrite(in.get(), input.data(), input.size(), 0) != static_cast<ssize_t>(input.size())) {
-    return {-1, std::string("memfd: ") + std::strerror(errno)};
+    return {-1, errno_text("memfd")};
   }
   FileActions actions;
   actions.use(in.get(), STDIN_FILENO);
@@ -95,7 +96,7 @@ MpsControl::MpsControl(std::string program, const std::string& folder)
 tl::expected<std::unique_ptr<MpsControl>, std::string> MpsControl::start(const std::string& program,
                                                                          const std::string& folder) {
   if (mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST) {
-    return tl::unexpected("cannot make " + folder + ": " + std::strerror(errno));
+    return tl::unexpected(errno_text("cannot make " + folder));
   }
   std::unique_ptr<MpsControl> control(new MpsControl(program, folder));
   const auto answers = [&] {

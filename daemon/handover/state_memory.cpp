@@ -9,6 +9,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "protocol/errno_text.hpp"
+
 namespace vgpu::daemon {
 namespace {
 
@@ -35,7 +37,7 @@ constexpr off_t slot_at(std::size_t index) {
 }
 
 tl::unexpected<std::string> problem(const char* what) {
-  return tl::unexpected(std::string(what) + ": " + std::strerror(errno));
+  return tl::unexpected(errno_text(what));
 }
 
 template <class T>

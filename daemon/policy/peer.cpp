@@ -13,6 +13,8 @@
 #include <climits>
 #include <cstring>
 
+#include "protocol/errno_text.hpp"
+
 namespace vgpu::daemon {
 namespace {
 
@@ -124,7 +126,7 @@ tl::expected<Peer, std::string> identify_peer(int socket_fd) {
   }
   Peer peer;
   peer.pidfd = pidfd_of(socket_fd, credentials.pid);
-  if (!peer.pidfd) return tl::unexpected(std::string("pidfd: ") + std::strerror(errno));
+  if (!peer.pidfd) return tl::unexpected(errno_text("pidfd"));
   Identity& who = peer.identity;
   who.pid = credentials.pid;
   who.uid = credentials.uid;

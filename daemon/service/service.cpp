@@ -14,6 +14,7 @@
 
 #include "daemon/base/log.hpp"
 #include "daemon/service/systemd.hpp"
+#include "protocol/errno_text.hpp"
 #include "protocol/futex.hpp"
 
 namespace vgpu::daemon {
@@ -83,7 +84,7 @@ tl::expected<void, std::string> Service::watch_signals() {
   sigprocmask(SIG_BLOCK, &wanted, &old_signals_);
   signal(SIGPIPE, SIG_IGN);
   signals_.reset(signalfd(-1, &wanted, SFD_CLOEXEC | SFD_NONBLOCK));
-  if (!signals_) return tl::unexpected(std::string("signalfd: ") + std::strerror(errno));
+  if (!signals_) return tl::unexpected(errno_text("signalfd"));
   loop_.watch(signals_.get(), EPOLLIN, [this](std::uint32_t) { on_signal(); });
   return {};
 }

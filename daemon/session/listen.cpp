@@ -12,6 +12,7 @@
 #include <system_error>
 
 #include "daemon/base/log.hpp"
+#include "protocol/errno_text.hpp"
 
 namespace vgpu::daemon {
 namespace {
@@ -19,7 +20,7 @@ namespace {
 constexpr int kBacklog = 128;
 
 std::string failed(const char* what, const std::string& path) {
-  return std::string(what) + " " + path + ": " + std::strerror(errno);
+  return errno_text(std::string(what) + " " + path);
 }
 
 // A socket file that nobody listens on is left over from a broker that was killed.

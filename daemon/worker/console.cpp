@@ -13,6 +13,7 @@
 #include <cstring>
 #include <span>
 
+#include "protocol/errno_text.hpp"
 #include "protocol/handshake.hpp"
 #include "protocol/message_socket.hpp"
 
@@ -21,7 +22,7 @@ namespace vgpu::worker {
 tl::expected<std::unique_ptr<Console>, std::string> Console::take_over_stdout() {
   UniqueFd file(memfd_create("vgpud-console", MFD_CLOEXEC));
   if (!file || fcntl(file.get(), F_SETFL, O_APPEND) != 0 || dup2(file.get(), STDOUT_FILENO) < 0) {
-    return tl::unexpected(std::string("a file for what kernels print: ") + std::strerror(errno));
+    return tl::unexpected(errno_text("a file for what kernels print"));
   }
   return std::unique_ptr<Console>(new Console(std::move(file)));
 }

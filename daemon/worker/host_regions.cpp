@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "protocol/address_space.hpp"
+#include "protocol/errno_text.hpp"
 
 namespace vgpu::worker {
 namespace {
@@ -32,7 +33,7 @@ tl::expected<void, std::string> HostRegions::reserve() {
   void* const place =
       mmap(at(host_window_base), host_window_size, PROT_NONE, reserve_flags | MAP_FIXED_NOREPLACE, -1, 0);
   if (place != at(host_window_base)) {
-    return tl::unexpected(std::string("reserving the host memory window: ") + std::strerror(errno));
+    return tl::unexpected(errno_text("reserving the host memory window"));
   }
   reserved_ = true;
   most_bytes_ = static_cast<std::uint64_t>(std::max(sysconf(_SC_PHYS_PAGES), 1L)) *

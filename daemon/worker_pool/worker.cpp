@@ -16,6 +16,7 @@
 #include <fstream>
 
 #include "daemon/worker_pool/environment.hpp"
+#include "protocol/errno_text.hpp"
 #include "protocol/message_socket.hpp"
 
 namespace vgpu::daemon {
@@ -80,10 +81,9 @@ tl::expected<std::unique_ptr<Worker>, std::string> spawn_worker(const WorkerComm
   auto gate = GateMapping::create(ours.gate);
   if (!gate) return tl::unexpected(gate.error());
   ours.attention.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  if (!ours.attention) return tl::unexpected(std::string("eventfd: ") + std::strerror(errno));
+  if (!ours.attention) return tl::unexpected(errno_text("eventfd"));
   std::array<int, 2> pipe_ends{};
-  if (pipe2(pipe_ends.data(), O_CLOEXEC) != 0)
-    return tl::unexpected(std::string("pipe: ") + std::strerror(errno));
+  if (pipe2(pipe_ends.data(), O_CLOEXEC) != 0) return tl::unexpected(errno_text("pipe"));
   const UniqueFd lifeline(pipe_ends[0]);
   ours.lifeline.reset(pipe_ends[1]);
 
@@ -104,7 +104,7 @@ tl::expected<std::unique_ptr<Worker>, std::string> spawn_worker(const WorkerComm
   const std::array<int, 4> fds{sockets->second.get(), ours.gate.get(), ours.attention.get(), lifeline.get()};
   const EnvironmentBlock environment(command.environment);
   const pid_t pid = fork();
-  if (pid < 0) return tl::unexpected(std::string("fork: ") + std::strerror(errno));
+  if (pid < 0) return tl::unexpected(errno_text("fork"));
   if (pid == 0) become_worker(fds, command.program.c_str(), arguments.data(), environment.data());
 
   worker->pid = pid;

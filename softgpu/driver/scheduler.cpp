@@ -16,12 +16,6 @@ bool& will_wait() {
   return value;
 }
 
-// True in a device thread that is about to look for work: one operation needs no other thread.
-bool& will_look() {
-  thread_local bool value = false;
-  return value;
-}
-
 }  // namespace
 
 Scheduler::WillWait::WillWait() {
@@ -70,7 +64,7 @@ void Scheduler::submit_locked(const OperationRef& operation, std::span<const Ope
   if (operation->unmet_ == 0) ready_locked(operation);
 }
 
-void Scheduler::ready_locked(OperationRef operation) {
+void Scheduler::ready_locked(OperationRef operation, bool looks_again) {
   switch (operation->lane_) {
     case Lane::none:
       finish_locked(std::move(operation));
@@ -78,7 +72,7 @@ void Scheduler::ready_locked(OperationRef operation) {
     case Lane::device: {
       device_ready_.push_back(std::move(operation));
       if (will_wait()) return;
-      const std::size_t for_others = device_ready_.size() - (will_look() ? 1 : 0);
+      const std::size_t for_others = device_ready_.size() - (looks_again ? 1 : 0);
       if (for_others == 0) return;
       // An idle thread that was woken but has not come up yet still counts as idle: there must be one for
       // each.
@@ -112,7 +106,7 @@ void Scheduler::ready_locked(OperationRef operation) {
 }
 
 // A list instead of recursion: a long chain of joins must not use up the stack.
-void Scheduler::finish_locked(OperationRef operation) {
+void Scheduler::finish_locked(OperationRef operation, bool looks_again) {
   std::vector<OperationRef> finished{std::move(operation)};
   while (!finished.empty()) {
     const OperationRef current = std::move(finished.back());
@@ -127,7 +121,7 @@ void Scheduler::finish_locked(OperationRef operation) {
       if (next->lane_ == Lane::none) {
         finished.push_back(std::move(next));
       } else {
-        ready_locked(std::move(next));
+        ready_locked(std::move(next), looks_again);
       }
     }
   }
@@ -145,9 +139,7 @@ void Scheduler::run(const OperationRef& operation, std::unique_lock<std::mutex>&
     if (stopping_) threads_gone_.notify_all();
     if (quiet_ != 0) quiet_wake_.notify_all();
   }
-  will_look() = looks_again;
-  finish_locked(operation);
-  will_look() = false;
+  finish_locked(operation, looks_again);
 }
 
 void Scheduler::serve(Ready& ready, std::condition_variable& wake, unsigned& idle) {

@@ -99,8 +99,9 @@ class Scheduler {
  private:
   using Ready = std::deque<OperationRef>;
 
-  void ready_locked(OperationRef operation);
-  void finish_locked(OperationRef operation);
+  // `looks_again`: called by a device thread that looks for work next: one operation needs no other thread.
+  void ready_locked(OperationRef operation, bool looks_again = false);
+  void finish_locked(OperationRef operation, bool looks_again = false);
   /// `looks_again`: by a device thread, which then takes the next operation that is ready.
   void run(const OperationRef& operation, std::unique_lock<std::mutex>& lock, bool looks_again = false);
   OperationRef take_locked(const void* queue, Help help);

@@ -12,6 +12,7 @@
 #include <cstring>
 
 #include "daemon/base/log.hpp"
+#include "protocol/errno_text.hpp"
 #include "protocol/message_socket.hpp"
 
 namespace vgpu::daemon::stub_host {
@@ -83,7 +84,7 @@ tl::expected<void, std::string> Vm::make_memory(std::optional<KeptVm>& kept) {
   }
   requests_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!doorbells_.front() || !doorbells_.back() || !requests_) {
-    return tl::unexpected(std::string("eventfd: ") + std::strerror(errno));
+    return tl::unexpected(errno_text("eventfd"));
   }
   return {};
 }

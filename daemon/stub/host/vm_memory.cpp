@@ -10,6 +10,8 @@
 #include <cstring>
 #include <fstream>
 
+#include "protocol/errno_text.hpp"
+
 namespace vgpu::daemon::stub_host {
 namespace {
 
@@ -18,7 +20,7 @@ namespace fs = std::filesystem;
 constexpr std::size_t kRegisterBytes = 4096;
 
 tl::unexpected<std::string> problem(const std::string& what) {
-  return tl::unexpected(what + ": " + std::strerror(errno));
+  return tl::unexpected(errno_text(what));
 }
 
 tl::expected<UniqueFd, std::string> file_of(const fs::path& path, std::uint64_t bytes) {
