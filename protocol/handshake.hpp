@@ -1,16 +1,17 @@
 // Messages between client, broker and worker before and beside the channel. All are plain structs of fixed
 // size whose first word is the type; strings are NUL-terminated. Nothing a client says here is believed
-// except its hash.
+// except its hash; what it wishes for chooses among what it may have.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 
 namespace vgpu {
 
 inline constexpr std::uint64_t hello_magic = 0x4F4C4C4548445056;  // "VPDHELLO"
-inline constexpr std::uint32_t handshake_version = 1;
+inline constexpr std::uint32_t handshake_version = 2;
 inline constexpr std::size_t attribute_count = 192;  ///< CUdevice_attribute 0..191
 inline constexpr std::size_t limit_count = 16;       ///< CUlimit 0..15
 
@@ -33,6 +34,27 @@ enum class MessageType : std::uint32_t {
 /// Identity of the protocol this binary was built with: the call table, the records and the channel's layout.
 std::uint64_t protocol_hash();
 
+enum class WishKind : std::uint32_t {
+  any = 0,      ///< CUDA_VISIBLE_DEVICES is not set
+  nothing = 1,  ///< it hides every device
+  index = 2,    ///< among the devices that the client may use, in the order of the configuration
+  uuid = 3,     ///< or the beginning of one
+};
+
+/// Which device a client asks for: the first entry of its CUDA_VISIBLE_DEVICES (visible_devices.hpp).
+struct DeviceWish {
+  WishKind kind = WishKind::any;
+  std::uint32_t index = 0;
+  char uuid[48] = {};  ///< "GPU-" and at least a digit of what follows
+};
+
+/// How the first message of a client of any version begins.
+struct FirstWords {
+  MessageType type;
+  std::uint32_t version;
+  std::uint64_t magic;
+};
+
 /// Client -> broker, first message.
 struct Hello {
   static constexpr auto message_type = MessageType::hello;
@@ -40,6 +62,7 @@ struct Hello {
   std::uint32_t version = handshake_version;
   std::uint64_t magic = hello_magic;
   std::uint64_t protocol_hash = 0;
+  DeviceWish wish;
 };
 
 /// All that a client answers about its device without asking again. Written by the worker at its start.
@@ -76,6 +99,8 @@ struct Welcome {
   std::uint64_t memory_quota = 0;  ///< bytes; 0 = none
   DeviceReport device;
 };
+
+inline constexpr std::uint32_t most_listed_devices = 64;  ///< DeviceStatus::device_count
 
 enum class RefusalCode : std::uint32_t {
   protocol = 1,     ///< another version of vgpud
@@ -137,12 +162,17 @@ struct ConsoleText {
   char text[16384] = {};
 };
 
-/// Asks the broker how the device is used, instead of Hello; makes no session.
+/// Asks the broker how a device is used, instead of Hello; makes no session. Which devices are listed depends
+/// on the wish: the one that the asker has or would get, and before it, where the wish is an index, those
+/// with lower ones, so that an index means the same in libcuda and in libnvidia-ml.
 struct StatusQuery {
   static constexpr auto message_type = MessageType::status_query;
   MessageType type = message_type;
   std::uint32_t version = handshake_version;
   std::uint64_t magic = hello_magic;
+  DeviceWish wish;
+  std::uint32_t index = 0;  ///< which of the list
+  std::uint32_t reserved = 0;
 };
 
 /// A process that uses the device.
@@ -156,7 +186,9 @@ struct ProcessUsage {
 struct DeviceStatus {
   static constexpr auto message_type = MessageType::device_status;
   MessageType type = message_type;
+  std::uint32_t device_count = 0;  ///< length of the list
   std::uint32_t process_count = 0;
+  std::uint32_t reserved = 0;
   std::uint64_t memory_quota = 0;        ///< bytes, of the asker's class; 0 = none
   std::uint64_t memory_used = 0;         ///< bytes, by sessions under the asker's quota
   std::uint64_t device_memory_used = 0;  ///< bytes, by all clients
@@ -168,6 +200,8 @@ struct DeviceStatus {
 
 /// Why a Hello is refused, or an empty string when it fits this build.
 std::string hello_problem(const Hello& hello);
+/// The same of a message that is not of this build's size; empty too when it is no client's first message.
+std::string first_words_problem(std::span<const std::byte> message);
 
 /// Copies text into a message's fixed field, cut off to fit, always terminated.
 template <std::size_t N>

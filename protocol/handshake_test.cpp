@@ -28,6 +28,28 @@ TEST(Handshake, OtherProtocolIsRefusedInWordsThatHelp) {
   EXPECT_NE(hello_problem(hello).find("not a vgpud client"), std::string::npos);
 }
 
+TEST(Handshake, ClientsOfOtherVersionsAreKnownByTheirFirstWords) {
+  // The hello of version 1 was these words and the hash.
+  struct {
+    FirstWords words;
+    std::uint64_t hash;
+  } old{{MessageType::hello, 1, hello_magic}, 7};
+  const auto problem = [&](std::size_t bytes) {
+    return first_words_problem(std::as_bytes(std::span(&old, 1)).first(bytes));
+  };
+  EXPECT_NE(problem(sizeof old).find("version 1"), std::string::npos);
+  EXPECT_EQ(problem(sizeof(FirstWords) - 1), "");
+  EXPECT_EQ(problem(0), "");
+  old.words.type = MessageType::status_query;
+  EXPECT_NE(problem(sizeof(FirstWords)).find("install both"), std::string::npos);
+  old.words.type = MessageType::attach;
+  EXPECT_EQ(problem(sizeof old), "");
+  old.words = {MessageType::hello, 1, 0};
+  EXPECT_EQ(problem(sizeof old), "");
+  old.words = {MessageType::hello, handshake_version, hello_magic};
+  EXPECT_EQ(problem(sizeof old), "") << "this build's words in a message of another size";
+}
+
 TEST(Handshake, RefusalTravelsWithItsText) {
   auto ends = message_socket_pair();
   ASSERT_TRUE(ends);

@@ -93,6 +93,14 @@ json to_json(const ClientStats& stats) {
   return result;
 }
 
+// Its number among the devices of its pool: what CUDA_VISIBLE_DEVICES counts.
+std::ptrdiff_t pool_index(const BrokerState& state, const Device& device) {
+  const auto self = std::find_if(state.devices.begin(), state.devices.end(),
+                                 [&](const auto& other) { return other.get() == &device; });
+  return std::count_if(state.devices.begin(), self,
+                       [&](const auto& other) { return other->config().pool == device.config().pool; });
+}
+
 json device_json(const BrokerState& state, const Device& device, bool histograms = false) {
   const DeviceFigures figures = state.sessions.figures(device);
   json result = {
@@ -104,6 +112,7 @@ json device_json(const BrokerState& state, const Device& device, bool histograms
       {"sharing", device.under_mps() ? "mps" : "isolated"},
       {"policy", to_string(device.policy())},
       {"pool", device.config().pool},
+      {"pool_index", pool_index(state, device)},
       {"switches", device.gates().switches()},
       {"charged_ns", device.gates().charged_ns()},
       {"clients_admitted", figures.admitted},

@@ -1,9 +1,15 @@
 // Quarantine, placement, and what owners may lower.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <iterator>
+#include <string>
+#include <vector>
+
 #include "daemon/policy/lowering.hpp"
 #include "daemon/policy/placing.hpp"
 #include "daemon/policy/quarantine.hpp"
+#include "protocol/visible_devices.hpp"
 
 namespace vgpu::daemon {
 namespace {
@@ -76,43 +82,114 @@ std::vector<PlacingDevice> three() {
   return devices;
 }
 
-TEST(Placing, LeastLoadedOfThePoolAndTheFirstOfSeveral) {
-  auto devices = three();
-  EXPECT_EQ(choose_device(devices, "", "", ""), 0U);
-  devices[0].load = 200;
-  devices[1].load = 100;
-  EXPECT_EQ(choose_device(devices, "", "", ""), 1U);
-  devices[1].serves = false;
-  EXPECT_EQ(choose_device(devices, "", "a", ""), 0U);
-  EXPECT_EQ(choose_device(devices, "", "b", ""), 2U);
-  EXPECT_FALSE(choose_device(devices, "", "c", ""));
+// The device's index, "N?" where the choice is not settled, or "-".
+std::string chosen(const std::vector<PlacingDevice>& devices, const std::string& device,
+                   const std::string& pool, const DeviceWish& wish) {
+  const auto usable = usable_devices(devices, device, pool);
+  if (!usable) return "-";
+  const auto choice = choose_device(devices, *usable, wish);
+  return choice ? std::to_string(choice->device) + (choice->settled ? "" : "?") : "-";
 }
 
-TEST(Placing, RulesPinADevice) {
+std::string chosen(const std::vector<PlacingDevice>& devices, const std::string& pool, const char* visible) {
+  return chosen(devices, "", pool, wish_of(visible));
+}
+
+TEST(Placing, LeastLoadedOfThePoolAndTheFirstOfSeveral) {
+  auto devices = three();
+  EXPECT_EQ(chosen(devices, "", nullptr), "0");
+  devices[0].load = 200;
+  devices[1].load = 100;
+  EXPECT_EQ(chosen(devices, "", nullptr), "1");
+  devices[1].serves = false;
+  EXPECT_EQ(chosen(devices, "a", nullptr), "0");
+  EXPECT_EQ(chosen(devices, "b", nullptr), "2");
+  EXPECT_EQ(chosen(devices, "c", nullptr), "-");
+  EXPECT_EQ(chosen({}, "", nullptr), "-");
+}
+
+TEST(Placing, RulesPinADeviceWhateverTheClientWishes) {
   auto devices = three();
   devices[1].load = 1000;
-  EXPECT_EQ(choose_device(devices, "gpu1", "", ""), 1U);
-  EXPECT_FALSE(choose_device(devices, "gpu7", "", ""));
+  EXPECT_EQ(chosen(devices, "gpu1", "", {}), "1");
+  EXPECT_EQ(chosen(devices, "gpu7", "", {}), "-");
+  EXPECT_EQ(chosen(devices, "gpu1", "", wish_of("0")), "1") << "index 0 of those that it may use";
+  EXPECT_EQ(chosen(devices, "gpu1", "", wish_of("1")), "-");
+  EXPECT_EQ(chosen(devices, "gpu1", "", wish_of("GPU-11")), "1");
+  EXPECT_EQ(chosen(devices, "gpu1", "", wish_of("GPU-10")), "-");
 }
 
 TEST(Placing, ClientAsksByIndexInItsPool) {
-  const auto devices = three();
-  EXPECT_EQ(choose_device(devices, "", "a", "1"), 1U);
-  EXPECT_EQ(choose_device(devices, "", "b", "0"), 2U);
-  EXPECT_FALSE(choose_device(devices, "", "b", "1"));
-  EXPECT_FALSE(choose_device(devices, "", "a", "-1"));
-  EXPECT_FALSE(choose_device(devices, "", "a", "1x"));
-  EXPECT_FALSE(choose_device(devices, "gpu0", "", "1"));
+  auto devices = three();
+  EXPECT_EQ(chosen(devices, "a", "1"), "1");
+  EXPECT_EQ(chosen(devices, "b", "0"), "2");
+  EXPECT_EQ(chosen(devices, "b", "1"), "-");
+  EXPECT_EQ(chosen(devices, "a", "4294967295"), "-");
+  devices[1].load = 1000;
+  devices[1].serves = false;
+  EXPECT_EQ(chosen(devices, "a", "1,0"), "1") << "a wish is not bent to what would serve better";
+}
+
+TEST(Placing, WhoHidesAllDevicesGetsNone) {
+  for (const char* hiding : {"", "-1", "none", "0,0", "MIG-1"}) EXPECT_EQ(chosen(three(), "", hiding), "-");
 }
 
 TEST(Placing, ClientAsksByUuidWholeOrShortened) {
   const auto devices = three();
   EXPECT_EQ(uuid_text(devices[1].uuid), "GPU-11111111-1111-1111-1111-111111111111");
-  EXPECT_EQ(choose_device(devices, "", "a", "GPU-11111111-1111-1111-1111-111111111111"), 1U);
-  EXPECT_EQ(choose_device(devices, "", "a", "GPU-11"), 1U);
-  EXPECT_FALSE(choose_device(devices, "", "a", "GPU-1"));   // of both
-  EXPECT_FALSE(choose_device(devices, "", "a", "GPU-12"));  // of another pool
-  EXPECT_FALSE(choose_device(devices, "", "a", "GPU-"));
+  EXPECT_EQ(chosen(devices, "a", "GPU-11111111-1111-1111-1111-111111111111"), "1");
+  EXPECT_EQ(chosen(devices, "a", "GPU-11"), "1");
+  EXPECT_EQ(chosen(devices, "a", "GPU-1"), "-") << "of both";
+  EXPECT_EQ(chosen(devices, "a", "GPU-12"), "-") << "of another pool";
+  EXPECT_EQ(chosen(devices, "b", "GPU-1"), "2") << "of the only one of the pool";
+  EXPECT_EQ(chosen(devices, "a", "GPU-"), "-");
+  EXPECT_EQ(chosen(devices, "a", "GPU-11111111-1111-1111-1111-1111111111110"), "-");
+}
+
+TEST(Placing, OfDevicesWithOneUuidTheFirstIsMeant) {
+  auto devices = three();
+  devices[0].uuid = devices[1].uuid;
+  EXPECT_EQ(chosen(devices, "a", "GPU-1"), "0");
+  EXPECT_EQ(chosen(devices, "a", "GPU-11111111-1111-1111-1111-111111111111"), "0");
+  EXPECT_EQ(chosen(devices, "a", "1"), "1");
+}
+
+TEST(Placing, AUuidWaitsForDevicesThatHaveNotToldTheirs) {
+  auto devices = three();
+  devices[1].uuid_known = false;
+  EXPECT_EQ(chosen(devices, "a", "GPU-11"), "1?");
+  EXPECT_EQ(chosen(devices, "a", "GPU-10"), "1?") << "it may be the beginning of both";
+  EXPECT_EQ(chosen(devices, "a", "GPU-10101010-1010-1010-1010-101010101010"), "0");
+  devices[1].serves = false;
+  EXPECT_EQ(chosen(devices, "a", "GPU-11"), "-") << "who cannot serve is not waited for";
+  EXPECT_EQ(chosen(devices, "a", "GPU-10"), "0");
+  EXPECT_EQ(chosen(devices, "b", "GPU-12"), "2");
+}
+
+TEST(Placing, WishesOfAnyBytesAreAnswered) {
+  const auto devices = three();
+  DeviceWish wish;
+  wish.kind = static_cast<WishKind>(77);
+  EXPECT_EQ(chosen(devices, "", "a", wish), "-");
+  wish.kind = WishKind::uuid;
+  std::fill(std::begin(wish.uuid), std::end(wish.uuid), '\xff');
+  EXPECT_EQ(chosen(devices, "", "a", wish), "-");
+  std::fill(std::begin(wish.uuid), std::end(wish.uuid), '1');
+  wish.uuid[0] = 'G', wish.uuid[1] = 'P', wish.uuid[2] = 'U', wish.uuid[3] = '-';
+  EXPECT_EQ(chosen(devices, "", "a", wish), "-") << "not terminated";
+}
+
+TEST(Placing, AnIndexFindsTheSameDeviceInTheListOfLibnvidiaMl) {
+  using List = std::vector<std::size_t>;
+  const List usable{1, 4, 5};
+  EXPECT_EQ(listed_devices(usable, wish_of(nullptr), 4), List{4});
+  EXPECT_EQ(listed_devices(usable, wish_of("1"), 4), (List{1, 4}));
+  EXPECT_EQ(listed_devices(usable, wish_of("0,1"), 1), List{1});
+  EXPECT_EQ(listed_devices(usable, wish_of("2"), 5), (List{1, 4, 5}));
+  EXPECT_EQ(listed_devices(usable, wish_of("2"), 1), List{1}) << "it runs elsewhere than it wishes now";
+  EXPECT_EQ(listed_devices(usable, wish_of("3"), 4), List{4});
+  EXPECT_EQ(listed_devices(usable, wish_of("GPU-1"), 5), List{5});
+  EXPECT_EQ(listed_devices(usable, wish_of("-1"), 1), List{1});
 }
 
 TEST(Lowering, LessIsAllowedMoreIsNot) {

@@ -178,8 +178,11 @@ tl::expected<void, std::string> Service::start() {
 
   greeter_ = std::make_unique<Greeter>(
       loop_, std::move(*clients), config_->limits,
-      Greeter::Callbacks{[this](UniqueFd socket) { sessions_->admit(std::move(socket)); },
-                         [this](UniqueFd socket) { sessions_->answer_status(std::move(socket)); }});
+      Greeter::Callbacks{
+          [this](UniqueFd socket, const DeviceWish& wish) { sessions_->admit(std::move(socket), wish); },
+          [this](UniqueFd socket, const StatusQuery& query) {
+            sessions_->answer_status(std::move(socket), query);
+          }});
   state_ = std::make_unique<BrokerState>(
       BrokerState{*sessions_, *greeter_, *vms_, devices_, config_->file, since_, live_,
                   [this]() -> const Config& { return *config_; },

@@ -95,12 +95,9 @@ void Greeter::on_message(int fd) {
   if (message && message->none) return;
   UniqueFd socket = dismiss(fd);
   if (!message || message->closed) return;
-  if (const auto* hello = message->as<Hello>()) {
-    const std::string problem = hello_problem(*hello);
-    if (problem.empty()) {
-      callbacks_.on_hello(std::move(socket));
-      return;
-    }
+  const auto* const hello = message->as<Hello>();
+  const std::string problem = hello != nullptr ? hello_problem(*hello) : first_words_problem(message->bytes);
+  if (!problem.empty()) {
     ++counters_.mismatched;
     if (log_limit_.allows()) {
       log::warning("client refused uid={} reason={}", peer_uid(socket.get()), log::quoted(problem));
@@ -108,9 +105,13 @@ void Greeter::on_message(int fd) {
     send_refusal(socket.get(), RefusalCode::protocol, problem);
     return;
   }
+  if (hello != nullptr) {
+    callbacks_.on_hello(std::move(socket), hello->wish);
+    return;
+  }
   if (const auto* query = message->as<StatusQuery>();
       query != nullptr && query->magic == hello_magic && query->version == handshake_version) {
-    callbacks_.on_status(std::move(socket));
+    callbacks_.on_status(std::move(socket), *query);
     return;
   }
   ++counters_.malformed;

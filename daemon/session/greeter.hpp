@@ -20,8 +20,10 @@ void send_refusal(int socket, RefusalCode code, const std::string& text);
 class Greeter {
  public:
   struct Callbacks {
-    std::function<void(UniqueFd socket)> on_hello;   // a Hello that fits this build came
-    std::function<void(UniqueFd socket)> on_status;  // a StatusQuery came
+    // A Hello that fits this build came.
+    std::function<void(UniqueFd socket, const DeviceWish& wish)> on_hello;
+    // A StatusQuery came.
+    std::function<void(UniqueFd socket, const StatusQuery& query)> on_status;
   };
   // What came to nothing, since the start.
   struct Counters {

@@ -7,7 +7,10 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
+#include <iterator>
 #include <random>
+#include <span>
 
 #include "daemon/control/schema.hpp"
 #include "daemon/testing/broker_process.hpp"
@@ -37,7 +40,7 @@ TEST(HostileClient, AlmostRightHellosAreRefused) {
     Hello hello;
     hello.protocol_hash = protocol_hash();
     auto* bytes = reinterpret_cast<unsigned char*>(&hello);
-    bytes[random() % sizeof hello] ^= static_cast<unsigned char>(1U << (random() % 8));
+    bytes[random() % offsetof(Hello, wish)] ^= static_cast<unsigned char>(1U << (random() % 8));
     const UniqueFd socket = broker.connect();
     ASSERT_TRUE(send_message(socket.get(), hello));
     const auto answer = receive_message(socket.get(), 5000);
@@ -45,6 +48,62 @@ TEST(HostileClient, AlmostRightHellosAreRefused) {
     EXPECT_EQ(answer->as<Welcome>(), nullptr) << "round " << round;
   }
   EXPECT_TRUE(broker.hello().welcome);
+}
+
+// What a client wishes for is its own word.
+TEST(HostileClient, WishesOfAnyBytesAreAnswered) {
+  const BrokerProcess broker;
+  ASSERT_TRUE(broker.wait_until_up());
+  std::mt19937 random(7);
+  int admitted = 0;
+  for (int round = 0; round < 300; ++round) {
+    Hello hello;
+    hello.protocol_hash = protocol_hash();
+    auto* bytes = reinterpret_cast<unsigned char*>(&hello.wish);
+    for (std::size_t i = 0; i < sizeof hello.wish; ++i) bytes[i] = static_cast<unsigned char>(random());
+    if (round % 2 == 0) hello.wish.kind = static_cast<WishKind>(random() % 5);
+    if (round % 3 == 0) hello.wish.index = static_cast<std::uint32_t>(random() % 3);
+    if (round % 4 == 0) std::copy_n("GPU-", 4, std::begin(hello.wish.uuid));
+    StatusQuery query;
+    query.wish = hello.wish;
+    query.index = static_cast<std::uint32_t>(round % 3 == 0 ? random() % 3 : random());
+    const UniqueFd asker = broker.connect();
+    ASSERT_TRUE(send_message(asker.get(), query));
+    const auto status = receive_message(asker.get(), 5000);
+    ASSERT_TRUE(status) << status.error();
+    EXPECT_TRUE(status->as<DeviceStatus>() != nullptr || status->as<Refused>() != nullptr);
+    const UniqueFd socket = broker.connect();
+    ASSERT_TRUE(send_message(socket.get(), hello));
+    const auto answer = receive_message(socket.get(), 5000);
+    ASSERT_TRUE(answer) << answer.error();
+    const bool welcome = answer->as<Welcome>() != nullptr;
+    const auto* refused = answer->as<Refused>();
+    EXPECT_TRUE(welcome || (refused != nullptr && refused->code == RefusalCode::no_device));
+    const bool may =
+        hello.wish.kind == WishKind::any || (hello.wish.kind == WishKind::index && hello.wish.index == 0);
+    EXPECT_EQ(welcome, may) << "round " << round;
+    admitted += welcome ? 1 : 0;
+  }
+  EXPECT_GT(admitted, 0);
+  EXPECT_TRUE(broker.hello().welcome);
+}
+
+TEST(HostileClient, ClientsOfAnotherVersionAreToldSo) {
+  const BrokerProcess broker;
+  ASSERT_TRUE(broker.wait_until_up());
+  struct {
+    FirstWords words{MessageType::hello, 1, hello_magic};
+    std::uint64_t hash = protocol_hash();
+  } old;
+  const UniqueFd socket = broker.connect();
+  ASSERT_TRUE(send_message(socket.get(), std::as_bytes(std::span(&old, 1))));
+  const auto answer = receive_message(socket.get(), 5000);
+  ASSERT_TRUE(answer) << answer.error();
+  const auto* const refused = answer->as<Refused>();
+  ASSERT_NE(refused, nullptr);
+  EXPECT_EQ(refused->code, RefusalCode::protocol);
+  EXPECT_NE(std::string(refused->text).find("install both from one build"), std::string::npos);
+  EXPECT_EQ(broker.stats()["broker"]["handshakes_mismatched"], 1);
 }
 
 TEST(HostileClient, SilentConnectionsEndAfterTheTimeout) {

@@ -52,6 +52,8 @@ struct Session {
   Adjustments adjustments;
   bool quarantined = false;  // gets no device time, because of what its program did or the operator said
   bool fault_counted = false;
+  DeviceWish wish;      // which device it asked for
+  bool settled = true;  // false: `device` may be the one, which it must tell by its UUID first
   Device* device = nullptr;
   Worker* worker = nullptr;           // null unless running
   std::shared_ptr<GateMapping> gate;  // outlives the worker, for the last figures

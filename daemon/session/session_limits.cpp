@@ -2,7 +2,6 @@
 // session manager's part of limits.
 #include <algorithm>
 
-#include "daemon/policy/placing.hpp"
 #include "daemon/session/session_manager.hpp"
 
 namespace vgpu::daemon {
@@ -16,28 +15,53 @@ std::uint64_t ns(std::chrono::nanoseconds time) {
 
 }  // namespace
 
-tl::expected<Device*, std::string> SessionManager::place(const Placement& placement) const {
-  std::vector<PlacingDevice> candidates;
-  candidates.reserve(devices_.size());
+std::vector<PlacingDevice> SessionManager::placing_devices() const {
+  std::vector<PlacingDevice> all;
+  all.reserve(devices_.size());
   for (const Device* device : devices_) {
-    PlacingDevice candidate;
-    candidate.name = device->config().name;
-    candidate.pool = device->config().pool;
-    candidate.serves = device->pool() != nullptr && device->problem().empty();
+    PlacingDevice seen;
+    seen.name = device->config().name;
+    seen.pool = device->config().pool;
+    seen.serves = device->pool() != nullptr && device->problem().empty();
     if (const auto& report = device->report()) {
-      std::copy(std::begin(report->uuid), std::end(report->uuid), candidate.uuid.begin());
-      candidate.uuid_known = true;
+      std::copy(std::begin(report->uuid), std::end(report->uuid), seen.uuid.begin());
+      seen.uuid_known = true;
     }
     for (const auto& [id, session] : sessions_) {
-      if (session->device == device) candidate.load += session->client_class.weight;
+      if (session->device == device) seen.load += session->client_class.weight;
     }
-    candidates.push_back(std::move(candidate));
+    all.push_back(std::move(seen));
   }
-  const auto chosen = choose_device(candidates, placement.device, placement.pool, {});
-  if (!chosen) return tl::unexpected(chosen.error());
-  Device* const device = devices_[*chosen];
-  if (!candidates[*chosen].serves) return tl::unexpected("the device cannot serve: " + device->problem());
-  return device;
+  return all;
+}
+
+tl::expected<SessionManager::Place, std::string> SessionManager::place(const Placement& placement,
+                                                                       const DeviceWish& wish) const {
+  const auto all = placing_devices();
+  const auto usable = usable_devices(all, placement.device, placement.pool);
+  if (!usable) return tl::unexpected(usable.error());
+  const auto choice = choose_device(all, *usable, wish);
+  if (!choice) return tl::unexpected(choice.error());
+  Device* const device = devices_[choice->device];
+  if (!all[choice->device].serves) return tl::unexpected("the device cannot serve: " + device->problem());
+  return Place{device, choice->settled};
+}
+
+bool SessionManager::settle(Session& session) {
+  const auto placement = place_client(*config_, session.peer.identity);
+  const auto found = placement ? place(*placement, session.wish)
+                               : tl::expected<Place, std::string>(tl::unexpected(placement.error()));
+  if (!found) {
+    refuse(session, placement ? RefusalCode::no_device : RefusalCode::not_allowed, found.error());
+    end(session.id, "refused");
+    return false;
+  }
+  session.settled = found->settled;
+  if (found->device == session.device) return session.settled;
+  Device& before = *std::exchange(session.device, found->device);
+  count_waiting(before);
+  serve(session);
+  return false;
 }
 
 GateTerms SessionManager::gate_terms(const ClassConfig& from) const {

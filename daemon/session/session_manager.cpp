@@ -123,7 +123,7 @@ std::string SessionManager::over_limit(const Identity& who, const ClassConfig& c
   return {};
 }
 
-void SessionManager::admit(UniqueFd socket) {
+void SessionManager::admit(UniqueFd socket, const DeviceWish& wish) {
   auto peer = identify_peer(socket.get());
   if (!peer) {
     log::info("client left before it was admitted reason={}", log::quoted(peer.error()));
@@ -145,9 +145,9 @@ void SessionManager::admit(UniqueFd socket) {
     refuse(socket.get(), who, RefusalCode::not_allowed, "this program is in quarantine: " + kept->why);
     return;
   }
-  const auto device = place(*placement);
-  if (!device) {
-    refuse(socket.get(), who, RefusalCode::no_device, device.error());
+  const auto found = place(*placement, wish);
+  if (!found) {
+    refuse(socket.get(), who, RefusalCode::no_device, found.error());
     return;
   }
 
@@ -155,7 +155,9 @@ void SessionManager::admit(UniqueFd socket) {
   session->socket = std::move(socket);
   session->peer = std::move(*peer);
   session->client_class = placement->client_class;
-  session->device = *device;
+  session->wish = wish;
+  session->device = found->device;
+  session->settled = found->settled;
   start(std::move(session));
 }
 
@@ -186,9 +188,9 @@ std::uint64_t SessionManager::admit_guest(UniqueFd socket, GuestPlace guest, con
   }
   Placement wanted;
   wanted.device = device_name;
-  const auto device = place(wanted);
-  if (!device) {
-    refuse(socket.get(), who, RefusalCode::no_device, device.error());
+  const auto found = place(wanted, {});
+  if (!found) {
+    refuse(socket.get(), who, RefusalCode::no_device, found.error());
     return 0;
   }
   auto session = std::make_unique<Session>();
@@ -201,7 +203,7 @@ std::uint64_t SessionManager::admit_guest(UniqueFd socket, GuestPlace guest, con
   session->peer.identity = std::move(who);
   session->guest = std::move(guest);
   session->client_class = client_class;
-  session->device = *device;
+  session->device = found->device;
   return start(std::move(session));
 }
 
@@ -252,7 +254,7 @@ void SessionManager::on_client_socket(std::uint64_t id) {
 
 // Gives a waiting session a worker, or leaves it waiting.
 void SessionManager::serve(Session& session) {
-  Worker* worker = session.device->pool()->take();
+  Worker* worker = session.settled ? session.device->pool()->take() : nullptr;
   if (worker != nullptr) {
     loop_.cancel(session.wait_timer);
     if (!attach(session, *worker)) end(session.id, "it could not be attached to its worker");
@@ -411,9 +413,22 @@ void SessionManager::end_all(const std::string& why) {
   while (!sessions_.empty()) end(sessions_.begin()->first, why);
 }
 
+std::vector<std::uint64_t> SessionManager::waiting_on(const Device& device) const {
+  std::vector<std::uint64_t> ids;
+  for (const auto& [id, session] : sessions_) {
+    if (session->device == &device && session->state == SessionState::waiting) ids.push_back(id);
+  }
+  return ids;
+}
+
 void SessionManager::worker_ready(Device& device) {
+  for (const std::uint64_t id : waiting_on(device)) {
+    if (const auto found = sessions_.find(id); found != sessions_.end() && !found->second->settled) {
+      settle(*found->second);
+    }
+  }
   for (auto& [id, session] : sessions_) {
-    if (session->device != &device || session->state != SessionState::waiting) continue;
+    if (session->device != &device || session->state != SessionState::waiting || !session->settled) continue;
     serve(*session);  // may end this session: nothing of the map is used afterwards
     count_waiting(device);
     return;
@@ -421,12 +436,14 @@ void SessionManager::worker_ready(Device& device) {
 }
 
 void SessionManager::device_problem(Device& device, const std::string& why) {
-  std::vector<std::uint64_t> waiting;
-  for (const auto& [id, session] : sessions_) {
-    if (session->device == &device && session->state == SessionState::waiting) waiting.push_back(id);
-  }
-  for (const std::uint64_t id : waiting) {
-    const Session& session = *sessions_.at(id);
+  for (const std::uint64_t id : waiting_on(device)) {
+    const auto found = sessions_.find(id);
+    if (found == sessions_.end()) continue;
+    Session& session = *found->second;
+    if (!session.settled) {
+      settle(session);
+      continue;
+    }
     refuse(session, RefusalCode::no_device, "the device cannot serve: " + why);
     end(id, "refused");
   }
@@ -553,43 +570,6 @@ std::vector<ClientStats> SessionManager::stats(StatsDetail detail) const {
   all.reserve(sessions_.size());
   for (const auto& [id, session] : sessions_) all.push_back(describe(*session, detail));
   return all;
-}
-
-void SessionManager::answer_status(UniqueFd socket) {
-  const auto peer = identify_peer(socket.get());
-  if (!peer) return;
-  const Identity& who = peer->identity;
-  const auto placement = place_client(*config_, who);
-  const auto of_asker = std::find_if(sessions_.begin(), sessions_.end(), [&](const auto& entry) {
-    return entry.second->peer.identity.pid == who.pid;
-  });
-  const Device* device = of_asker != sessions_.end() ? of_asker->second->device
-                         : placement                 ? place(*placement).value_or(nullptr)
-                                                     : nullptr;
-  if (device == nullptr || !device->report()) {
-    send_refusal(socket.get(), placement ? RefusalCode::no_device : RefusalCode::not_allowed,
-                 placement ? "the device is not ready" : placement.error());
-    return;
-  }
-  DeviceStatus status;
-  status.device = *device->report();
-  status.memory_quota = placement->client_class.memory_quota.value_or(0);
-  status.gpu_busy_percent = static_cast<std::uint32_t>(utilisation(*device) * 100);
-  for (const auto& [id, session] : sessions_) {
-    if (session->device != device || !session->gate) continue;
-    const std::uint64_t memory = session->gate->page().memory_used.load(std::memory_order_relaxed);
-    status.device_memory_used += memory;
-    const bool own = session->peer.identity.uid == who.uid;
-    if (session->peer.identity.pid == who.pid) status.memory_used += memory;
-    if ((own || who.uid == 0) && status.process_count < std::size(status.processes)) {
-      ProcessUsage& entry = status.processes[status.process_count++];
-      entry.pid = session->peer.identity.pid;
-      entry.memory_used = memory;
-    }
-  }
-  if (const auto sent = send_message(socket.get(), status); !sent) {
-    log::debug("status not delivered reason={}", log::quoted(sent.error()));
-  }
 }
 
 }  // namespace vgpu::daemon

@@ -13,6 +13,7 @@
 #include "daemon/devices/device.hpp"
 #include "daemon/handover/descriptor_store.hpp"
 #include "daemon/metrics/client_stats.hpp"
+#include "daemon/policy/placing.hpp"
 #include "daemon/policy/quarantine.hpp"
 #include "daemon/session/ipc_registry.hpp"
 #include "daemon/session/session.hpp"
@@ -31,8 +32,9 @@ class SessionManager {
   // A device that clients may be placed on; the first is the default. Devices outlive the manager.
   void add_device(Device& device);
 
-  // A connection that has said hello. Decides about it now or when a worker is ready.
-  void admit(UniqueFd socket);
+  // A connection that has said hello and which device it wishes for. Decides about it now or when a worker is
+  // ready.
+  void admit(UniqueFd socket, const DeviceWish& wish);
   // A process in a VM asks for a session of a class on a device ("": the least loaded of the default pool).
   // What a client would be told over its connection comes through `socket`, whose far end the VM holds;
   // closing that ends the session. Returns the session's id, or 0 when it was refused (the refusal lies in
@@ -45,8 +47,8 @@ class SessionManager {
   void share_guest(std::uint64_t id, const ClassConfig& part);
   // The figures of a session's worker, or null.
   [[nodiscard]] const GatePage* page_of(std::uint64_t id) const;
-  // A connection that asks for the state of its device: answers and closes.
-  void answer_status(UniqueFd socket);
+  // A connection that asks for the state of a device of its own: answers and closes.
+  void answer_status(UniqueFd socket, const StatusQuery& query);
 
   // From Device: a worker can be taken; no worker can be started.
   void worker_ready(Device& device);
@@ -110,7 +112,24 @@ class SessionManager {
   Device* find_device(const std::string& name) const;
   std::uint64_t start(std::unique_ptr<Session> session);
   // session_limits.cpp
-  [[nodiscard]] tl::expected<Device*, std::string> place(const Placement& placement) const;
+  struct Place {
+    Device* device = nullptr;
+    bool settled = true;  // see Choice
+  };
+  [[nodiscard]] std::vector<PlacingDevice> placing_devices() const;
+  [[nodiscard]] tl::expected<Place, std::string> place(const Placement& placement,
+                                                       const DeviceWish& wish) const;
+  // Chooses anew for a client that waits on a device which has told its UUID, or cannot serve. True when it
+  // stays there for good; otherwise it is where it belongs now, waits for another device's UUID, or has
+  // ended.
+  bool settle(Session& session);
+  // session_status.cpp
+  // The oldest of a process; null: it has none.
+  [[nodiscard]] const Session* session_of(pid_t pid) const;
+  // The devices that libnvidia-ml lists for who has this session (or null) and would be placed so.
+  [[nodiscard]] tl::expected<std::vector<const Device*>, Refused> listed_for(
+      const Session* session, const tl::expected<Placement, std::string>& placement,
+      const DeviceWish& wish) const;
   [[nodiscard]] GateTerms gate_terms(const ClassConfig& from) const;
   // Makes what the session's class says hold for its worker.
   void push(Session& session);
@@ -133,6 +152,7 @@ class SessionManager {
   void refresh(Session& session);
   void end(std::uint64_t id, const std::string& why);
   void count_waiting(Device& device);
+  [[nodiscard]] std::vector<std::uint64_t> waiting_on(const Device& device) const;
   /// Sessions with ids below `before` that wait for a worker of the device.
   unsigned waiting(const Device& device, std::uint64_t before) const;
   void watch(Session& session);

@@ -67,11 +67,13 @@ Connection::Connection(UniqueFd socket, UniqueFd direct, const Welcome& welcome,
 namespace {
 
 // A connection that has said hello, and what came back: nothing (closed) when vgpud hung up.
-tl::expected<std::pair<UniqueFd, Message>, std::string> say_hello(const std::string& path, int timeout_ms) {
+tl::expected<std::pair<UniqueFd, Message>, std::string> say_hello(const std::string& path, int timeout_ms,
+                                                                  const DeviceWish& wish) {
   auto socket = connect_message_socket(path, timeout_ms);
   if (!socket) return tl::unexpected(socket.error());
   Hello hello;
   hello.protocol_hash = protocol_hash();
+  hello.wish = wish;
   Message answer;
   answer.closed = true;
   if (send_message(socket->get(), hello)) {
@@ -85,11 +87,12 @@ tl::expected<std::pair<UniqueFd, Message>, std::string> say_hello(const std::str
 }  // namespace
 
 tl::expected<std::unique_ptr<Connection>, Connection::Failure> Connection::open(const std::string& path,
-                                                                                int timeout_ms) {
-  auto greeted = say_hello(path, timeout_ms);
+                                                                                int timeout_ms,
+                                                                                const DeviceWish& wish) {
+  auto greeted = say_hello(path, timeout_ms, wish);
   // A vgpud that is just being restarted hangs up on whom it has not admitted yet: the next one serves them.
   for (int again = 0; again < kMoreHellos && greeted && greeted->second.closed; ++again) {
-    greeted = say_hello(path, timeout_ms);
+    greeted = say_hello(path, timeout_ms, wish);
   }
   if (!greeted) return tl::unexpected(failure(CUDA_ERROR_SYSTEM_NOT_READY, greeted.error()));
   auto& [socket, answer] = *greeted;

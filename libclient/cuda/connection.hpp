@@ -39,9 +39,10 @@ class Connection {
     std::string text;
   };
 
-  /// Connects to the broker at `path` and waits for its answer, at most `timeout_ms`. A missing broker fails
-  /// at once.
-  static tl::expected<std::unique_ptr<Connection>, Failure> open(const std::string& path, int timeout_ms);
+  /// Connects to the broker at `path`, with a wish for a device, and waits for its answer, at most
+  /// `timeout_ms`. A missing broker fails at once.
+  static tl::expected<std::unique_ptr<Connection>, Failure> open(const std::string& path, int timeout_ms,
+                                                                 const DeviceWish& wish);
 
   const DeviceReport& device() const { return welcome_.device; }
   const Welcome& welcome() const { return welcome_; }

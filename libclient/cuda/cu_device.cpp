@@ -79,9 +79,8 @@ VGPU_EXPORT CUresult cuInit(unsigned int Flags) {
 
 VGPU_EXPORT CUresult cuDriverGetVersion(int* driverVersion) {
   if (driverVersion == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  const vgpu::DeviceReport* report = device_report();
-  // Without a broker there is no driver to ask; this library speaks the ABI it was built for.
-  *driverVersion = report != nullptr ? report->driver_version : CUDA_VERSION;
+  // Without a device there is no driver to ask; this library speaks the ABI it was built for.
+  *driverVersion = vgpu::client::driver_version().value_or(CUDA_VERSION);
   return CUDA_SUCCESS;
 }
 

@@ -27,10 +27,7 @@ constexpr cudaabi::BlasTable blas_table{sizeof(cudaabi::BlasTable), enqueue_blas
 
 class Hooks final : public cudaabi::RuntimeHooks {
  public:
-  int driver_version() override {
-    const DeviceReport* report = device_report();
-    return report != nullptr ? report->driver_version : CUDA_VERSION;
-  }
+  int driver_version() override { return client::driver_version().value_or(CUDA_VERSION); }
 
   std::vector<cudaabi::DeviceIdentity> devices() override {
     const Process* ready = process();

@@ -9,6 +9,7 @@
 
 #include "cudaabi/unsupported.hpp"
 #include "libclient/cuda/stub_runtime.hpp"
+#include "protocol/visible_devices.hpp"
 #include "vgpu/records.hpp"
 
 namespace vgpu::client {
@@ -16,6 +17,7 @@ namespace {
 
 std::mutex connect_mutex;
 std::atomic<Process*> connected_process{nullptr};
+DeviceWish connected_wish;  // under connect_mutex
 std::atomic<bool> forked{false};
 
 void log_line(const std::string& text) {
@@ -55,15 +57,34 @@ void report_unsupported(const char* name) {
   static_cast<void>(call.post(record, std::as_bytes(std::span(name, std::strlen(name)))));
 }
 
+bool same_wish(const DeviceWish& a, const DeviceWish& b) {
+  return a.kind == b.kind && a.index == b.index && std::strcmp(a.uuid, b.uuid) == 0;
+}
+
+// CUDA_VISIBLE_DEVICES counts as it is at cuInit. A connection that was made before, by cuDriverGetVersion,
+// has handed out nothing of its own yet. Under connect_mutex.
+void forget_other_wish(const DeviceWish& wish) {
+  Process* const connected = connected_process.load(std::memory_order_relaxed);
+  if (connected == nullptr || process() != nullptr || same_wish(wish, connected_wish)) return;
+  connected_process.store(nullptr, std::memory_order_release);
+  delete connected;
+}
+
 // Under connect_mutex.
 CUresult connect() {
+  const DeviceWish wish = wish_of_environment();
+  forget_other_wish(wish);
   if (connected_process.load(std::memory_order_acquire) != nullptr) return CUDA_SUCCESS;
   if (forked) return CUDA_ERROR_NOT_INITIALIZED;
+  if (wish.kind == WishKind::nothing) {
+    log_line("CUDA_VISIBLE_DEVICES hides every device");
+    return CUDA_ERROR_NO_DEVICE;
+  }
   const char* path = std::getenv("VGPUD_SOCKET");
   const char* patience = std::getenv("VGPUD_CONNECT_TIMEOUT_MS");
   constexpr int kDefaultPatience = 10'000;  // a worker may have to be started first
   const int timeout = patience != nullptr ? std::atoi(patience) : kDefaultPatience;
-  auto opened = Connection::open(path != nullptr ? path : "/run/vgpud/vgpud.sock", timeout);
+  auto opened = Connection::open(path != nullptr ? path : "/run/vgpud/vgpud.sock", timeout, wish);
   if (!opened) {
     log_line(opened.error().text);
     return opened.error().result;
@@ -74,6 +95,7 @@ CUresult connect() {
     set_thread_end(&end_of_thread);
     cudaabi::set_unsupported_observer(&report_unsupported);
   });
+  connected_wish = wish;
   connected_process.store(new Process(std::move(*opened)), std::memory_order_release);
   return CUDA_SUCCESS;
 }
@@ -108,11 +130,11 @@ CUresult initialise() {
   return CUDA_SUCCESS;
 }
 
-const DeviceReport* device_report() {
-  if (Process* ready = process()) return &ready->device();
+std::optional<int> driver_version() {
+  if (Process* ready = process()) return ready->device().driver_version;
   const std::lock_guard lock(connect_mutex);
-  if (connect() != CUDA_SUCCESS) return nullptr;
-  return &connected_process.load(std::memory_order_relaxed)->device();
+  if (connect() != CUDA_SUCCESS) return std::nullopt;
+  return connected_process.load(std::memory_order_relaxed)->device().driver_version;
 }
 
 }  // namespace vgpu::client

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "libclient/cuda/connection.hpp"
@@ -85,8 +86,8 @@ inline Process* process() {
 
 /// Connects, once; several threads may call it. What cuInit returns.
 CUresult initialise();
-/// Connects without counting as cuInit: the device's report, nullptr if there is no broker. For
-/// cuDriverGetVersion.
-const DeviceReport* device_report();
+/// Connects without counting as cuInit: what the device's driver says of its version; nothing where there is
+/// no device. For cuDriverGetVersion.
+std::optional<int> driver_version();
 
 }  // namespace vgpu::client

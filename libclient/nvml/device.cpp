@@ -25,19 +25,31 @@ constexpr unsigned not_available = ~0u;
 // Runs `use(report)` for a valid handle and a result pointer that is not null.
 template <class Use>
 nvmlReturn_t with_report(nvmlDevice_t handle, const void* out, Use use) {
-  if (const nvmlReturn_t result = check(handle); result != NVML_SUCCESS) return result;
+  const auto index = index_of(handle);
+  if (!index) return index.error();
   if (out == nullptr) return NVML_ERROR_INVALID_ARGUMENT;
-  const auto report = device();
+  const auto report = device(*index);
   return report ? use(*report) : NVML_ERROR_UNINITIALIZED;
 }
 
 // The same with the broker's answer of this moment.
 template <class Use>
 nvmlReturn_t with_status(nvmlDevice_t handle, const void* out, Use use) {
-  if (const nvmlReturn_t result = check(handle); result != NVML_SUCCESS) return result;
+  const auto index = index_of(handle);
+  if (!index) return index.error();
   if (out == nullptr) return NVML_ERROR_INVALID_ARGUMENT;
-  const auto status = ask_broker();
+  const auto status = ask_broker(*index);
   return status ? use(*status) : NVML_ERROR_GPU_IS_LOST;
+}
+
+// The same with two devices and whether they are one.
+template <class Use>
+nvmlReturn_t with_pair(nvmlDevice_t a, nvmlDevice_t b, const void* out, Use use) {
+  for (const nvmlDevice_t handle : {a, b}) {
+    if (const auto index = index_of(handle); !index) return index.error();
+  }
+  if (out == nullptr) return NVML_ERROR_INVALID_ARGUMENT;
+  return use(a == b);
 }
 
 // A device attribute, if the device reported it.
@@ -214,11 +226,12 @@ NVML_EXPORT nvmlReturn_t nvmlDeviceGetUUID(nvmlDevice_t handle, char* uuid, unsi
                      [&](const DeviceReport& report) { return copy_text(uuid_text(report), uuid, length); });
 }
 
-NVML_EXPORT nvmlReturn_t nvmlDeviceGetIndex(nvmlDevice_t handle, unsigned* index) {
-  return with_report(handle, index, [&](const DeviceReport&) {
-    *index = 0;
-    return NVML_SUCCESS;
-  });
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetIndex(nvmlDevice_t handle, unsigned* out) {
+  const auto index = index_of(handle);
+  if (!index) return index.error();
+  if (out == nullptr) return NVML_ERROR_INVALID_ARGUMENT;
+  *out = *index;
+  return NVML_SUCCESS;
 }
 
 NVML_EXPORT nvmlReturn_t nvmlDeviceGetMinorNumber(nvmlDevice_t handle, unsigned* minor) {
@@ -348,21 +361,21 @@ NVML_EXPORT nvmlReturn_t nvmlDeviceGetMaxClockInfo(nvmlDevice_t handle, int type
 }
 
 NVML_EXPORT nvmlReturn_t nvmlDeviceIsMigDeviceHandle(nvmlDevice_t handle, unsigned* is_mig) {
-  return nvmlDeviceGetIndex(handle, is_mig);  // never: 0
+  return zero(handle, is_mig);
 }
 
 NVML_EXPORT nvmlReturn_t nvmlDeviceOnSameBoard(nvmlDevice_t a, nvmlDevice_t b, int* same) {
-  if (const nvmlReturn_t result = check(b); result != NVML_SUCCESS) return result;
-  return with_report(a, same, [&](const DeviceReport&) {
-    *same = 1;
+  return with_pair(a, b, same, [&](bool one) {
+    *same = one ? 1 : 0;
     return NVML_SUCCESS;
   });
 }
 
+// A client uses one device at a time: it has no peers.
 NVML_EXPORT nvmlReturn_t nvmlDeviceGetP2PStatus(nvmlDevice_t a, nvmlDevice_t b, int, int* status) {
-  if (const nvmlReturn_t result = check(b); result != NVML_SUCCESS) return result;
-  return with_report(a, status, [&](const DeviceReport&) {
-    *status = 0;  // NVML_P2P_STATUS_OK: both are the same device
+  constexpr int ok = 0, not_supported = 5;  // nvmlGpuP2PStatus_t
+  return with_pair(a, b, status, [&](bool one) {
+    *status = one ? ok : not_supported;
     return NVML_SUCCESS;
   });
 }
@@ -425,10 +438,10 @@ NVML_EXPORT nvmlReturn_t nvmlDeviceGetMPSComputeRunningProcesses_v3(nvmlDevice_t
   return no_processes(handle, count);
 }
 
-// One device has no others near it.
+// Where the devices lie to each other is not known here.
 NVML_EXPORT nvmlReturn_t nvmlDeviceGetTopologyCommonAncestor(nvmlDevice_t a, nvmlDevice_t b, int* level) {
-  if (const nvmlReturn_t result = check(b); result != NVML_SUCCESS) return result;
-  return with_report(a, level, [&](const DeviceReport&) {
+  return with_pair(a, b, level, [&](bool one) {
+    if (!one) return NVML_ERROR_NOT_SUPPORTED;
     *level = 0;  // NVML_TOPOLOGY_INTERNAL
     return NVML_SUCCESS;
   });

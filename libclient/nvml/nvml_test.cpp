@@ -24,7 +24,8 @@ namespace {
 
 using namespace vgpu;
 
-// Listens on a socket of its own and answers every StatusQuery with `status`.
+// Listens on a socket of its own and answers every StatusQuery with `status`, of whose device there are as
+// many as its device_count says, told apart by the last byte of their UUIDs and by their memory.
 class Broker {
  public:
   Broker() : path_("/tmp/vgpu-nvml-test-" + std::to_string(::getpid()) + ".sock") {
@@ -48,6 +49,11 @@ class Broker {
     const std::lock_guard lock(mutex_);
     change(status_);
   }
+  /// What the last asker wished for.
+  DeviceWish last_wish() {
+    const std::lock_guard lock(mutex_);
+    return last_wish_;
+  }
   /// Refuses from now on.
   void refuse() {
     const std::lock_guard lock(mutex_);
@@ -68,20 +74,26 @@ class Broker {
       const UniqueFd client(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
       if (client.get() < 0) return;
       const auto message = receive_message(client.get(), 1000);
-      if (!message || message->as<StatusQuery>() == nullptr) continue;
+      const auto* query = message ? message->as<StatusQuery>() : nullptr;
+      if (query == nullptr) continue;
       const std::lock_guard lock(mutex_);
       if (refuse_) {
         Refused refused;
         refused.code = RefusalCode::not_allowed;
         (void)send_message(client.get(), refused);
       } else {
-        (void)send_message(client.get(), status_);
+        last_wish_ = query->wish;
+        DeviceStatus answer = status_;
+        answer.device.uuid[15] = static_cast<std::uint8_t>(answer.device.uuid[15] + query->index);
+        answer.device.total_memory += query->index;
+        (void)send_message(client.get(), answer);
       }
     }
   }
 
   std::mutex mutex_;
   DeviceStatus status_;
+  DeviceWish last_wish_;
   bool refuse_ = false;
   std::string path_;
   UniqueFd listener_;
@@ -93,7 +105,9 @@ class Nvml : public testing::Test {
   void SetUp() override {
     library_ = ::dlopen(VGPU_NVML_LIBRARY, RTLD_NOW | RTLD_LOCAL);
     ASSERT_NE(library_, nullptr) << ::dlerror();
+    ::unsetenv("CUDA_VISIBLE_DEVICES");
     broker_.set([](DeviceStatus& status) {
+      status.device_count = 1;
       DeviceReport& report = status.device;
       set_text(report.name, "Test GPU");
       for (std::uint8_t i = 0; i < 16; ++i) report.uuid[i] = static_cast<std::uint8_t>(i * 16 + i);
@@ -174,6 +188,60 @@ TEST_F(Nvml, IdentityIsTheDriverLibrarys) {
   EXPECT_EQ(major * 10 + minor, 75);
   EXPECT_EQ(call("nvmlSystemGetCudaDriverVersion_v2", &major), NVML_SUCCESS);
   EXPECT_EQ(major, 13000);
+}
+
+TEST_F(Nvml, TheWishForADeviceIsPassedOn) {
+  ::setenv("CUDA_VISIBLE_DEVICES", "2,1", 1);
+  open_device();
+  EXPECT_EQ(broker_.last_wish().kind, WishKind::index);
+  EXPECT_EQ(broker_.last_wish().index, 2u);
+  ::setenv("CUDA_VISIBLE_DEVICES", "-1", 1);
+  EXPECT_EQ(call("nvmlShutdown"), NVML_SUCCESS);
+  open_device();
+  EXPECT_EQ(broker_.last_wish().kind, WishKind::nothing);
+  ::unsetenv("CUDA_VISIBLE_DEVICES");
+}
+
+TEST_F(Nvml, EachDeviceOfTheListIsItself) {
+  broker_.set([](DeviceStatus& status) { status.device_count = 3; });
+  const nvmlDevice_t first = open_device();
+  unsigned count = 0;
+  EXPECT_EQ(call("nvmlDeviceGetCount_v2", &count), NVML_SUCCESS);
+  EXPECT_EQ(count, 3u);
+  nvmlDevice_t last = nullptr;
+  EXPECT_EQ(call("nvmlDeviceGetHandleByIndex_v2", 3u, &last), NVML_ERROR_INVALID_ARGUMENT);
+  EXPECT_EQ(call("nvmlDeviceGetHandleByIndex_v2", 2u, &last), NVML_SUCCESS);
+  unsigned index = 9;
+  EXPECT_EQ(call("nvmlDeviceGetIndex", last, &index), NVML_SUCCESS);
+  EXPECT_EQ(index, 2u);
+  char text[96];
+  EXPECT_EQ(call("nvmlDeviceGetUUID", last, text, 96u), NVML_SUCCESS);
+  EXPECT_STREQ(text, "GPU-00112233-4455-6677-8899-aabbccddee01");  // 0xff + 2
+  nvmlDevice_t found = nullptr;
+  EXPECT_EQ(call("nvmlDeviceGetHandleByUUID", text, &found), NVML_SUCCESS);
+  EXPECT_EQ(found, last);
+  nvmlMemory_t memory;
+  EXPECT_EQ(call("nvmlDeviceGetMemoryInfo", last, &memory), NVML_SUCCESS);
+  EXPECT_EQ(memory.total, 8002u);
+  int answer = 7;
+  EXPECT_EQ(call("nvmlDeviceOnSameBoard", first, last, &answer), NVML_SUCCESS);
+  EXPECT_EQ(answer, 0);
+  EXPECT_EQ(call("nvmlDeviceGetP2PStatus", first, last, 0, &answer), NVML_SUCCESS);
+  EXPECT_NE(answer, 0);
+  EXPECT_EQ(call("nvmlDeviceGetP2PStatus", last, last, 0, &answer), NVML_SUCCESS);
+  EXPECT_EQ(answer, 0);
+  EXPECT_EQ(call("nvmlDeviceGetTopologyCommonAncestor", first, last, &answer), NVML_ERROR_NOT_SUPPORTED);
+}
+
+TEST_F(Nvml, AHostileCountOfDevicesIsCut) {
+  broker_.set([](DeviceStatus& status) { status.device_count = 5000; });
+  open_device();
+  unsigned count = 0;
+  EXPECT_EQ(call("nvmlDeviceGetCount_v2", &count), NVML_SUCCESS);
+  EXPECT_EQ(count, most_listed_devices);
+  nvmlDevice_t last = nullptr;
+  EXPECT_EQ(call("nvmlDeviceGetHandleByIndex_v2", most_listed_devices - 1, &last), NVML_SUCCESS);
+  EXPECT_EQ(call("nvmlDeviceGetHandleByIndex_v2", most_listed_devices, &last), NVML_ERROR_INVALID_ARGUMENT);
 }
 
 TEST_F(Nvml, DriverVersionIsNewEnoughForTheCudaVersion) {

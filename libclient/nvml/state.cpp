@@ -3,16 +3,19 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <iterator>
 #include <mutex>
+#include <vector>
 
 #include "protocol/message_socket.hpp"
+#include "protocol/visible_devices.hpp"
 
-// The device's handle points to this object; its content is never looked at.
+// A device's handle points to one of these objects; its content is never looked at.
 struct nvmlDevice_st {
   int unused;
 };
@@ -25,7 +28,7 @@ constexpr int answer_timeout_ms = 1000;
 struct State {
   std::mutex mutex;
   unsigned initializations = 0;
-  std::optional<DeviceReport> device;
+  std::vector<DeviceReport> devices;
 };
 
 State& state() {
@@ -33,7 +36,7 @@ State& state() {
   return instance;
 }
 
-nvmlDevice_st the_device{};
+std::array<nvmlDevice_st, most_listed_devices> handles{};
 
 std::string socket_path() {
   const char* path = std::getenv("VGPUD_SOCKET");
@@ -42,14 +45,17 @@ std::string socket_path() {
 
 }  // namespace
 
-tl::expected<DeviceStatus, nvmlReturn_t> ask_broker() {
+tl::expected<DeviceStatus, nvmlReturn_t> ask_broker(unsigned index) {
   const std::string path = socket_path();
   auto socket = connect_message_socket(path, answer_timeout_ms);
   if (!socket) {
     const bool denied = ::access(path.c_str(), F_OK) == 0 && ::access(path.c_str(), W_OK) != 0;
     return tl::unexpected(denied ? NVML_ERROR_NO_PERMISSION : NVML_ERROR_DRIVER_NOT_LOADED);
   }
-  if (!send_message(socket->get(), StatusQuery{})) return tl::unexpected(NVML_ERROR_DRIVER_NOT_LOADED);
+  StatusQuery query;
+  query.wish = wish_of_environment();
+  query.index = index;
+  if (!send_message(socket->get(), query)) return tl::unexpected(NVML_ERROR_DRIVER_NOT_LOADED);
   const auto message = receive_message(socket->get(), answer_timeout_ms);
   if (!message) return tl::unexpected(NVML_ERROR_DRIVER_NOT_LOADED);
   if (const auto* status = message->as<DeviceStatus>()) return *status;
@@ -58,15 +64,31 @@ tl::expected<DeviceStatus, nvmlReturn_t> ask_broker() {
   return tl::unexpected(denied ? NVML_ERROR_NO_PERMISSION : NVML_ERROR_DRIVER_NOT_LOADED);
 }
 
+namespace {
+
+tl::expected<std::vector<DeviceReport>, nvmlReturn_t> ask_for_devices() {
+  std::vector<DeviceReport> devices;
+  std::uint32_t count = 1;
+  for (unsigned i = 0; i < count; ++i) {
+    const auto status = ask_broker(i);
+    if (!status) return tl::unexpected(status.error());
+    count = std::min(status->device_count, most_listed_devices);
+    devices.push_back(status->device);
+  }
+  return devices;
+}
+
+}  // namespace
+
 nvmlReturn_t initialize(bool without_gpus) {
   State& s = state();
   const std::lock_guard lock(s.mutex);
-  if (!s.device) {
-    auto status = ask_broker();
-    if (status) {
-      s.device = status->device;
+  if (s.devices.empty()) {
+    auto devices = ask_for_devices();
+    if (devices) {
+      s.devices = std::move(*devices);
     } else if (!without_gpus) {
-      return status.error();
+      return devices.error();
     }
   }
   ++s.initializations;
@@ -77,7 +99,7 @@ nvmlReturn_t shut_down() {
   State& s = state();
   const std::lock_guard lock(s.mutex);
   if (s.initializations == 0) return NVML_ERROR_UNINITIALIZED;
-  if (--s.initializations == 0) s.device.reset();
+  if (--s.initializations == 0) s.devices.clear();
   return NVML_SUCCESS;
 }
 
@@ -87,19 +109,29 @@ bool initialized() {
   return s.initializations != 0;
 }
 
-std::optional<DeviceReport> device() {
+unsigned device_count() {
   State& s = state();
   const std::lock_guard lock(s.mutex);
-  return s.device;
+  return static_cast<unsigned>(s.devices.size());
 }
 
-nvmlDevice_t device_handle() {
-  return &the_device;
+std::optional<DeviceReport> device(unsigned index) {
+  State& s = state();
+  const std::lock_guard lock(s.mutex);
+  return index < s.devices.size() ? std::optional(s.devices[index]) : std::nullopt;
 }
 
-nvmlReturn_t check(nvmlDevice_t handle) {
-  if (!initialized()) return NVML_ERROR_UNINITIALIZED;
-  return handle == &the_device && device() ? NVML_SUCCESS : NVML_ERROR_INVALID_ARGUMENT;
+nvmlDevice_t device_handle(unsigned index) {
+  return &handles.at(index);
+}
+
+tl::expected<unsigned, nvmlReturn_t> index_of(nvmlDevice_t handle) {
+  if (!initialized()) return tl::unexpected(NVML_ERROR_UNINITIALIZED);
+  const unsigned count = device_count();
+  for (unsigned i = 0; i < count; ++i) {
+    if (handle == &handles[i]) return i;
+  }
+  return tl::unexpected(NVML_ERROR_INVALID_ARGUMENT);
 }
 
 nvmlReturn_t copy_text(const std::string& text, char* out, unsigned length) {

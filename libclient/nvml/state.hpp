@@ -1,4 +1,4 @@
-// What the library knows between calls: how often it was initialised, and the device it was told of then.
+// What the library knows between calls: how often it was initialised, and the devices it was told of then.
 // Everything that changes (memory, load, processes) is asked of the broker anew. Never: opens a session or
 // loads CUDA.
 #pragma once
@@ -12,11 +12,13 @@
 
 namespace vgpu::nvml {
 
-/// Asks the broker (VGPUD_SOCKET, by default the service's socket) for the device's present state. Waits at
-/// most a second; a missing broker fails at once. Errors: DRIVER_NOT_LOADED, NO_PERMISSION.
-tl::expected<DeviceStatus, nvmlReturn_t> ask_broker();
+/// Asks the broker (VGPUD_SOCKET, by default the service's socket) for the present state of a device of the
+/// list. Waits at most a second; a missing broker fails at once. Errors: DRIVER_NOT_LOADED, NO_PERMISSION.
+tl::expected<DeviceStatus, nvmlReturn_t> ask_broker(unsigned index);
 
-/// Counts an initialisation; the first one asks the broker. `without_gpus`: succeed where there is no device.
+/// Counts an initialisation; the first one asks the broker for the devices: the one that CUDA gives this
+/// process and, where CUDA_VISIBLE_DEVICES names it by index, those before it, so that the index finds it
+/// here too. `without_gpus`: succeed where there is no device.
 nvmlReturn_t initialize(bool without_gpus);
 
 /// Takes back one initialisation; UNINITIALIZED when there is none.
@@ -25,14 +27,27 @@ nvmlReturn_t shut_down();
 /// True between initialize() and the last shut_down().
 bool initialized();
 
-/// The device as it was when the library was initialised; nothing when there is none. Thread-safe.
-std::optional<DeviceReport> device();
+/// How many devices there are. Thread-safe, as all that follow.
+unsigned device_count();
 
-/// The handle of the one device.
-nvmlDevice_t device_handle();
+/// A device as it was when the library was initialised; nothing when there is none with this index.
+std::optional<DeviceReport> device(unsigned index);
 
-/// SUCCESS if the library is initialised and `handle` names the device.
-nvmlReturn_t check(nvmlDevice_t handle);
+/// The device whose report satisfies `fits`; nothing when there is none.
+template <class Fits>
+std::optional<unsigned> find_device(Fits fits) {
+  for (unsigned i = 0; i < device_count(); ++i) {
+    if (const auto report = device(i); report && fits(*report)) return i;
+  }
+  return std::nullopt;
+}
+
+/// The handle of a device; its index is below device_count().
+nvmlDevice_t device_handle(unsigned index);
+
+/// The index that a handle stands for, if the library is initialised and the handle names a device; else
+/// UNINITIALIZED or INVALID_ARGUMENT. A handle may be any value.
+tl::expected<unsigned, nvmlReturn_t> index_of(nvmlDevice_t handle);
 
 /// Copies text with its terminator to a caller's buffer of `length` bytes, or says that it does not fit.
 nvmlReturn_t copy_text(const std::string& text, char* out, unsigned length);

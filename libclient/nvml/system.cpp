@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cctype>
 #include <fstream>
+#include <optional>
 #include <string>
 
 #include "libclient/nvml/nvml.hpp"
@@ -10,23 +11,24 @@
 
 namespace {
 
+using namespace vgpu;
 using namespace vgpu::nvml;
 
 constexpr unsigned flag_no_gpus = 1;
 
 nvmlReturn_t cuda_version(int* version) {
   if (version == nullptr) return NVML_ERROR_INVALID_ARGUMENT;
-  const auto report = device();
+  const auto report = device(0);
   if (!report) return NVML_ERROR_DRIVER_NOT_LOADED;
   *version = report->driver_version;
   return NVML_SUCCESS;
 }
 
-nvmlReturn_t give_handle(bool found, nvmlDevice_t* out) {
+nvmlReturn_t give_handle(std::optional<unsigned> index, nvmlDevice_t* out) {
   if (!initialized()) return NVML_ERROR_UNINITIALIZED;
   if (out == nullptr) return NVML_ERROR_INVALID_ARGUMENT;
-  if (!found) return NVML_ERROR_NOT_FOUND;
-  *out = device_handle();
+  if (!index) return NVML_ERROR_NOT_FOUND;
+  *out = device_handle(*index);
   return NVML_SUCCESS;
 }
 
@@ -114,13 +116,13 @@ NVML_EXPORT const char* nvmlErrorString(nvmlReturn_t result) {
 
 NVML_EXPORT nvmlReturn_t nvmlSystemGetDriverVersion(char* version, unsigned length) {
   if (!initialized()) return NVML_ERROR_UNINITIALIZED;
-  const auto report = device();
+  const auto report = device(0);
   return report ? copy_text(driver_version_text(*report), version, length) : NVML_ERROR_DRIVER_NOT_LOADED;
 }
 
 NVML_EXPORT nvmlReturn_t nvmlSystemGetNVMLVersion(char* version, unsigned length) {
   if (!initialized()) return NVML_ERROR_UNINITIALIZED;
-  const auto report = device();
+  const auto report = device(0);
   if (!report) return NVML_ERROR_DRIVER_NOT_LOADED;
   // NVML's own version is the CUDA major version and the driver's.
   return copy_text(std::to_string(report->driver_version / 1000) + "." + driver_version_text(*report),
@@ -137,7 +139,7 @@ NVML_EXPORT nvmlReturn_t nvmlSystemGetCudaDriverVersion_v2(int* version) {
 NVML_EXPORT nvmlReturn_t nvmlDeviceGetCount_v2(unsigned* count) {
   if (!initialized()) return NVML_ERROR_UNINITIALIZED;
   if (count == nullptr) return NVML_ERROR_INVALID_ARGUMENT;
-  *count = device() ? 1 : 0;
+  *count = device_count();
   return NVML_SUCCESS;
 }
 NVML_EXPORT nvmlReturn_t nvmlDeviceGetCount(unsigned* count) {
@@ -145,8 +147,8 @@ NVML_EXPORT nvmlReturn_t nvmlDeviceGetCount(unsigned* count) {
 }
 
 NVML_EXPORT nvmlReturn_t nvmlDeviceGetHandleByIndex_v2(unsigned index, nvmlDevice_t* out) {
-  if (initialized() && !(index == 0 && device())) return NVML_ERROR_INVALID_ARGUMENT;
-  return give_handle(true, out);
+  if (initialized() && index >= device_count()) return NVML_ERROR_INVALID_ARGUMENT;
+  return give_handle(index, out);
 }
 NVML_EXPORT nvmlReturn_t nvmlDeviceGetHandleByIndex(unsigned index, nvmlDevice_t* out) {
   return nvmlDeviceGetHandleByIndex_v2(index, out);
@@ -154,14 +156,16 @@ NVML_EXPORT nvmlReturn_t nvmlDeviceGetHandleByIndex(unsigned index, nvmlDevice_t
 
 NVML_EXPORT nvmlReturn_t nvmlDeviceGetHandleByUUID(const char* uuid, nvmlDevice_t* out) {
   if (uuid == nullptr) return NVML_ERROR_INVALID_ARGUMENT;
-  const auto report = device();
-  return give_handle(report && uuid_text(*report) == uuid, out);
+  return give_handle(find_device([&](const DeviceReport& report) { return uuid_text(report) == uuid; }), out);
 }
 
 NVML_EXPORT nvmlReturn_t nvmlDeviceGetHandleByPciBusId_v2(const char* bus_id, nvmlDevice_t* out) {
   if (bus_id == nullptr) return NVML_ERROR_INVALID_ARGUMENT;
-  const auto report = device();
-  return give_handle(report && normal_bus_id(bus_id) == normal_bus_id(pci_text(*report, false)), out);
+  const std::string wanted = normal_bus_id(bus_id);
+  return give_handle(find_device([&](const DeviceReport& report) {
+                       return normal_bus_id(pci_text(report, false)) == wanted;
+                     }),
+                     out);
 }
 NVML_EXPORT nvmlReturn_t nvmlDeviceGetHandleByPciBusId(const char* bus_id, nvmlDevice_t* out) {
   return nvmlDeviceGetHandleByPciBusId_v2(bus_id, out);

@@ -179,7 +179,9 @@ class Service:
 
     def environment(self, **more):
         """What a client needs to reach this vgpud."""
-        return {**os.environ, "LD_LIBRARY_PATH": str(CLIENT_LIBRARY), "VGPUD_SOCKET": str(self.socket),
+        # What this machine's user may see of its cards is vgpud's matter, not that of its clients.
+        inherited = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+        return {**inherited, "LD_LIBRARY_PATH": str(CLIENT_LIBRARY), "VGPUD_SOCKET": str(self.socket),
                 "VGPUD_CONTROL": str(self.control), **more}
 
     def popen(self, program, *arguments, env=None, **options):
@@ -194,9 +196,9 @@ class Service:
         return subprocess.run([str(path), *map(str, arguments)], env=env or self.environment(), text=True,
                               timeout=timeout, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
 
-    def cli(self, *arguments, check=True, timeout=60):
+    def cli(self, *arguments, check=True, timeout=60, env=None):
         """Runs vgpud-cli against this vgpud."""
-        return subprocess.run([str(BUILD / "bin" / "vgpud-cli"), *map(str, arguments)], env=self.environment(),
+        return subprocess.run([str(BUILD / "bin" / "vgpud-cli"), *map(str, arguments)], env=env or self.environment(),
                               text=True, check=check, timeout=timeout, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def wait_for_workers(self, timeout=30):

@@ -76,6 +76,13 @@ class Loud(unittest.TestCase):
             result = link.guest.run("out_of_quota", env=link.guest.environment(VGPU_TEST_QUOTA_MB="256"))
             self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
 
+    def test_cuda_visible_devices_chooses_among_the_guests_devices(self):
+        with Link() as link:
+            uuid = link.guest.row()["uuid"]
+            for visible, works in (("0", True), (uuid, True), (uuid[:9], True), ("1", False), ("-1", False)):
+                result = link.guest.run("vector_add", env=link.guest.environment(CUDA_VISIBLE_DEVICES=visible))
+                self.assertEqual(result.returncode == 0, works, visible + result.stdout + result.stderr)
+
     def test_a_vm_can_be_added_and_removed(self):
         with tempfile.TemporaryDirectory(dir=MEMORY) as tree, Host(pathlib.Path(tree)) as host:
             answer = host.cli("vm", "add", "other", "--size", "32M", "--slots", 2)
