@@ -97,6 +97,10 @@ void Evidence::add_client(const nlohmann::json& client) {
 
 Verdict judge(const Evidence& seen) {
   Steps steps;
+  if (seen.devices_hidden) {
+    steps.require(seen.connections > 0, "devices visible", "none by CUDA_VISIBLE_DEVICES",
+                  "CUDA_VISIBLE_DEVICES hides every device from the program");
+  }
   steps.require(seen.ending.shell_status() == 0, "program", seen.ending.text(),
                 "the program " + seen.ending.text());
   judge_library(seen, steps);

@@ -18,6 +18,7 @@ struct Evidence {
   std::vector<std::string> cuda_libraries;  // each libcuda that was loaded
   std::uint64_t connections = 0;            // clients that vgpud admitted
   std::uint64_t refused = 0;                // and refused, while the program ran
+  bool devices_hidden = false;              // CUDA_VISIBLE_DEVICES hides all from it
   std::string device;
   std::uint64_t allocations = 0, memory_peak = 0;
   std::uint64_t modules = 0;

@@ -66,6 +66,15 @@ TEST(Verify, AnotherLibraryIsNamed) {
             std::string::npos);
 }
 
+TEST(Verify, HiddenDevicesAreTheReason) {
+  Evidence evidence;
+  evidence.expected_library = "/a/libcuda.so.1";
+  evidence.cuda_libraries = {"/a/libcuda.so.1"};
+  evidence.devices_hidden = true;
+  EXPECT_EQ(last_line(judge(evidence)),
+            "NOT VERIFIED: CUDA_VISIBLE_DEVICES hides every device from the program.");
+}
+
 TEST(Verify, FailedProgramIsNotEvenIfItsKernelsRan) {
   Evidence evidence = good();
   evidence.ending.status = 3;
@@ -148,6 +157,12 @@ TEST(StatsView, ToleratesAnswersOfAnotherVersion) {
   const std::string table = stats_table({{"clients", {{{"pid", 7}}}}}, false);
   EXPECT_NE(table.find("\n7 "), std::string::npos) << table;
   EXPECT_EQ(device_table({{"devices", nlohmann::json::array()}}), "no devices\n");
+}
+
+TEST(StatsView, DevicesShowWhatCudaVisibleDevicesCanName) {
+  const std::string table =
+      device_table({{"devices", {{{"name", "gpu3"}, {"pool", "b"}, {"pool_index", 1}, {"uuid", "GPU-12"}}}}});
+  EXPECT_NE(table.find("gpu3  b     1      GPU-12"), std::string::npos) << table;
 }
 
 }  // namespace

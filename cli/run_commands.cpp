@@ -16,6 +16,7 @@
 #include "cli/loaded_libraries.hpp"
 #include "cli/locate.hpp"
 #include "cli/standalone.hpp"
+#include "protocol/visible_devices.hpp"
 
 namespace vgpu::cli {
 namespace {
@@ -136,6 +137,7 @@ int verify_program(const RunOptions& options) {
   evidence.ending = run_and_wait(options.command, environment);
   evidence.expected_library = *folder + "/libcuda.so.1";
   evidence.cuda_libraries = notes.cuda_libraries();
+  evidence.devices_hidden = wish_of_environment().kind == WishKind::nothing;
   const auto after = final_clients(*control);
   if (!before || !after) {
     const std::string reason = before ? after.error() : before.error();

@@ -21,6 +21,7 @@
 #include "cli/locate.hpp"
 #include "protocol/errno_text.hpp"
 #include "protocol/unique_fd.hpp"
+#include "protocol/visible_devices.hpp"
 
 namespace vgpu::cli {
 namespace {
@@ -43,6 +44,7 @@ constexpr std::size_t kLogLinesShown = 5;
   const int null = open("/dev/null", O_RDWR);
   dup2(null, 0);
   dup2(null, 1);
+  unsetenv("CUDA_VISIBLE_DEVICES");  // chooses among this broker's devices, not among those of its driver
   if (log != nullptr) dup2(open(log, O_WRONLY | O_CREAT | O_APPEND, 0600), 2);
   execl(program, program, "--config", config, static_cast<char*>(nullptr));
   _exit(kExecFailed);
@@ -53,14 +55,36 @@ bool has_ended(pid_t pid) {
   return waitpid(pid, &status, WNOHANG) != 0;
 }
 
+// NVIDIA cards that the kernel has bound.
+unsigned count_cards() {
+  constexpr unsigned most = 64;
+  unsigned cards = 0;
+  std::error_code ignored;
+  while (cards < most && fs::exists("/dev/nvidia" + std::to_string(cards), ignored)) ++cards;
+  return cards;
+}
+
 }  // namespace
 
-std::string StandaloneBroker::write_config(const std::string& device_kind) const {
-  const std::string file = folder_ + "/vgpud.yaml";
-  std::ofstream(file) << "# Written by vgpud-cli --standalone.\n"
-                      << "socket: " << socket() << "\ncontrol: " << control() << "\ngroup: \"\"\n"
-                      << "log: {target: stderr}\n"
-                      << "devices:\n  - {name: gpu0, kind: " << device_kind << "}\n";
+PrivateDevices private_devices(const std::string& device_kind, const DeviceWish& wish, unsigned cards) {
+  if (device_kind == "software" || cards < 2) return {};
+  if (wish.kind == WishKind::uuid) return {cards, 0};
+  if (wish.kind == WishKind::index && wish.index < cards) return {wish.index + 1, wish.index};
+  return {};
+}
+
+std::string StandaloneBroker::write_config(const std::string& device_kind,
+                                           const PrivateDevices& devices) const {
+  std::string file = folder_ + "/vgpud.yaml";
+  std::ofstream stream(file);
+  stream << "# Written by vgpud-cli --standalone.\n"
+         << "socket: " << socket() << "\ncontrol: " << control() << "\ngroup: \"\"\n"
+         << "log: {target: stderr}\n"
+         << "devices:\n";
+  for (unsigned i = 0; i < devices.count; ++i) {
+    stream << "  - {name: gpu" << i << ", kind: " << device_kind << ", ordinal: " << i
+           << ", prestart: " << (i == devices.first ? 1 : 0) << "}\n";
+  }
   return file;
 }
 
@@ -85,7 +109,8 @@ tl::expected<std::unique_ptr<StandaloneBroker>, std::string> StandaloneBroker::s
   std::string name = (fs::temp_directory_path(ignored) / "vgpud-XXXXXX").string();
   if (mkdtemp(name.data()) == nullptr) return tl::unexpected(errno_text("cannot make the folder " + name));
   broker->folder_ = name;
-  const std::string config = broker->write_config(device_kind);
+  const PrivateDevices devices = private_devices(device_kind, wish_of_environment(), count_cards());
+  const std::string config = broker->write_config(device_kind, devices);
   const std::string log = name + "/vgpud.log";
   const pid_t parent = getpid();
   broker->pid_ = fork();
@@ -95,12 +120,12 @@ tl::expected<std::unique_ptr<StandaloneBroker>, std::string> StandaloneBroker::s
   }
   if (broker->pid_ == 0)
     become_broker(program->c_str(), config.c_str(), verbose ? nullptr : log.c_str(), parent);
-  if (auto ready = broker->wait_until_ready(); !ready)
+  if (auto ready = broker->wait_until_ready(devices.first); !ready)
     return tl::unexpected(ready.error() + broker->log_end());
   return broker;
 }
 
-tl::expected<void, std::string> StandaloneBroker::wait_until_ready() {
+tl::expected<void, std::string> StandaloneBroker::wait_until_ready(unsigned index) {
   const auto deadline = steady_clock::now() + kStartPatience;
   while (steady_clock::now() < deadline) {
     if (has_ended(pid_)) {
@@ -109,8 +134,8 @@ tl::expected<void, std::string> StandaloneBroker::wait_until_ready() {
     }
     if (auto client = ControlClient::connect(control())) {
       const auto answer = client->ask({{"request", "devices"}});
-      if (answer && !answer->at("devices").empty()) {
-        const nlohmann::json& device = answer->at("devices").at(0);
+      if (answer && answer->at("devices").size() > index) {
+        const nlohmann::json& device = answer->at("devices").at(index);
         if (const std::string problem = device.value("problem", ""); !problem.empty()) {
           return tl::unexpected("the private vgpud's device cannot serve: " + problem);
         }

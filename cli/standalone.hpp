@@ -8,7 +8,18 @@
 #include <string>
 #include <tl/expected.hpp>
 
+#include "protocol/handshake.hpp"
+
 namespace vgpu::cli {
+
+// Which devices a private vgpud has: one or, where the program asks for one by CUDA_VISIBLE_DEVICES and there
+// are `cards` NVIDIA cards that may be meant, each card up to it, so that the variable counts as natively.
+struct PrivateDevices {
+  unsigned count = 1;
+  unsigned first = 0;  // the one that must be ready before the program starts
+};
+[[nodiscard]] PrivateDevices private_devices(const std::string& device_kind, const DeviceWish& wish,
+                                             unsigned cards);
 
 // Owns the broker's process and its folder. The broker ends also when this process is killed.
 class StandaloneBroker {
@@ -26,8 +37,8 @@ class StandaloneBroker {
 
  private:
   StandaloneBroker() = default;
-  [[nodiscard]] std::string write_config(const std::string& device_kind) const;
-  [[nodiscard]] tl::expected<void, std::string> wait_until_ready();
+  [[nodiscard]] std::string write_config(const std::string& device_kind, const PrivateDevices& devices) const;
+  [[nodiscard]] tl::expected<void, std::string> wait_until_ready(unsigned device);
   [[nodiscard]] std::string log_end() const;
 
   std::string folder_;

@@ -100,7 +100,9 @@ std::string device_table(const json& answer) {
   std::vector<Row> rows;
   std::string problems;
   for (const json& device : list(answer, "devices")) {
-    rows.push_back({text_or_dash(device, "name"), text_or_dash(device, "kind"), text_or_dash(device, "model"),
+    rows.push_back({text_or_dash(device, "name"), text_or_dash(device, "pool"),
+                    std::to_string(number(device, "pool_index")), text_or_dash(device, "uuid"),
+                    text_or_dash(device, "kind"), text_or_dash(device, "model"),
                     format_bytes(number(device, "memory")), format_percent(device.value("busy", 0.0)),
                     std::to_string(number(device, "workers_attached")) + " + " +
                         std::to_string(number(device, "workers_ready")) + " ready",
@@ -118,7 +120,10 @@ std::string device_table(const json& answer) {
                 " slots; the host has received " + format_count(number(*link, "host_doorbells")) +
                 " doorbells\n";
   }
-  return format_table({"NAME", "KIND", "MODEL", "MEMORY", "BUSY", "WORKERS", "DRIVER"}, rows, 7) + problems;
+  return format_table(
+             {"NAME", "POOL", "INDEX", "UUID", "KIND", "MODEL", "MEMORY", "BUSY", "WORKERS", "DRIVER"}, rows,
+             10) +
+         problems;
 }
 
 }  // namespace vgpu::cli

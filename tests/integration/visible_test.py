@@ -6,7 +6,7 @@ import pathlib
 import sys
 import unittest
 
-from harness import Service, become_subreaper, first_line
+from harness import PROGRAMS, Service, become_subreaper, first_line
 
 SEEN = pathlib.Path(__file__).with_name("seen_devices.py")
 NO_DEVICE = 100
@@ -100,6 +100,23 @@ class Visible(Placement):
             self.assertEqual(self.seen(service, visible=uuids["third"])["init"], NO_DEVICE)
             self.assertEqual(self.seen(service, visible="GPU-0")["init"], NO_DEVICE)
             self.assert_sees(service, "test", uuids["test"], [uuids["test"]], visible=uuids["test"])
+
+    def test_vgpud_cli_passes_the_variable_on_and_shows_what_it_can_name(self):
+        with Service(more_devices=DEVICES, prestart=1) as service:
+            uuids = self.devices(service)
+            table = service.cli("devices").stdout.splitlines()
+            self.assertEqual(table[0].split()[:4], ["NAME", "POOL", "INDEX", "UUID"])
+            self.assertEqual([row.split()[:4] for row in table[1:]],
+                             [["test", "default", "0", uuids["test"]], ["second", "default", "1", uuids["second"]],
+                              ["third", "apart", "0", uuids["third"]], ["fourth", "default", "2", uuids["fourth"]]])
+            second = service.environment(CUDA_VISIBLE_DEVICES="1")
+            ran = json.loads(service.cli("run", "--", sys.executable, SEEN, env=second).stdout)
+            self.assertEqual(ran["cuda"], [uuids["second"]])
+            self.assertIn("admitted to device second",
+                          service.cli("verify", "--", PROGRAMS / "vector_add", env=second).stdout)
+            hidden = service.cli("verify", "--", PROGRAMS / "vector_add", check=False,
+                                 env=service.environment(CUDA_VISIBLE_DEVICES="-1")).stdout
+            self.assertIn("NOT VERIFIED: CUDA_VISIBLE_DEVICES hides every device", hidden)
 
 
 class Pinned(Placement):
