@@ -8,6 +8,7 @@
 
 #include "daemon/policy/lowering.hpp"
 #include "daemon/policy/placing.hpp"
+#include "daemon/policy/promises.hpp"
 #include "daemon/policy/quarantine.hpp"
 #include "protocol/visible_devices.hpp"
 
@@ -190,6 +191,51 @@ TEST(Placing, AnIndexFindsTheSameDeviceInTheListOfLibnvidiaMl) {
   EXPECT_EQ(listed_devices(usable, wish_of("3"), 4), List{4});
   EXPECT_EQ(listed_devices(usable, wish_of("GPU-1"), 5), List{5});
   EXPECT_EQ(listed_devices(usable, wish_of("-1"), 1), List{1});
+}
+
+struct PromisesTest : testing::Test {
+  Promises promises;
+  Promises::TimePoint now{1000h};
+};
+
+TEST_F(PromisesTest, AreKeptForAWhile) {
+  promises.note(10, 2, 100, now);
+  EXPECT_EQ(promises.find(10, now), 2U);
+  EXPECT_EQ(promises.find(11, now), std::nullopt);
+  EXPECT_EQ(promises.find(10, now + Promises::kKept - 1us), 2U);
+  EXPECT_EQ(promises.find(10, now + Promises::kKept), std::nullopt);
+  promises.drop(10);
+  EXPECT_EQ(promises.find(10, now), std::nullopt);
+}
+
+TEST_F(PromisesTest, CountAsLoadAtFirst) {
+  promises.note(10, 2, 100, now);
+  promises.note(11, 2, 50, now);
+  promises.note(12, 1, 7, now);
+  EXPECT_EQ(promises.load(2, now), 150U);
+  // Who asks again and again, as a monitor does, is no client about to come.
+  promises.note(10, 2, 100, now + Promises::kExpected);
+  EXPECT_EQ(promises.load(2, now + Promises::kExpected), 0U);
+  promises.note(11, 1, 50, now + Promises::kExpected);
+  EXPECT_EQ(promises.find(11, now + Promises::kExpected), 1U);
+  promises.drop(12);
+  EXPECT_EQ(promises.load(1, now), 50U);
+}
+
+TEST_F(PromisesTest, AreBoundedAndTheOldestGiveWay) {
+  for (pid_t pid = 1; pid <= 2 * static_cast<pid_t>(Promises::kMost); ++pid) {
+    promises.note(pid, 0, 1, now + std::chrono::microseconds(pid));
+  }
+  now += 1s;
+  EXPECT_EQ(promises.load(0, now), Promises::kMost);
+  EXPECT_EQ(promises.find(1, now), std::nullopt);
+  EXPECT_EQ(promises.find(2 * static_cast<pid_t>(Promises::kMost), now), 0U);
+}
+
+TEST_F(PromisesTest, ProcessesThatCannotBeToldApartGetNone) {
+  promises.note(0, 1, 100, now);
+  EXPECT_EQ(promises.find(0, now), std::nullopt);
+  EXPECT_EQ(promises.load(1, now), 0U);
 }
 
 TEST(Lowering, LessIsAllowedMoreIsNot) {

@@ -30,17 +30,30 @@ std::vector<PlacingDevice> SessionManager::placing_devices() const {
     for (const auto& [id, session] : sessions_) {
       if (session->device == device) seen.load += session->client_class.weight;
     }
+    seen.load += promises_.load(all.size(), EventLoop::Clock::now());
     all.push_back(std::move(seen));
   }
   return all;
 }
 
+tl::expected<Choice, std::string> SessionManager::choose(const std::vector<PlacingDevice>& all,
+                                                         const std::vector<std::size_t>& usable,
+                                                         const DeviceWish& wish, pid_t pid) const {
+  if (const auto told = promises_.find(pid, EventLoop::Clock::now());
+      told && wish.kind == WishKind::any && all[*told].serves &&
+      std::find(usable.begin(), usable.end(), *told) != usable.end()) {
+    return Choice{*told};
+  }
+  return choose_device(all, usable, wish);
+}
+
 tl::expected<SessionManager::Place, std::string> SessionManager::place(const Placement& placement,
-                                                                       const DeviceWish& wish) const {
+                                                                       const DeviceWish& wish,
+                                                                       pid_t pid) const {
   const auto all = placing_devices();
   const auto usable = usable_devices(all, placement.device, placement.pool);
   if (!usable) return tl::unexpected(usable.error());
-  const auto choice = choose_device(all, *usable, wish);
+  const auto choice = choose(all, *usable, wish, pid);
   if (!choice) return tl::unexpected(choice.error());
   Device* const device = devices_[choice->device];
   if (!all[choice->device].serves) return tl::unexpected("the device cannot serve: " + device->problem());
@@ -49,7 +62,7 @@ tl::expected<SessionManager::Place, std::string> SessionManager::place(const Pla
 
 bool SessionManager::settle(Session& session) {
   const auto placement = place_client(*config_, session.peer.identity);
-  const auto found = placement ? place(*placement, session.wish)
+  const auto found = placement ? place(*placement, session.wish, session.peer.identity.pid)
                                : tl::expected<Place, std::string>(tl::unexpected(placement.error()));
   if (!found) {
     refuse(session, placement ? RefusalCode::no_device : RefusalCode::not_allowed, found.error());

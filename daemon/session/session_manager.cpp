@@ -145,12 +145,13 @@ void SessionManager::admit(UniqueFd socket, const DeviceWish& wish) {
     refuse(socket.get(), who, RefusalCode::not_allowed, "this program is in quarantine: " + kept->why);
     return;
   }
-  const auto found = place(*placement, wish);
+  const auto found = place(*placement, wish, who.pid);
   if (!found) {
     refuse(socket.get(), who, RefusalCode::no_device, found.error());
     return;
   }
 
+  promises_.drop(who.pid);
   auto session = std::make_unique<Session>();
   session->socket = std::move(socket);
   session->peer = std::move(*peer);
@@ -188,7 +189,7 @@ std::uint64_t SessionManager::admit_guest(UniqueFd socket, GuestPlace guest, con
   }
   Placement wanted;
   wanted.device = device_name;
-  const auto found = place(wanted, {});
+  const auto found = place(wanted, {}, 0);
   if (!found) {
     refuse(socket.get(), who, RefusalCode::no_device, found.error());
     return 0;

@@ -14,6 +14,7 @@
 #include "daemon/handover/descriptor_store.hpp"
 #include "daemon/metrics/client_stats.hpp"
 #include "daemon/policy/placing.hpp"
+#include "daemon/policy/promises.hpp"
 #include "daemon/policy/quarantine.hpp"
 #include "daemon/session/ipc_registry.hpp"
 #include "daemon/session/session.hpp"
@@ -117,8 +118,12 @@ class SessionManager {
     bool settled = true;  // see Choice
   };
   [[nodiscard]] std::vector<PlacingDevice> placing_devices() const;
-  [[nodiscard]] tl::expected<Place, std::string> place(const Placement& placement,
-                                                       const DeviceWish& wish) const;
+  // choose_device, with what the process was told before where it has no wish (pid 0: of no process here).
+  [[nodiscard]] tl::expected<Choice, std::string> choose(const std::vector<PlacingDevice>& all,
+                                                         const std::vector<std::size_t>& usable,
+                                                         const DeviceWish& wish, pid_t pid) const;
+  [[nodiscard]] tl::expected<Place, std::string> place(const Placement& placement, const DeviceWish& wish,
+                                                       pid_t pid) const;
   // Chooses anew for a client that waits on a device which has told its UUID, or cannot serve. True when it
   // stays there for good; otherwise it is where it belongs now, waits for another device's UUID, or has
   // ended.
@@ -126,10 +131,11 @@ class SessionManager {
   // session_status.cpp
   // The oldest of a process; null: it has none.
   [[nodiscard]] const Session* session_of(pid_t pid) const;
-  // The devices that libnvidia-ml lists for who has this session (or null) and would be placed so.
+  // The devices that libnvidia-ml lists for a process that has this session (or null) and would be placed so,
+  // which is promised its own.
   [[nodiscard]] tl::expected<std::vector<const Device*>, Refused> listed_for(
-      const Session* session, const tl::expected<Placement, std::string>& placement,
-      const DeviceWish& wish) const;
+      pid_t pid, const Session* session, const tl::expected<Placement, std::string>& placement,
+      const DeviceWish& wish);
   [[nodiscard]] GateTerms gate_terms(const ClassConfig& from) const;
   // Makes what the session's class says hold for its worker.
   void push(Session& session);
@@ -184,6 +190,7 @@ class SessionManager {
   EndedClients ended_;
   SessionCounters counters_;
   Quarantine quarantine_;
+  Promises promises_;
   IpcRegistry ipc_;
   EventLoop::Clock::time_point adopted_{};  // when sessions of an earlier vgpud were taken over
   log::Limiter refusals_{20, std::chrono::seconds(10)};

@@ -25,8 +25,8 @@ const Session* SessionManager::session_of(pid_t pid) const {
 }
 
 tl::expected<std::vector<const Device*>, Refused> SessionManager::listed_for(
-    const Session* session, const tl::expected<Placement, std::string>& placement,
-    const DeviceWish& wish) const {
+    pid_t pid, const Session* session, const tl::expected<Placement, std::string>& placement,
+    const DeviceWish& wish) {
   const auto all = placing_devices();
   std::vector<std::size_t> usable;
   if (placement) usable = usable_devices(all, placement->device, placement->pool).value_or(usable);
@@ -40,8 +40,11 @@ tl::expected<std::vector<const Device*>, Refused> SessionManager::listed_for(
     return tl::unexpected(refusal(RefusalCode::no_device, "there is no device for this client"));
   } else {
     // As natively, what hides all devices from CUDA hides none from NVML.
-    const auto wished = choose_device(all, usable, wish);
-    own = wished ? wished->device : choose_device(all, usable, {})->device;
+    const auto wished = choose(all, usable, wish, pid);
+    own = wished ? wished->device : choose(all, usable, {}, pid)->device;
+    if (wish.kind == WishKind::any) {
+      promises_.note(pid, own, placement->client_class.weight, EventLoop::Clock::now());
+    }
   }
   std::vector<const Device*> listed;
   for (const std::size_t i : listed_devices(usable, wish, own)) {
@@ -59,7 +62,7 @@ void SessionManager::answer_status(UniqueFd socket, const StatusQuery& query) {
   const Identity& who = peer->identity;
   const Session* const asker = session_of(who.pid);
   const auto placement = place_client(*config_, who);
-  const auto listed = listed_for(asker, placement, query.wish);
+  const auto listed = listed_for(who.pid, asker, placement, query.wish);
   if (!listed || query.index >= listed->size()) {
     const Refused refused =
         listed ? refusal(RefusalCode::no_device, "there is no such device") : listed.error();

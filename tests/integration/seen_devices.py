@@ -2,15 +2,16 @@
 """Prints, as JSON, what libcuda.so.1 and libnvidia-ml.so.1 show to a process: {"init": the result of cuInit, "cuda":
 [UUID, ...], "nvml": [UUID, ...] or its error}.
 
-    seen_devices.py [--nvml-first] [--set VALUE]
+    seen_devices.py [--nvml-first] [--wait] [--set VALUE]
 
---nvml-first asks NVML before CUDA; --set changes CUDA_VISIBLE_DEVICES after cuDriverGetVersion and before cuInit.
+--nvml-first asks NVML before CUDA, with --wait it says so and goes on after a line of standard input; --set changes CUDA_VISIBLE_DEVICES after cuDriverGetVersion and before cuInit.
 """
 
 import argparse
 import ctypes
 import json
 import os
+import sys
 import uuid
 
 
@@ -46,12 +47,16 @@ def nvml_devices():
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--nvml-first", action="store_true")
+    parser.add_argument("--wait", action="store_true")
     parser.add_argument("--set")
     options = parser.parse_args()
     cuda = ctypes.CDLL("libcuda.so.1")
     seen = {}
     if options.nvml_first:
         seen["nvml"] = nvml_devices()
+        if options.wait:
+            print("ready", flush=True)
+            sys.stdin.readline()
     if options.set is not None:
         version = ctypes.c_int()
         cuda.cuDriverGetVersion(ctypes.byref(version))

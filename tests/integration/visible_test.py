@@ -3,6 +3,7 @@
 
 import json
 import pathlib
+import subprocess
 import sys
 import unittest
 
@@ -159,6 +160,24 @@ class Pinned(Placement):
                 seen = self.seen(service, *arguments)
                 self.assertEqual(len(seen["cuda"]), 1)
                 self.assertEqual(seen["cuda"], seen["nvml"])
+
+    def test_the_device_that_nvml_named_first_is_kept_whatever_comes_between(self):
+        with Service(more_devices=["name: second", "name: third"], prestart=1) as service:
+            self.devices(service)
+            early = [service.popen(sys.executable, SEEN, "--nvml-first", "--wait", stdin=subprocess.PIPE)]
+            first_line(early[0])
+            early.append(service.popen(sys.executable, SEEN, "--nvml-first", "--wait", stdin=subprocess.PIPE))
+            first_line(early[1])
+            others = [service.popen("busy", "--seconds", 20) for _ in range(2)]
+            for process in others:
+                first_line(process)
+            seen = [json.loads(process.communicate("go\n", timeout=60)[0]) for process in early]
+            for process in others:
+                process.kill()
+                process.communicate()
+        for each in seen:
+            self.assertEqual(each["cuda"], each["nvml"])
+        self.assertNotEqual(seen[0]["cuda"], seen[1]["cuda"], "what was promised counts as load")
 
 
 if __name__ == "__main__":
