@@ -109,15 +109,19 @@ void Device::make_pool() {
       log::info("device ready device={} name={} memory_mib={} driver_version={}", config_.name,
                 log::quoted(report.name), report.total_memory >> 20U, report.driver_version);
     }
-    report_ = report;
-    // Two software GPUs of one machine are told apart by their place only.
-    if (report.software != 0) report_->uuid[15] = static_cast<std::uint8_t>(report.uuid[15] + index_);
+    learn(report);
     problem_.clear();
     callbacks_.on_worker_ready();
   };
   callbacks.on_start_failed = [this](const std::string& why) { on_start_failed(why); };
   pool_ = std::make_unique<WorkerPool>(loop_, std::move(options), std::move(callbacks));
   gates_.use(make_policy(policy(), policy_options_));
+}
+
+void Device::learn(const DeviceReport& report) {
+  report_ = report;
+  // Two software GPUs of one machine are told apart by their place only.
+  if (report.software != 0) report_->uuid[15] = static_cast<std::uint8_t>(report.uuid[15] + index_);
 }
 
 void Device::set_workers(unsigned prestart, unsigned max_workers) {
@@ -132,7 +136,7 @@ void Device::start() {
 }
 
 Worker* Device::adopt(std::unique_ptr<Worker> worker) {
-  if (!report_) report_ = worker->report;
+  if (!report_) learn(worker->report);
   return pool_->adopt(std::move(worker));
 }
 

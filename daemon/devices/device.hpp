@@ -74,6 +74,7 @@ class Device {
   void link_down(const std::string& why);
   void make_pool();
   void on_start_failed(const std::string& why);
+  void learn(const DeviceReport& report);
 
   EventLoop& loop_;
   DeviceConfig config_;
