@@ -228,6 +228,13 @@ std::vector<MetricFamily> metrics_of(const json& answer, double now) {
   families.add("vgpud_clients", kGauge, "Clients that are connected.", {},
                static_cast<double>(clients.size()));
   families.add_all(kBroker, broker, {});
+  for (const json& rejection : answer.value("rejections", json::array())) {
+    families.add("vgpud_rejections_total", kCounter, "Clients refused, by user, class and reason.",
+                 {{"uid", text(rejection, "uid")},
+                  {"class", text(rejection, "class")},
+                  {"reason", text(rejection, "reason")}},
+                 static_cast<double>(number(rejection, "count")));
+  }
   for (const json& device : answer.value("devices", json::array())) add_device(families, device);
   for (const json& client : clients) add_client(families, client);
   return families.take();

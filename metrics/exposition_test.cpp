@@ -19,6 +19,7 @@ using nlohmann::json;
 json answer() {
   return {{"broker", {{"version", "1.2"}, {"uptime_ns", 5'000'000'000}, {"clients_admitted", 3}}},
           {"devices", {{{"name", "gpu0"}, {"busy", 0.25}, {"kind", "software"}, {"problem", ""}}}},
+          {"rejections", {{{"uid", 1000}, {"class", "batch"}, {"reason", "limit"}, {"count", 4}}}},
           {"clients",
            {{{"session", 7},
              {"pid", 42},
@@ -41,6 +42,8 @@ TEST(Exposition, FiguresHaveTheirUnitsAndLabels) {
   EXPECT_TRUE(has_line(text, "vgpud_up 1")) << text;
   EXPECT_TRUE(has_line(text, "vgpud_start_time_seconds 95")) << text;
   EXPECT_TRUE(has_line(text, "# TYPE vgpud_clients_admitted_total counter")) << text;
+  EXPECT_TRUE(has_line(text, "vgpud_rejections_total{uid=\"1000\",class=\"batch\",reason=\"limit\"} 4"))
+      << text;
   EXPECT_TRUE(has_line(text, "vgpud_device_busy_ratio{device=\"gpu0\"} 0.25")) << text;
   EXPECT_TRUE(has_line(
       text,

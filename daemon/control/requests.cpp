@@ -185,6 +185,22 @@ json broker_json(const BrokerState& state) {
           {"handshakes_mismatched", greeter.mismatched}};
 }
 
+json rejections_json(const BrokerState& state, const Requester& who, bool all) {
+  json list = json::array();
+  const auto now = EventLoop::Clock::now();
+  for (const Rejection& rejection : state.sessions.rejections()) {
+    if (!all && !is_owner(who, rejection.uid)) continue;
+    list.push_back({{"uid", rejection.uid},
+                    {"class", rejection.client_class},
+                    {"reason", to_string(rejection.reason)},
+                    {"count", rejection.count},
+                    {"program", rejection.program},
+                    {"sentence", rejection.sentence},
+                    {"age_ns", std::chrono::nanoseconds(now - rejection.last).count()}});
+  }
+  return list;
+}
+
 bool descends_from(const ClientStats& stats, pid_t pid) {
   return stats.pid == pid ||
          std::find(stats.ancestors.begin(), stats.ancestors.end(), pid) != stats.ancestors.end();
@@ -210,6 +226,7 @@ json stats_json(const BrokerState& state, const json& request, const Requester& 
           {"ended", std::move(ended)},
           {"devices", devices_json(state, detail.histograms)},
           {"vms", vms_json(state, who)},
+          {"rejections", rejections_json(state, who, all)},
           {"broker", broker_json(state)}};
 }
 

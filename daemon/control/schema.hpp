@@ -5,7 +5,10 @@
 // another:
 //   {"request":"stats"}    every client of the asking user; for administrators and
 //   monitor_group, of all users:
-//   {"ok":true,"clients":[...],"ended":[...],"devices":[...],"broker":{...}}
+//   {"ok":true,"clients":[...],"ended":[...],"devices":[...],"vms":[...],"broker":{...},
+//    "rejections":[{"uid":U,"class":"batch","reason":"limit","count":N,"program":"...","sentence":"...",
+//    "age_ns":N},...]}: of those who were refused, by user, class and reason (metrics/rejections.hpp); the
+//    rest of a row is about the last one
 //       "mine":true        only clients among the descendants of the asking process
 //       "calls":true       with the number of calls by name
 //       "histograms":true  with "latency":{"sum_ns":N,"buckets":[[end_ns,count],...]} of waited-for calls,

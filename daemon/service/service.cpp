@@ -182,6 +182,9 @@ tl::expected<void, std::string> Service::start() {
           [this](UniqueFd socket, const DeviceWish& wish) { sessions_->admit(std::move(socket), wish); },
           [this](UniqueFd socket, const StatusQuery& query) {
             sessions_->answer_status(std::move(socket), query);
+          },
+          [this](uid_t uid, RejectionReason reason, const std::string& why) {
+            sessions_->count_rejection(uid, reason, why);
           }});
   state_ = std::make_unique<BrokerState>(
       BrokerState{*sessions_, *greeter_, *vms_, devices_, config_->file, since_, live_,

@@ -65,7 +65,8 @@ void Greeter::welcome(UniqueFd socket) {
   if (guests_.size() >= limits_.handshakes || of_user >= limits_.handshakes_per_user) {
     ++counters_.over_limit;
     log::debug("connection refused uid={} pending={} pending_of_user={}", uid, guests_.size(), of_user);
-    send_refusal(socket.get(), RefusalCode::busy, "too many connections that have not said hello yet");
+    refuse(socket.get(), uid, RefusalCode::busy, RejectionReason::handshake,
+           "too many connections that have not said hello yet");
     return;
   }
   const int fd = socket.get();
@@ -76,6 +77,12 @@ void Greeter::welcome(UniqueFd socket) {
     dismiss(fd);
   });
   guests_.emplace(fd, Guest{std::move(socket), uid, timer});
+}
+
+void Greeter::refuse(int socket, uid_t uid, RefusalCode code, RejectionReason reason,
+                     const std::string& why) {
+  callbacks_.on_refused(uid, reason, why);
+  send_refusal(socket, code, why);
 }
 
 UniqueFd Greeter::dismiss(int fd) {
@@ -102,7 +109,7 @@ void Greeter::on_message(int fd) {
     if (log_limit_.allows()) {
       log::warning("client refused uid={} reason={}", peer_uid(socket.get()), log::quoted(problem));
     }
-    send_refusal(socket.get(), RefusalCode::protocol, problem);
+    refuse(socket.get(), peer_uid(socket.get()), RefusalCode::protocol, RejectionReason::version, problem);
     return;
   }
   if (hello != nullptr) {

@@ -8,6 +8,7 @@
 #include "daemon/base/event_loop.hpp"
 #include "daemon/base/log.hpp"
 #include "daemon/config/config.hpp"
+#include "daemon/metrics/rejections.hpp"
 #include "protocol/handshake.hpp"
 #include "protocol/unique_fd.hpp"
 
@@ -24,6 +25,8 @@ class Greeter {
     std::function<void(UniqueFd socket, const DeviceWish& wish)> on_hello;
     // A StatusQuery came.
     std::function<void(UniqueFd socket, const StatusQuery& query)> on_status;
+    // Somebody was refused, with a sentence.
+    std::function<void(uid_t uid, RejectionReason reason, const std::string& why)> on_refused;
   };
   // What came to nothing, since the start.
   struct Counters {
@@ -53,6 +56,7 @@ class Greeter {
   void accept_some();
   void pause_accepting();
   void welcome(UniqueFd socket);
+  void refuse(int socket, uid_t uid, RefusalCode code, RejectionReason reason, const std::string& why);
   void on_message(int fd);
   // Takes a guest off the books; its socket is the caller's then.
   UniqueFd dismiss(int fd);

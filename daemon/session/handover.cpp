@@ -86,7 +86,7 @@ void SessionManager::keep_broker() {
     broker_record_ = std::move(*record);
     store_.keep(kBroker, kRecord, broker_record_->fd());
   }
-  BrokerRecord record{next_id_, counters_, quarantined()};
+  BrokerRecord record{next_id_, counters_, quarantined(), rejections()};
   auto bytes = encode(record);
   if (bytes.size() > StateMemory::max_bytes) {
     log::warning("programs in quarantine will be free again when vgpud is restarted: they are too many");
@@ -113,6 +113,7 @@ void SessionManager::adopt_broker() {
   next_id_ = record->next_session;
   counters_ = record->counters;
   for (const QuarantineEntry& entry : record->quarantined) quarantine_.restore(entry);
+  for (const Rejection& rejection : record->rejections) rejections_.restore(rejection);
 }
 
 void SessionManager::adopt() {

@@ -65,7 +65,8 @@ bool SessionManager::settle(Session& session) {
   const auto found = placement ? place(*placement, session.wish, session.peer.identity.pid)
                                : tl::expected<Place, std::string>(tl::unexpected(placement.error()));
   if (!found) {
-    refuse(session, placement ? RefusalCode::no_device : RefusalCode::not_allowed, found.error());
+    refuse(session, placement ? Refusal{RefusalCode::no_device, RejectionReason::device, found.error()}
+                              : Refusal{RefusalCode::not_allowed, RejectionReason::rule, found.error()});
     end(session.id, "refused");
     return false;
   }

@@ -75,18 +75,24 @@ SessionManager::~SessionManager() {
   end_all("vgpud ends");
 }
 
-void SessionManager::refuse(int socket, const Identity& who, RefusalCode code, const std::string& text) {
-  ++counters_.refused;
-  if (refusals_.allows()) {
-    log::info("client refused pid={} uid={} program={} reason={}", who.pid, who.uid, log::quoted(who.program),
-              log::quoted(text));
-  }
-  send_refusal(socket, code, text);
+void SessionManager::count_rejection(uid_t uid, RejectionReason reason, const std::string& why) {
+  rejections_.count(uid, {}, reason, {}, why, EventLoop::Clock::now());
 }
 
-void SessionManager::refuse(const Session& session, RefusalCode code, const std::string& text) {
+void SessionManager::refuse(int socket, const Identity& who, const std::string& class_name,
+                            const Refusal& refusal) {
+  ++counters_.refused;
+  rejections_.count(who.uid, class_name, refusal.reason, who.program, refusal.text, EventLoop::Clock::now());
+  if (refusals_.allows()) {
+    log::info("client refused pid={} uid={} program={} reason={}", who.pid, who.uid, log::quoted(who.program),
+              log::quoted(refusal.text));
+  }
+  send_refusal(socket, refusal.code, refusal.text);
+}
+
+void SessionManager::refuse(const Session& session, const Refusal& refusal) {
   ++past_[session.device].refused;
-  refuse(session.socket.get(), session.peer.identity, code, text);
+  refuse(session.socket.get(), session.peer.identity, session.client_class.name, refusal);
 }
 
 Device* SessionManager::find_device(const std::string& name) const {
@@ -132,22 +138,26 @@ void SessionManager::admit(UniqueFd socket, const DeviceWish& wish) {
   const Identity& who = peer->identity;
   const auto placement = place_client(*config_, who);
   if (!placement) {
-    refuse(socket.get(), who, RefusalCode::not_allowed, placement.error());
+    refuse(socket.get(), who, {}, {RefusalCode::not_allowed, RejectionReason::rule, placement.error()});
     return;
   }
   if (const std::string reason = over_limit(who, placement->client_class); !reason.empty()) {
     ++counters_.refused_limits;
-    refuse(socket.get(), who, RefusalCode::busy, reason);
+    refuse(socket.get(), who, placement->client_class.name,
+           {RefusalCode::busy, RejectionReason::limit, reason});
     return;
   }
   if (const QuarantineEntry* kept = quarantine_.find({who.uid, who.executable}, EventLoop::Clock::now())) {
     ++counters_.refused_quarantined;
-    refuse(socket.get(), who, RefusalCode::not_allowed, "this program is in quarantine: " + kept->why);
+    refuse(socket.get(), who, placement->client_class.name,
+           {RefusalCode::not_allowed, RejectionReason::quarantine,
+            "this program is in quarantine: " + kept->why});
     return;
   }
   const auto found = place(*placement, wish, who.pid);
   if (!found) {
-    refuse(socket.get(), who, RefusalCode::no_device, found.error());
+    refuse(socket.get(), who, placement->client_class.name,
+           {RefusalCode::no_device, RejectionReason::device, found.error()});
     return;
   }
 
@@ -179,25 +189,29 @@ std::uint64_t SessionManager::admit_guest(UniqueFd socket, GuestPlace guest, con
   who.uid = static_cast<uid_t>(-1);              // nobody of this machine
   who.unit = who.executable = "vm:" + guest.vm;  // a VM goes into quarantine as a whole
   if (sessions_.size() >= config_->limits.clients) {
-    refuse(socket.get(), who, RefusalCode::busy, "the host's vgpud serves no more clients");
+    refuse(socket.get(), who, client_class.name,
+           {RefusalCode::busy, RejectionReason::limit, "the host's vgpud serves no more clients"});
     return 0;
   }
   if (const QuarantineEntry* kept = quarantine_.find({who.uid, who.executable}, EventLoop::Clock::now())) {
     ++counters_.refused_quarantined;
-    refuse(socket.get(), who, RefusalCode::not_allowed, "this VM is in quarantine: " + kept->why);
+    refuse(socket.get(), who, client_class.name,
+           {RefusalCode::not_allowed, RejectionReason::quarantine, "this VM is in quarantine: " + kept->why});
     return 0;
   }
   Placement wanted;
   wanted.device = device_name;
   const auto found = place(wanted, {}, 0);
   if (!found) {
-    refuse(socket.get(), who, RefusalCode::no_device, found.error());
+    refuse(socket.get(), who, client_class.name,
+           {RefusalCode::no_device, RejectionReason::device, found.error()});
     return 0;
   }
   auto session = std::make_unique<Session>();
   session->channel.reset(fcntl(guest.memory, F_DUPFD_CLOEXEC, 0));
   if (!session->channel) {
-    refuse(socket.get(), who, RefusalCode::internal, "the host's vgpud is out of descriptors");
+    refuse(socket.get(), who, client_class.name,
+           {RefusalCode::internal, RejectionReason::internal, "the host's vgpud is out of descriptors"});
     return 0;
   }
   session->socket = std::move(socket);
@@ -265,8 +279,9 @@ void SessionManager::serve(Session& session) {
   // not.
   const unsigned most = session.device->pool()->options().max_workers;
   if (session.device->pool()->count(WorkerState::attached) + waiting(*session.device, session.id) >= most) {
-    refuse(session, RefusalCode::busy,
-           fmt::format("device '{}' is limited to {} workers", session.device->config().name, most));
+    refuse(session,
+           {RefusalCode::busy, RejectionReason::worker,
+            fmt::format("device '{}' is limited to {} workers", session.device->config().name, most)});
     end(session.id, "refused");
     return;
   }
@@ -274,7 +289,7 @@ void SessionManager::serve(Session& session) {
     const std::uint64_t id = session.id;
     session.wait_timer = loop_.after(config_->limits.worker_wait, [this, id] {
       const Session& late = *sessions_.at(id);
-      refuse(late, RefusalCode::no_device, "no worker was ready in time");
+      refuse(late, {RefusalCode::no_device, RejectionReason::worker, "no worker was ready in time"});
       end(id, "refused");
     });
   }
@@ -308,7 +323,8 @@ bool SessionManager::attach(Session& session, Worker& worker) {
   }
   auto direct = message_socket_pair();
   if (!session.channel || !direct || (session.guest && !worker.guest_socket)) {
-    refuse(session, RefusalCode::internal, "vgpud is out of memory or descriptors");
+    refuse(session,
+           {RefusalCode::internal, RejectionReason::internal, "vgpud is out of memory or descriptors"});
     return false;
   }
   push(session);
@@ -331,7 +347,7 @@ bool SessionManager::attach(Session& session, Worker& worker) {
   welcome.device = session.device->report().value_or(worker.report);
   const std::array<int, 2> client_fds{session.channel.get(), direct->first.get()};
   if (const auto sent = send_message(worker.fds.socket.get(), attach_message, worker_fds); !sent) {
-    refuse(session, RefusalCode::internal, "its worker does not answer");
+    refuse(session, {RefusalCode::internal, RejectionReason::internal, "its worker does not answer"});
     return false;
   }
   if (const auto sent = send_message(session.socket.get(), welcome, client_fds); !sent) return false;
@@ -445,7 +461,7 @@ void SessionManager::device_problem(Device& device, const std::string& why) {
       settle(session);
       continue;
     }
-    refuse(session, RefusalCode::no_device, "the device cannot serve: " + why);
+    refuse(session, {RefusalCode::no_device, RejectionReason::device, "the device cannot serve: " + why});
     end(id, "refused");
   }
 }

@@ -13,6 +13,7 @@
 #include "daemon/devices/device.hpp"
 #include "daemon/handover/descriptor_store.hpp"
 #include "daemon/metrics/client_stats.hpp"
+#include "daemon/metrics/rejections.hpp"
 #include "daemon/policy/placing.hpp"
 #include "daemon/policy/promises.hpp"
 #include "daemon/policy/quarantine.hpp"
@@ -50,6 +51,9 @@ class SessionManager {
   [[nodiscard]] const GatePage* page_of(std::uint64_t id) const;
   // A connection that asks for the state of a device of its own: answers and closes.
   void answer_status(UniqueFd socket, const StatusQuery& query);
+
+  // From Greeter: a connection was refused before it was a client's.
+  void count_rejection(uid_t uid, RejectionReason reason, const std::string& why);
 
   // From Device: a worker can be taken; no worker can be started.
   void worker_ready(Device& device);
@@ -98,6 +102,8 @@ class SessionManager {
   [[nodiscard]] std::vector<ClientStats> stats(StatsDetail detail) const;
   [[nodiscard]] const EndedClients& ended() const { return ended_; }
   [[nodiscard]] const SessionCounters& counters() const { return counters_; }
+  // Of who was refused, since the start.
+  [[nodiscard]] std::vector<Rejection> rejections() const { return rejections_.all(); }
   // Of all clients that `device` has had.
   [[nodiscard]] DeviceFigures figures(const Device& device) const;
   // Part of the last second in which `device` was busy, 0..1.
@@ -106,9 +112,15 @@ class SessionManager {
  private:
   using Sessions = std::map<std::uint64_t, std::unique_ptr<Session>>;
 
-  void refuse(int socket, const Identity& who, RefusalCode code, const std::string& text);
+  // Why a client is refused: what it is told, and what is counted.
+  struct Refusal {
+    RefusalCode code;
+    RejectionReason reason;
+    std::string text;
+  };
+  void refuse(int socket, const Identity& who, const std::string& class_name, const Refusal& refusal);
   // One that has been placed on a device.
-  void refuse(const Session& session, RefusalCode code, const std::string& text);
+  void refuse(const Session& session, const Refusal& refusal);
   [[nodiscard]] std::string over_limit(const Identity& who, const ClassConfig& client_class) const;
   Device* find_device(const std::string& name) const;
   std::uint64_t start(std::unique_ptr<Session> session);
@@ -189,6 +201,7 @@ class SessionManager {
   Sessions sessions_;
   EndedClients ended_;
   SessionCounters counters_;
+  Rejections rejections_;
   Quarantine quarantine_;
   Promises promises_;
   IpcRegistry ipc_;

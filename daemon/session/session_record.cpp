@@ -158,6 +158,26 @@ QuarantineEntry quarantined_from(const json& value) {
   return entry;
 }
 
+json to_json(const Rejection& rejection) {
+  return {{"uid", rejection.uid},
+          {"class", rejection.client_class},
+          {"reason", static_cast<unsigned>(rejection.reason)},
+          {"count", rejection.count},
+          {"program", rejection.program},
+          {"last_ns", std::chrono::nanoseconds(rejection.last.time_since_epoch()).count()}};
+}
+
+Rejection rejection_from(const json& value) {
+  Rejection rejection;
+  value.at("uid").get_to(rejection.uid);
+  value.at("class").get_to(rejection.client_class);
+  rejection.reason = static_cast<RejectionReason>(value.at("reason").get<unsigned>());
+  value.at("count").get_to(rejection.count);
+  value.at("program").get_to(rejection.program);
+  rejection.last = Rejections::TimePoint(std::chrono::nanoseconds(value.at("last_ns").get<std::int64_t>()));
+  return rejection;
+}
+
 json to_json(const DeviceReport& report) {
   const auto* bytes = reinterpret_cast<const std::uint8_t*>(&report);
   return json::binary({bytes, bytes + sizeof report});
@@ -195,6 +215,8 @@ std::vector<std::uint8_t> encode(const BrokerRecord& record) {
   value["counters"] = to_json(record.counters);
   json& quarantined = value["quarantined"] = json::array();
   for (const QuarantineEntry& entry : record.quarantined) quarantined.push_back(to_json(entry));
+  json& rejections = value["rejections"] = json::array();
+  for (const Rejection& rejection : record.rejections) rejections.push_back(to_json(rejection));
   return json::to_cbor(value);
 }
 
@@ -226,6 +248,7 @@ tl::expected<BrokerRecord, std::string> decode_broker(std::span<const std::uint8
     value->at("next_session").get_to(record.next_session);
     record.counters = counters_from(value->at("counters"));
     for (const json& entry : value->at("quarantined")) record.quarantined.push_back(quarantined_from(entry));
+    for (const json& entry : value->at("rejections")) record.rejections.push_back(rejection_from(entry));
     return record;
   } catch (const json::exception& error) {
     return damaged(error);

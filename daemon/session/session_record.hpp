@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "daemon/config/config.hpp"
+#include "daemon/metrics/rejections.hpp"
 #include "daemon/policy/policy.hpp"
 #include "daemon/policy/quarantine.hpp"
 #include "daemon/session/session.hpp"
@@ -32,6 +33,7 @@ struct BrokerRecord {
   std::uint64_t next_session = 1;
   SessionCounters counters;
   std::vector<QuarantineEntry> quarantined;
+  std::vector<Rejection> rejections;  // without their sentences
 };
 
 [[nodiscard]] std::vector<std::uint8_t> encode(const SessionRecord& record);

@@ -74,7 +74,9 @@ TEST(SessionRecord, AnotherVersionIsRefused) {
 
 TEST(BrokerRecord, ComesBackWhole) {
   using Time = QuarantineEntry::TimePoint;
-  BrokerRecord record{5, {9, 8, 7, 6, 5, 4, 3, 2}, {}};
+  BrokerRecord record{5, {9, 8, 7, 6, 5, 4, 3, 2}, {}, {}};
+  record.rejections.push_back(
+      {1000, "batch", RejectionReason::quarantine, 7, "a\xff", "", Time(std::chrono::hours(4))});
   record.quarantined.push_back({{1000, "/opt/\xff"}, "by hand", 3, Time(std::chrono::hours(1)), {}});
   record.quarantined.push_back(
       {{1001, ""}, "faults", 1, Time(std::chrono::hours(2)), Time(std::chrono::hours(3))});
@@ -89,6 +91,14 @@ TEST(BrokerRecord, ComesBackWhole) {
   EXPECT_EQ(back->quarantined[0].since, record.quarantined[0].since);
   EXPECT_FALSE(back->quarantined[0].until);
   EXPECT_EQ(back->quarantined[1].until, record.quarantined[1].until);
+  ASSERT_EQ(back->rejections.size(), 1U);
+  const Rejection& rejection = back->rejections[0];
+  EXPECT_EQ(rejection.uid, 1000U);
+  EXPECT_EQ(rejection.client_class, "batch");
+  EXPECT_EQ(rejection.reason, RejectionReason::quarantine);
+  EXPECT_EQ(rejection.count, 7U);
+  EXPECT_EQ(rejection.program, "a\xff");
+  EXPECT_EQ(rejection.last, record.rejections[0].last);
 }
 
 }  // namespace

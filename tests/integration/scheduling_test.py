@@ -137,6 +137,9 @@ class Limits(unittest.TestCase):
             first = service.popen("busy", "--seconds", 2)
             first_line(first)
             self.assertNotEqual(service.run("vector_add").returncode, 0)
+            row = service.stats()["rejections"][0]
+            self.assertEqual((row["class"], row["reason"], row["program"]), ("default", "limit", "vector_add"))
+            self.assertGreaterEqual(row["count"], 1)
             finish(self, [first])
             wait_until(lambda: service.run("vector_add").returncode == 0, 10, "there is room again")
 

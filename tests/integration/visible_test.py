@@ -2,6 +2,7 @@
 """CUDA_VISIBLE_DEVICES and pinned devices: programs run on the device that they and the policy name, and see no other."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -56,6 +57,11 @@ class Visible(Placement):
                 seen = self.seen(service, visible=visible)
                 self.assertEqual((seen["init"], seen["cuda"]), (NO_DEVICE, []), repr(visible))
                 self.assertEqual(len(seen["nvml"]), 1, f"NVML hides nothing, {visible!r}")
+            # What hides everything by itself is not brought before vgpud.
+            rows = service.stats()["rejections"]
+            self.assertEqual([(row["uid"], row["class"], row["reason"], row["count"]) for row in rows],
+                             [(os.getuid(), "default", "device", 5)])
+            self.assertIn("CUDA_VISIBLE_DEVICES", rows[0]["sentence"])
 
     def test_a_uuid_may_be_shortened_where_it_fits_one_device(self):
         with Service(more_devices=["name: third, pool: apart"], prestart=1) as service:
