@@ -16,13 +16,15 @@ namespace {
 
 using nlohmann::json;
 
-constexpr std::array<const char*, 16> kHelp{
+constexpr std::array<const char*, 17> kHelp{
     "Up, Down, Home, End   choose a client",
     "S M P U L Q T         sort by share, memory, pid, user, launches, queue, latency (p99)",
     "R                     reverse the order",
     "p                     pause the client: its calls wait        r  resume it",
     "w                     change its weight                       c  change its class",
     "k                     kill: end its use of the device, its calls fail",
+    "z                     quarantine its user's program: it waits, new starts are refused        u  release "
+    "it",
     "d                     seconds between two looks               Space  look now",
     "q                     quit",
     "",
@@ -251,6 +253,12 @@ std::optional<json> TopModel::browse(int key) {
     case 'c':
       if (chosen) mode_ = Mode::class_name;
       break;
+    case 'z':
+      if (chosen) mode_ = Mode::quarantine;
+      break;
+    case 'u':
+      if (chosen) return request("release");
+      break;
     default:
       break;
   }
@@ -275,6 +283,11 @@ std::optional<json> TopModel::edit(int key) {
 
 std::optional<json> TopModel::submit() {
   const Mode mode = std::exchange(mode_, Mode::browsing);
+  if (mode == Mode::quarantine) {
+    json change = request("quarantine");
+    if (!typed_.empty()) change["for"] = typed_;
+    return change;
+  }
   if (typed_.empty()) return std::nullopt;
   if (mode == Mode::period) {
     double seconds = 0;
@@ -303,6 +316,9 @@ std::string TopModel::prompt() const {
       return "class of " + who + ": " + typed_ + "_";
     case Mode::period:
       return "seconds between two looks: " + typed_ + "_";
+    case Mode::quarantine:
+      return "quarantine " + who +
+             ", for how long (10min, 1h; nothing: until it is released; Esc: not at all): " + typed_ + "_";
     case Mode::kill:
       return "kill " + who + "? y to do it";
     case Mode::browsing:
@@ -310,7 +326,7 @@ std::string TopModel::prompt() const {
       break;
   }
   if (!message_.empty()) return message_;
-  return "q quit  ? help  p pause  r resume  k kill  w weight  c class  S M P U L Q T sort";
+  return "q quit  ? help  p pause  r resume  k kill  z quarantine  w weight  c class  S M P U L Q T sort";
 }
 
 void TopModel::add_clients(std::vector<TopLine>& lines, std::size_t height) const {

@@ -59,7 +59,7 @@ class TopModel {
   [[nodiscard]] const TopRow* selected() const;
 
  private:
-  enum class Mode { browsing, weight, class_name, period, kill, help };
+  enum class Mode { browsing, weight, class_name, period, quarantine, kill, help };
   struct Before {
     std::uint64_t device_ns = 0;
     std::uint64_t launches = 0;

@@ -80,6 +80,20 @@ TEST(TopModel, KeysActOnTheSelectedClient) {
   EXPECT_EQ((*model.on_key(kTopEnter))["settings"], (json{{"class", "gold"}}));
 }
 
+TEST(TopModel, QuarantineAsksForHowLong) {
+  TopModel model;
+  model.update(answer(0, 0), 1);
+  type(model, "z1h");
+  EXPECT_NE(screen(model).find("quarantine one (30)"), std::string::npos) << screen(model);
+  EXPECT_EQ(model.on_key(kTopEnter), (json{{"request", "quarantine"}, {"session", 1}, {"for", "1h"}}));
+  type(model, "z");
+  EXPECT_EQ(model.on_key(kTopEnter), (json{{"request", "quarantine"}, {"session", 1}}));
+  type(model, "z10");
+  EXPECT_FALSE(model.on_key(kTopEscape));
+  EXPECT_FALSE(model.on_key(kTopEnter)) << "it was called off";
+  EXPECT_EQ(model.on_key('u'), (json{{"request", "release"}, {"session", 1}}));
+}
+
 TEST(TopModel, KillingIsAskedForTwice) {
   TopModel model;
   model.update(answer(0, 0), 1);
