@@ -25,10 +25,11 @@ void log_line(const std::string& text) {
 }
 
 // The child shares the parent's channel pages: it must neither use them nor keep the parent's session open.
+// As natively it has no CUDA of its own after the parent's cuInit; before that it may connect itself.
 void after_fork_in_child() {
   Process* parents = connected_process.load(std::memory_order_relaxed);
   if (parents == nullptr) return;
-  forked = true;
+  if (process() != nullptr) forked = true;
   detail::initialised_process = nullptr;
   connected_process = nullptr;
   parents->connection->abandon_in_child();

@@ -2,9 +2,9 @@
 """Prints, as JSON, what libcuda.so.1 and libnvidia-ml.so.1 show to a process: {"init": the result of cuInit, "cuda":
 [UUID, ...], "nvml": [UUID, ...] or its error}.
 
-    seen_devices.py [--nvml-first] [--wait] [--set VALUE]
+    seen_devices.py [--nvml-first] [--wait] [--set VALUE] [--fork]
 
---nvml-first asks NVML before CUDA, with --wait it says so and goes on after a line of standard input; --set changes CUDA_VISIBLE_DEVICES after cuDriverGetVersion and before cuInit.
+--nvml-first asks NVML before CUDA, with --wait it says so and goes on after a line of standard input; --set changes CUDA_VISIBLE_DEVICES after cuDriverGetVersion and before cuInit; --fork lets a child go on from there.
 """
 
 import argparse
@@ -49,6 +49,7 @@ def main():
     parser.add_argument("--nvml-first", action="store_true")
     parser.add_argument("--wait", action="store_true")
     parser.add_argument("--set")
+    parser.add_argument("--fork", action="store_true")
     options = parser.parse_args()
     cuda = ctypes.CDLL("libcuda.so.1")
     seen = {}
@@ -61,6 +62,8 @@ def main():
         version = ctypes.c_int()
         cuda.cuDriverGetVersion(ctypes.byref(version))
         os.environ["CUDA_VISIBLE_DEVICES"] = options.set
+        if options.fork and (child := os.fork()):
+            raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     seen["init"] = cuda.cuInit(0)
     seen["cuda"] = cuda_devices(cuda) if seen["init"] == 0 else []
     if not options.nvml_first:

@@ -75,6 +75,8 @@ class Visible(Placement):
             for before in (None, "0", "2"):
                 seen = self.seen(service, "--set", "1", visible=before)
                 self.assertEqual((seen["init"], seen["cuda"]), (0, [uuids["second"]]))
+                seen = self.seen(service, "--set", "1", "--fork", visible=before)
+                self.assertEqual((seen["init"], seen["cuda"]), (0, [uuids["second"]]), "a child forked before cuInit")
             seen = self.seen(service, "--set", "", visible="1")
             self.assertEqual(seen["init"], NO_DEVICE)
             self.assertEqual(service.clients(), [])
