@@ -109,7 +109,7 @@ void Service::on_signal() {
 std::string Service::reload() {
   auto fresh = live_.reload();
   if (!fresh) {
-    const std::string text = all_texts(fresh.error());
+    std::string text = all_texts(fresh.error());
     log::error("new configuration is wrong, the old one holds errors={}", log::quoted(text));
     return text;
   }

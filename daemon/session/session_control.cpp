@@ -62,7 +62,7 @@ tl::expected<void, std::string> SessionManager::adjust(std::uint64_t id, const s
     return tl::unexpected("there is no class '" + class_name + "'");
   }
   ClassConfig trial;
-  if (const auto good = apply_settings(trial, settings); !good) return good;
+  if (auto good = apply_settings(trial, settings); !good) return good;
   Adjustments& changed = session.adjustments;
   if (!class_name.empty()) changed.class_name = class_name;
   changed.by_administrator = merge_settings(std::move(changed.by_administrator), settings);
@@ -76,7 +76,7 @@ tl::expected<void, std::string> SessionManager::lower(std::uint64_t id, const Se
   const ClassConfig most = granted(session);
   ClassConfig wanted = most;
   Settings all = merge_settings(session.adjustments.by_owner, settings);
-  if (const auto good = apply_settings(wanted, all); !good) return good;
+  if (auto good = apply_settings(wanted, all); !good) return good;
   if (std::string why = why_not_lower(wanted, most); !why.empty()) return tl::unexpected(std::move(why));
   session.adjustments.by_owner = std::move(all);
   refresh(session);
