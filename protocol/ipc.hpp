@@ -1,8 +1,8 @@
-// Sharing memory and events between two clients of one user: the tokens that their programs pass to each
-// other, and what workers and broker say about them. A program never sees the driver's own handle, which a
-// reader of it could guess or forge: it gets a token, an unguessable number under which its worker has shown
-// the driver's handle to the broker; the worker of the program that presents the token asks the broker for
-// it.
+// Sharing memory, pools and events between two clients of one user: the tokens that their programs pass to
+// each other, and what workers and broker say about them. A program never sees the driver's own handle, which
+// a reader of it could guess or forge: it gets a token, an unguessable number under which its worker has
+// shown the driver's handle to the broker; the worker of the program that presents the token asks the broker
+// for it.
 #pragma once
 
 #include <array>
@@ -21,7 +21,21 @@ inline constexpr std::size_t ipc_handle_bytes = 64;  ///< CU_IPC_HANDLE_SIZE
 using IpcToken = std::array<std::uint8_t, 32>;
 
 /// What a token names. The numbers are part of the protocol.
-enum class IpcKind : std::uint32_t { memory = 1, event = 2, allocation = 3 };
+enum class IpcKind : std::uint32_t {
+  memory = 1,        ///< cuIpcGetMemHandle
+  event = 2,         ///< cuIpcGetEventHandle
+  allocation = 3,    ///< cuMemExportToShareableHandle
+  pool = 4,          ///< cuMemPoolExportToShareableHandle
+  pool_pointer = 5,  ///< cuMemPoolExportPointer
+};
+
+constexpr bool is_ipc_kind(IpcKind kind) {
+  return kind >= IpcKind::memory && kind <= IpcKind::pool_pointer;
+}
+/// Whether the driver's handle is a descriptor, instead of 64 bytes.
+constexpr bool has_descriptor(IpcKind kind) {
+  return kind == IpcKind::allocation || kind == IpcKind::pool;
+}
 
 /// A fresh token; nothing when the kernel has no randomness to give.
 std::optional<IpcToken> make_ipc_token();
@@ -37,7 +51,7 @@ enum class IpcAction : std::uint32_t {
   resolve = 3,   ///< what does it name?
 };
 
-/// Worker -> broker. An offer of IpcKind::allocation comes with the driver's descriptor.
+/// Worker -> broker. An offer comes with the driver's descriptor if has_descriptor().
 struct IpcRequest {
   static constexpr auto message_type = MessageType::ipc_request;
   MessageType type = message_type;
@@ -57,7 +71,7 @@ enum class IpcResult : std::uint32_t {
   later = 4,         ///< the broker has just been restarted and does not know all tokens yet
 };
 
-/// Broker -> worker. To a resolve of IpcKind::allocation it comes with the driver's descriptor.
+/// Broker -> worker. To a resolve it comes with the driver's descriptor if has_descriptor().
 struct IpcAnswer {
   static constexpr auto message_type = MessageType::ipc_answer;
   MessageType type = message_type;

@@ -1,4 +1,4 @@
-// Which token names what of which session: memory, events and allocations that clients share
+// Which token names what of which session: memory, pools, events and allocations that clients share
 // (protocol/ipc.hpp). Decides nothing: who may have it is the session manager's to say.
 #pragma once
 
@@ -24,7 +24,7 @@ class IpcRegistry {
     std::uint64_t session = 0;
     IpcKind kind = IpcKind::memory;
     std::array<std::byte, ipc_handle_bytes> native{};
-    UniqueFd fd;  // of IpcKind::allocation
+    UniqueFd fd;  // if has_descriptor()
   };
 
   // False when the session has offered as much as it may, or the token is another's.

@@ -13,16 +13,12 @@ namespace {
 // For how long after a restart workers may not have said yet what they offer.
 constexpr std::chrono::milliseconds kOffersCome{500};
 
-bool known(IpcKind kind) {
-  return kind == IpcKind::memory || kind == IpcKind::event || kind == IpcKind::allocation;
-}
-
 }  // namespace
 
 void SessionManager::listen_to(Worker& worker, std::uint64_t id) {
   worker.on_message = [this, id](const Message& message) {
     const auto* const request = message.as<IpcRequest>();
-    if (request == nullptr || message.fds.size() > 1 || !known(request->kind)) return;
+    if (request == nullptr || message.fds.size() > 1 || !is_ipc_kind(request->kind)) return;
     on_ipc(id, *request, message.fds.empty() ? -1 : message.fds.front().get());
   };
 }
@@ -43,7 +39,7 @@ void SessionManager::on_ipc(std::uint64_t id, const IpcRequest& request, int fd)
     entry.session = id;
     entry.kind = request.kind;
     entry.native = request.native;
-    const bool wants_fd = request.kind == IpcKind::allocation;
+    const bool wants_fd = has_descriptor(request.kind);
     if (wants_fd && fd >= 0) entry.fd.reset(fcntl(fd, F_DUPFD_CLOEXEC, 0));
     const bool whole = wants_fd == static_cast<bool>(entry.fd);
     answer.result = whole && ipc_.add(request.token, std::move(entry)) ? IpcResult::done : IpcResult::full;

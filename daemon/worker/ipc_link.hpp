@@ -25,7 +25,7 @@ class IpcLink {
   /// `broker_socket` outlives the object; -1: there is no broker, nothing can be shared.
   explicit IpcLink(int broker_socket) : socket_(broker_socket) {}
 
-  /// Makes a token for `native` (and `fd`, of IpcKind::allocation). Dispatcher only, as resolve() and
+  /// Makes a token for `native` (and `fd`, if has_descriptor()). Dispatcher only, as resolve() and
   /// listen().
   CUresult offer(IpcKind kind, const NativeHandle& native, UniqueFd fd, IpcToken& token);
   /// What another client's worker offered under `token`.

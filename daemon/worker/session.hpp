@@ -240,6 +240,10 @@ class Session {
   VGPU_HANDLER(cuMemPoolGetAttribute);
   VGPU_HANDLER(cuMemPoolSetAccess);
   VGPU_HANDLER(cuMemPoolGetAccess);
+  VGPU_HANDLER(cuMemPoolExportToShareableHandle);
+  VGPU_HANDLER(cuMemPoolImportFromShareableHandle);
+  VGPU_HANDLER(cuMemPoolExportPointer);
+  VGPU_HANDLER(cuMemPoolImportPointer);
   VGPU_HANDLER(cuMemCreate);
   VGPU_HANDLER(cuMemRelease);
   VGPU_HANDLER(cuMemRetainAllocationHandle);
@@ -492,10 +496,14 @@ class Session {
   CUresult allocate(const std::function<CUresult(CUdeviceptr&)>& call, std::uint64_t bytes,
                     CUdeviceptr& pointer);
   void note_allocation(CUdeviceptr pointer, std::uint64_t bytes);
+  /// The same of memory of another client's pool, which pays for it; it may be opened more than once.
+  void note_import(CUdeviceptr pointer, std::uint64_t bytes);
+  /// Ends what either noted.
   void release_allocation(CUdeviceptr pointer);
   /// Closes what was opened of other clients' memory.
   void close_imported();
   void withdraw_event(std::uint64_t handle);
+  void withdraw_pool(std::uint64_t handle);
   /// Of exported allocations those that nothing of the client's holds any more.
   void withdraw_released_allocations();
   CUresult fix_up_copy(CUDA_MEMCPY3D& copy, const ArenaSpan& src_block, const ArenaSpan& dst_block);
@@ -588,8 +596,11 @@ class Session {
   std::map<std::uint64_t, std::shared_ptr<Charge>> mapped_;
   // What other clients may open, and what was opened of theirs.
   IpcLink ipc_;
-  std::map<std::uint64_t, IpcToken> offered_memory_;            // by address; under memory_mutex_
-  std::unordered_map<std::uint64_t, IpcToken> offered_events_;  // by client handle
+  std::map<std::uint64_t, IpcToken> offered_memory_;             // by address; under memory_mutex_
+  std::map<std::uint64_t, IpcToken> offered_pool_memory_;        // the same
+  std::map<std::uint64_t, std::uint32_t> imported_pool_memory_;  // by address: how often; the same
+  std::unordered_map<std::uint64_t, IpcToken> offered_pools_;    // by client handle
+  std::unordered_map<std::uint64_t, IpcToken> offered_events_;   // by client handle
   std::vector<std::pair<std::weak_ptr<Charge>, IpcToken>> offered_allocations_;
   struct Imported {
     std::uint32_t count = 0;  // how often it is open

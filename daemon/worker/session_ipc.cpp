@@ -1,6 +1,6 @@
-// Memory and events shared with other clients of the same user. The driver of this worker exports and opens;
-// between two workers the broker stands (ipc_link.hpp). What was opened is charged to nobody here: its maker
-// pays for it.
+// Memory, pools and events shared with other clients of the same user. The driver of this worker exports and
+// opens; between two workers the broker stands (ipc_link.hpp). What was opened is charged to nobody here: its
+// maker pays for it.
 #include <algorithm>
 
 #include "daemon/worker/session.hpp"
@@ -162,6 +162,117 @@ CUresult Session::handle(const record::cuIpcOpenEventHandle& record, reply::cuIp
   const CUresult result = driver_.cuIpcOpenEventHandle(&event, native);
   if (result == CUDA_SUCCESS) bind(HandleKind::event, record.event, event);
   return result;
+}
+
+CUresult Session::handle(const record::cuMemPoolExportToShareableHandle& record,
+                         reply::cuMemPoolExportToShareableHandle& reply, Tail) {
+  if (driver_.cuMemPoolExportToShareableHandle == nullptr) return unsupported(record.header.call);
+  if (record.type != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) return unsupported(record.header.call);
+  CUmemoryPool pool = nullptr;
+  if (!resolve(record.pool, pool)) return CUDA_ERROR_INVALID_VALUE;
+  auto known = offered_pools_.find(record.pool);
+  if (known == offered_pools_.end()) {
+    int fd = -1;
+    const CUresult exported = driver_.cuMemPoolExportToShareableHandle(
+        &fd, pool, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, record.flags);
+    if (exported != CUDA_SUCCESS) return exported;
+    IpcToken token{};
+    if (const CUresult result = ipc_.offer(IpcKind::pool, {}, UniqueFd(fd), token); result != CUDA_SUCCESS)
+      return result;
+    known = offered_pools_.emplace(record.pool, token).first;
+  }
+  put_token(reply.token, known->second, IpcKind::pool);
+  return CUDA_SUCCESS;
+}
+
+void Session::withdraw_pool(std::uint64_t handle) {
+  const auto offered = offered_pools_.find(handle);
+  if (offered == offered_pools_.end()) return;
+  ipc_.withdraw(offered->second);
+  offered_pools_.erase(offered);
+}
+
+CUresult Session::handle(const record::cuMemPoolImportFromShareableHandle& record,
+                         reply::cuMemPoolImportFromShareableHandle&, Tail) {
+  if (driver_.cuMemPoolImportFromShareableHandle == nullptr) return unsupported(record.header.call);
+  if (record.type != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) return unsupported(record.header.call);
+  if (!can_bind(HandleKind::mem_pool, record.pool)) return CUDA_ERROR_INVALID_HANDLE;
+  const auto token = token_of(record.token, IpcKind::pool);
+  if (!token) return CUDA_ERROR_INVALID_VALUE;
+  NativeHandle none{};
+  UniqueFd fd;
+  if (const CUresult result = ipc_.resolve(IpcKind::pool, *token, none, fd); result != CUDA_SUCCESS)
+    return result;
+  if (!fd) return CUDA_ERROR_INVALID_HANDLE;
+  CUmemoryPool pool = nullptr;
+  const CUresult result = driver_.cuMemPoolImportFromShareableHandle(
+      &pool,
+      reinterpret_cast<void*>(static_cast<std::intptr_t>(fd.get())),  // NOLINT(performance-no-int-to-ptr)
+      CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, record.flags);
+  if (result == CUDA_SUCCESS) bind(HandleKind::mem_pool, record.pool, pool);
+  return result;
+}
+
+CUresult Session::handle(const record::cuMemPoolExportPointer& record, reply::cuMemPoolExportPointer& reply,
+                         Tail) {
+  if (driver_.cuMemPoolExportPointer == nullptr) return unsupported(record.header.call);
+  {
+    const std::lock_guard lock(memory_mutex_);
+    if (!allocations_.contains(record.ptr) || imported_pool_memory_.contains(record.ptr))
+      return CUDA_ERROR_INVALID_VALUE;
+    if (const auto known = offered_pool_memory_.find(record.ptr); known != offered_pool_memory_.end()) {
+      put_token(reply.data, known->second, IpcKind::pool_pointer);
+      return CUDA_SUCCESS;
+    }
+  }
+  CUmemPoolPtrExportData native{};
+  if (const CUresult result = driver_.cuMemPoolExportPointer(&native, record.ptr); result != CUDA_SUCCESS)
+    return result;
+  IpcToken token{};
+  if (const CUresult result = ipc_.offer(IpcKind::pool_pointer, native_of(native), UniqueFd(), token);
+      result != CUDA_SUCCESS) {
+    return result;
+  }
+  put_token(reply.data, token, IpcKind::pool_pointer);
+  const std::lock_guard lock(memory_mutex_);
+  if (allocations_.contains(record.ptr)) {
+    offered_pool_memory_[record.ptr] = token;
+  } else {
+    ipc_.withdraw(token);  // freed meanwhile, by work that ended
+  }
+  return CUDA_SUCCESS;
+}
+
+CUresult Session::handle(const record::cuMemPoolImportPointer& record, reply::cuMemPoolImportPointer& reply,
+                         Tail) {
+  if (driver_.cuMemPoolImportPointer == nullptr || driver_.cuMemGetAddressRange_v2 == nullptr)
+    return unsupported(record.header.call);
+  CUmemoryPool pool = nullptr;
+  if (!resolve(record.pool, pool)) return CUDA_ERROR_INVALID_VALUE;
+  const auto token = token_of(record.data, IpcKind::pool_pointer);
+  if (!token) return CUDA_ERROR_INVALID_VALUE;
+  NativeHandle found{};
+  UniqueFd none;
+  if (const CUresult result = ipc_.resolve(IpcKind::pool_pointer, *token, found, none);
+      result != CUDA_SUCCESS) {
+    return result;
+  }
+  CUmemPoolPtrExportData native{};
+  put_native(native, found);
+  CUdeviceptr pointer = 0;
+  if (const CUresult result = driver_.cuMemPoolImportPointer(&pointer, pool, &native); result != CUDA_SUCCESS)
+    return result;
+  CUdeviceptr base = 0;
+  std::size_t bytes = 0;
+  const CUresult result = driver_.cuMemGetAddressRange_v2(&base, &bytes, pointer);
+  if (result != CUDA_SUCCESS || base != pointer) {
+    if (driver_.cuMemFree_v2 != nullptr) driver_.cuMemFree_v2(pointer);
+    return result != CUDA_SUCCESS ? result : CUDA_ERROR_INVALID_HANDLE;
+  }
+  note_import(pointer, bytes);
+  reply.ptr = pointer;
+  reply.bytes = bytes;
+  return CUDA_SUCCESS;
 }
 
 CUresult Session::handle(const record::cuMemExportToShareableHandle& record,

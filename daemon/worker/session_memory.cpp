@@ -21,17 +21,30 @@ void Session::note_allocation(CUdeviceptr pointer, std::uint64_t bytes) {
   allocations_[pointer] = bytes;
 }
 
+void Session::note_import(CUdeviceptr pointer, std::uint64_t bytes) {
+  const std::lock_guard lock(memory_mutex_);
+  allocations_[pointer] = bytes;
+  ++imported_pool_memory_[pointer];
+}
+
 void Session::release_allocation(CUdeviceptr pointer) {
   std::uint64_t bytes = 0;
   {
     const std::lock_guard lock(memory_mutex_);
     const auto found = allocations_.find(pointer);
     if (found == allocations_.end()) return;
-    bytes = found->second;
+    if (const auto imported = imported_pool_memory_.find(pointer); imported != imported_pool_memory_.end()) {
+      if (--imported->second != 0) return;
+      imported_pool_memory_.erase(imported);
+    } else {
+      bytes = found->second;
+    }
     allocations_.erase(found);
-    if (const auto offered = offered_memory_.find(pointer); offered != offered_memory_.end()) {
-      ipc_.withdraw(offered->second);
-      offered_memory_.erase(offered);
+    for (auto* const offers : {&offered_memory_, &offered_pool_memory_}) {
+      if (const auto offered = offers->find(pointer); offered != offers->end()) {
+        ipc_.withdraw(offered->second);
+        offers->erase(offered);
+      }
     }
   }
   accounting_.refund(bytes);
@@ -243,6 +256,7 @@ CUresult Session::handle(const record::cuMemPoolDestroy& record, reply::cuMemPoo
   // Index 0 is the device's own pool.
   if (!resolve(record.pool, pool) || Handle::index(record.pool) == 0) return CUDA_ERROR_INVALID_VALUE;
   handles_.forget(HandleKind::mem_pool, record.pool);
+  withdraw_pool(record.pool);
   return driver_.cuMemPoolDestroy(pool);
 }
 

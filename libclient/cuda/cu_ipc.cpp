@@ -1,6 +1,6 @@
-// Memory and events shared between processes: cuIpc* and shareable handles of VMM allocations. What the
-// program passes to another process is a token of the broker's (protocol/ipc.hpp); a shareable handle is the
-// descriptor of a sealed file that holds one. Never: sees the driver's own handles.
+// Memory and events shared between processes: cuIpc*, shareable handles of VMM allocations and of pools. What
+// the program passes to another process is a token of the broker's (protocol/ipc.hpp); a shareable handle is
+// the descriptor of a sealed file that holds one. Never: sees the driver's own handles.
 #include <fcntl.h>
 #include <linux/memfd.h>
 #include <sys/mman.h>
@@ -36,10 +36,30 @@ CUresult open_memory(CUdeviceptr* out, const CUipcMemHandle& handle, unsigned fl
 
 // A sealed file with these bytes; none when there is no memory.
 UniqueFd file_of(const CUipcMemHandle& token) {
-  UniqueFd fd(memfd_create("vgpud-allocation", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  UniqueFd fd(memfd_create("vgpud-handle", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (!fd || write(fd.get(), &token, sizeof token) != static_cast<ssize_t>(sizeof token)) return {};
   if (fcntl(fd.get(), F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) return {};
   return fd;
+}
+
+// Hands such a file to the program as a shareable handle.
+CUresult put_file(void* shareable, const CUipcMemHandle& token) {
+  UniqueFd fd = file_of(token);
+  if (!fd) return CUDA_ERROR_OPERATING_SYSTEM;
+  const int number = fd.release();
+  std::memcpy(shareable, &number, sizeof number);
+  return CUDA_SUCCESS;
+}
+
+// The token in the file behind a shareable handle; false when there is none.
+bool read_file(void* shareable, CUipcMemHandle& token) {
+  return pread(static_cast<int>(bits(shareable)), &token, sizeof token, 0) ==
+         static_cast<ssize_t>(sizeof token);
+}
+
+CUresult check_type(CUmemAllocationHandleType type) {
+  if (type == CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) return CUDA_SUCCESS;
+  return static_cast<CUresult>(cudaabi::note_unsupported("memory shared by anything but a file descriptor"));
 }
 
 }  // namespace
@@ -124,20 +144,13 @@ VGPU_EXPORT CUresult cuMemExportToShareableHandle(void* shareableHandle, CUmemGe
   Call call;
   if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
   if (call.process().allocations.find(handle) == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  if (handleType != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) {
-    return static_cast<CUresult>(
-        cudaabi::note_unsupported("memory exported as anything but a file descriptor"));
-  }
+  if (const CUresult result = check_type(handleType); result != CUDA_SUCCESS) return result;
   record::cuMemExportToShareableHandle record;
   record.handle = handle;
   record.type = handleType;
   reply::cuMemExportToShareableHandle reply;
   if (const CUresult result = call.ask(record, reply); result != CUDA_SUCCESS) return result;
-  vgpu::UniqueFd fd = file_of(reply.token);
-  if (!fd) return CUDA_ERROR_OPERATING_SYSTEM;
-  const int number = fd.release();
-  std::memcpy(shareableHandle, &number, sizeof number);
-  return CUDA_SUCCESS;
+  return put_file(shareableHandle, reply.token);
 }
 
 VGPU_EXPORT CUresult cuMemImportFromShareableHandle(CUmemGenericAllocationHandle* handle, void* osHandle,
@@ -145,14 +158,9 @@ VGPU_EXPORT CUresult cuMemImportFromShareableHandle(CUmemGenericAllocationHandle
   if (handle == nullptr) return CUDA_ERROR_INVALID_VALUE;
   Call call;
   if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
-  if (shHandleType != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) {
-    return static_cast<CUresult>(
-        cudaabi::note_unsupported("memory imported as anything but a file descriptor"));
-  }
+  if (const CUresult result = check_type(shHandleType); result != CUDA_SUCCESS) return result;
   record::cuMemImportFromShareableHandle record;
-  const int fd = static_cast<int>(bits(osHandle));
-  if (pread(fd, &record.token, sizeof record.token, 0) != static_cast<ssize_t>(sizeof record.token))
-    return CUDA_ERROR_INVALID_VALUE;
+  if (!read_file(osHandle, record.token)) return CUDA_ERROR_INVALID_VALUE;
   record.handle = call.mint(vgpu::HandleKind::mem_allocation);
   record.type = shHandleType;
   if (const CUresult result = call.ask(record); result != CUDA_SUCCESS) {
@@ -160,5 +168,78 @@ VGPU_EXPORT CUresult cuMemImportFromShareableHandle(CUmemGenericAllocationHandle
     return result;
   }
   *handle = record.handle;
+  return CUDA_SUCCESS;
+}
+
+VGPU_EXPORT CUresult cuMemPoolExportToShareableHandle(void* handle_out, CUmemoryPool pool,
+                                                      CUmemAllocationHandleType handleType,
+                                                      unsigned long long flags) {
+  if (handle_out == nullptr || flags != 0) return CUDA_ERROR_INVALID_VALUE;
+  Call call;
+  if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
+  if (call.process().pools.find(bits(pool)) == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  if (const CUresult result = check_type(handleType); result != CUDA_SUCCESS) return result;
+  record::cuMemPoolExportToShareableHandle record;
+  record.pool = bits(pool);
+  record.type = handleType;
+  reply::cuMemPoolExportToShareableHandle reply;
+  if (const CUresult result = call.ask(record, reply); result != CUDA_SUCCESS) return result;
+  return put_file(handle_out, reply.token);
+}
+
+VGPU_EXPORT CUresult cuMemPoolImportFromShareableHandle(CUmemoryPool* pool_out, void* handle,
+                                                        CUmemAllocationHandleType handleType,
+                                                        unsigned long long flags) {
+  if (pool_out == nullptr || flags != 0) return CUDA_ERROR_INVALID_VALUE;
+  Call call;
+  if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
+  if (const CUresult result = check_type(handleType); result != CUDA_SUCCESS) return result;
+  record::cuMemPoolImportFromShareableHandle record;
+  if (!read_file(handle, record.token)) return CUDA_ERROR_INVALID_VALUE;
+  record.pool = call.mint(vgpu::HandleKind::mem_pool);
+  record.type = handleType;
+  if (const CUresult result = call.ask(record); result != CUDA_SUCCESS) {
+    call.forget(record.pool);
+    return result;
+  }
+  *pool_out = from_bits<CUmemoryPool>(record.pool);
+  return CUDA_SUCCESS;
+}
+
+VGPU_EXPORT CUresult cuMemPoolExportPointer(CUmemPoolPtrExportData* shareData_out, CUdeviceptr ptr) {
+  if (shareData_out == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  Call call;
+  if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
+  const auto range = call.process().memory.find(ptr);
+  if (!range || range->kind != MemoryKind::async || range->base != ptr) return CUDA_ERROR_INVALID_VALUE;
+  record::cuMemPoolExportPointer record;
+  record.ptr = ptr;
+  reply::cuMemPoolExportPointer reply;
+  if (const CUresult result = call.ask(record, reply); result != CUDA_SUCCESS) return result;
+  static_assert(sizeof *shareData_out == sizeof reply.data);
+  std::memcpy(shareData_out, &reply.data, sizeof reply.data);
+  return CUDA_SUCCESS;
+}
+
+VGPU_EXPORT CUresult cuMemPoolImportPointer(CUdeviceptr* ptr_out, CUmemoryPool pool,
+                                            CUmemPoolPtrExportData* shareData) {
+  if (ptr_out == nullptr || shareData == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  Call call;
+  if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
+  if (call.process().pools.find(bits(pool)) == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  record::cuMemPoolImportPointer record;
+  record.pool = bits(pool);
+  std::memcpy(&record.data, shareData, sizeof record.data);
+  reply::cuMemPoolImportPointer reply;
+  if (const CUresult result = call.ask(record, reply); result != CUDA_SUCCESS) return result;
+  // It is freed as memory of a pool is.
+  MemoryRange range;
+  range.base = reply.ptr;
+  range.size = reply.bytes;
+  range.kind = MemoryKind::async;
+  range.context = call.context()->handle;
+  range.owner = bits(pool);
+  call.process().memory.insert(range);
+  *ptr_out = reply.ptr;
   return CUDA_SUCCESS;
 }

@@ -110,7 +110,7 @@ CUresult default_pool(CUmemoryPool* pool, CUdevice device) {
 }
 
 // Programs ask for memory that could be exported long before they export any, if they ever do (PyTorch,
-// NCCL): such memory is given. Of pools the export itself is refused.
+// NCCL).
 CUresult check_handle_types(unsigned types) {
   if ((types & ~unsigned{CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR}) == 0) return CUDA_SUCCESS;
   return static_cast<CUresult>(

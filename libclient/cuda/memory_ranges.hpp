@@ -15,7 +15,7 @@ namespace vgpu::client {
 
 enum class MemoryKind : std::uint8_t {
   device,      ///< cuMemAlloc, cuMemAllocPitch
-  async,       ///< cuMemAllocAsync and pools
+  async,       ///< cuMemAllocAsync and pools, other processes' ones too
   reserved,    ///< cuMemAddressReserve
   mapped,      ///< cuMemMap into a reserved range
   global,      ///< a module's __device__ or __constant__ variable

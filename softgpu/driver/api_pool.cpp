@@ -139,7 +139,8 @@ SOFTGPU_API cuDeviceGetMemPool(CUmemoryPool* out, CUdevice device) {
 
 SOFTGPU_API cuDeviceSetMemPool(CUdevice device, CUmemoryPool handle) {
   if (device != 0) return CUDA_ERROR_INVALID_DEVICE;
-  return on_pool(handle, [&](Driver&, const std::shared_ptr<MemoryPool>& pool) {
+  return on_pool(handle, [&](Driver&, const std::shared_ptr<MemoryPool>& pool) -> CUresult {
+    if (pool->imported != nullptr) return CUDA_ERROR_INVALID_VALUE;
     set_current_pool(pool);
     return CUDA_SUCCESS;
   });
@@ -149,11 +150,18 @@ SOFTGPU_API cuMemPoolCreate(CUmemoryPool* out, const CUmemPoolProps* props) {
   return with_driver([&](Driver& driver) -> CUresult {
     if (out == nullptr || props == nullptr) return CUDA_ERROR_INVALID_VALUE;
     if (props->allocType != CU_MEM_ALLOCATION_TYPE_PINNED) return CUDA_ERROR_INVALID_VALUE;
-    if (props->handleTypes != CU_MEM_HANDLE_TYPE_NONE) return CUDA_ERROR_NOT_SUPPORTED;
+    const bool shared = props->handleTypes == CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
+    if (!shared && props->handleTypes != CU_MEM_HANDLE_TYPE_NONE) return CUDA_ERROR_NOT_SUPPORTED;
     if (props->location.type != CU_MEM_LOCATION_TYPE_DEVICE) return CUDA_ERROR_NOT_SUPPORTED;
     if (props->location.id != 0) return CUDA_ERROR_INVALID_DEVICE;
     auto pool = std::make_shared<MemoryPool>();
     pool->max_bytes = props->maxSize;
+    if (shared) {
+      // Twice the memory that there is: allocations need room without gaps.
+      auto file = PoolFile::create(2 * driver.memory.total());
+      if (!file) return CUDA_ERROR_OUT_OF_MEMORY;
+      pool->file = std::move(*file);
+    }
     *out = pool->handle();
     driver.pools.add(std::move(pool));
     return CUDA_SUCCESS;

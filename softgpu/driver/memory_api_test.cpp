@@ -1,4 +1,6 @@
 // Memory calls: copies and their promises, host memory, pools, pointers, virtual memory management.
+#include <unistd.h>
+
 #include <atomic>
 #include <cstring>
 #include <numeric>
@@ -197,6 +199,78 @@ TEST_F(MemoryTest, StreamOrderedMemoryIsFreedInStreamOrder) {
   ASSERT_EQ(cuStreamSynchronize(s), CUDA_SUCCESS);
   ASSERT_EQ(cuMemPoolGetAttribute(pool, CU_MEMPOOL_ATTR_USED_MEM_CURRENT, &used), CUDA_SUCCESS);
   EXPECT_EQ(used, 0U);
+}
+
+TEST_F(MemoryTest, ASharedPoolsMemoryIsOpenedWhereItsBytesSay) {
+  CUmemPoolProps props{};
+  props.allocType = CU_MEM_ALLOCATION_TYPE_PINNED;
+  props.location.type = CU_MEM_LOCATION_TYPE_DEVICE;
+  props.handleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
+  CUmemoryPool pool = nullptr;
+  ASSERT_EQ(cuMemPoolCreate(&pool, &props), CUDA_SUCCESS);
+  props.handleTypes = CU_MEM_HANDLE_TYPE_NONE;
+  CUmemoryPool own = nullptr;
+  ASSERT_EQ(cuMemPoolCreate(&own, &props), CUDA_SUCCESS);
+  int fd = -1;
+  EXPECT_EQ(cuMemPoolExportToShareableHandle(&fd, own, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0),
+            CUDA_ERROR_INVALID_VALUE);
+  EXPECT_EQ(cuMemPoolExportToShareableHandle(&fd, pool, CU_MEM_HANDLE_TYPE_FABRIC, 0),
+            CUDA_ERROR_NOT_SUPPORTED);
+  ASSERT_EQ(cuMemPoolExportToShareableHandle(&fd, pool, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0),
+            CUDA_SUCCESS);
+  CUmemoryPool opened = nullptr;
+  ASSERT_EQ(
+      cuMemPoolImportFromShareableHandle(&opened, reinterpret_cast<void*>(static_cast<std::intptr_t>(fd)),
+                                         CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0),
+      CUDA_SUCCESS);
+  close(fd);
+  const CUstream s = stream();
+  CUdeviceptr first = 0;
+  CUdeviceptr second = 0;
+  CUdeviceptr refused = 0;
+  ASSERT_EQ(cuMemAllocFromPoolAsync(&first, 4096, pool, s), CUDA_SUCCESS);
+  ASSERT_EQ(cuMemAllocFromPoolAsync(&second, 400, pool, s), CUDA_SUCCESS);
+  EXPECT_EQ(cuMemAllocFromPoolAsync(&refused, 400, opened, s), CUDA_ERROR_INVALID_VALUE);
+  EXPECT_EQ(cuDeviceSetMemPool(0, opened), CUDA_ERROR_INVALID_VALUE);
+  ASSERT_EQ(cuMemsetD32_v2(second, 5, 100), CUDA_SUCCESS);
+  CUmemPoolPtrExportData data{};
+  EXPECT_EQ(cuMemPoolExportPointer(&data, second + 4), CUDA_ERROR_INVALID_VALUE);
+  ASSERT_EQ(cuMemPoolExportPointer(&data, second), CUDA_SUCCESS);
+  EXPECT_EQ(cuMemPoolImportPointer(&refused, pool, &data), CUDA_ERROR_INVALID_VALUE) << "its own pool";
+  CUdeviceptr seen = 0;
+  ASSERT_EQ(cuMemPoolImportPointer(&seen, opened, &data), CUDA_SUCCESS);
+  EXPECT_NE(seen, second);
+  EXPECT_EQ(cuMemPoolExportPointer(&data, seen), CUDA_ERROR_INVALID_VALUE) << "its maker's to pass on";
+  CUdeviceptr base = 0;
+  std::size_t bytes = 0;
+  EXPECT_EQ(cuMemGetAddressRange_v2(&base, &bytes, seen + 100), CUDA_SUCCESS);
+  EXPECT_EQ(base, seen);
+  EXPECT_EQ(bytes, 400U);
+  std::uint32_t words[100] = {};
+  EXPECT_EQ(cuMemcpyDtoH_v2(words, seen, sizeof words), CUDA_SUCCESS);
+  EXPECT_EQ(words[99], 5U);
+  ASSERT_EQ(cuMemsetD32_v2(seen, 6, 1), CUDA_SUCCESS);
+  ASSERT_EQ(cuCtxSynchronize(), CUDA_SUCCESS);
+  ASSERT_EQ(cuMemFreeAsync(seen, s), CUDA_SUCCESS);
+  ASSERT_EQ(cuStreamSynchronize(s), CUDA_SUCCESS);
+  EXPECT_EQ(cuMemGetAddressRange_v2(&base, &bytes, seen), CUDA_ERROR_NOT_FOUND);
+  EXPECT_EQ(cuMemcpyDtoH_v2(words, second, sizeof words), CUDA_SUCCESS);
+  EXPECT_EQ(words[0], 6U);
+  EXPECT_EQ(words[99], 5U);
+  // Other bytes: of nothing, of another file, of more than there is.
+  EXPECT_EQ(cuMemPoolImportPointer(&seen, opened, &data), CUDA_SUCCESS);
+  EXPECT_EQ(cuMemFree_v2(seen), CUDA_SUCCESS);
+  for (const int byte : {0, 8, 16, 30, 38}) {
+    CUmemPoolPtrExportData forged = data;
+    forged.reserved[byte] = static_cast<unsigned char>(forged.reserved[byte] ^ 0x40U);
+    EXPECT_EQ(cuMemPoolImportPointer(&refused, opened, &forged), CUDA_ERROR_INVALID_VALUE) << byte;
+  }
+  EXPECT_EQ(cuMemPoolDestroy(opened), CUDA_SUCCESS);
+  EXPECT_EQ(cuMemFreeAsync(first, s), CUDA_SUCCESS);
+  EXPECT_EQ(cuMemFreeAsync(second, s), CUDA_SUCCESS);
+  EXPECT_EQ(cuStreamSynchronize(s), CUDA_SUCCESS);
+  EXPECT_EQ(cuMemPoolDestroy(pool), CUDA_SUCCESS);
+  EXPECT_EQ(cuMemPoolDestroy(own), CUDA_SUCCESS);
 }
 
 TEST_F(MemoryTest, MappedHandlesAlias) {

@@ -39,12 +39,15 @@ void set_current_pool(std::shared_ptr<MemoryPool> pool) {
 }
 
 CUresult allocate_from_pool(MemoryPool& pool, std::size_t bytes, const void* owner, std::uint64_t& address) {
+  // Who opened another process's pool may open its allocations, not make any.
+  if (pool.imported != nullptr) return CUDA_ERROR_INVALID_VALUE;
   const std::uint64_t used = pool.used.fetch_add(bytes) + bytes;
   if (pool.max_bytes != 0 && used > pool.max_bytes) {
     pool.used.fetch_sub(bytes);
     return CUDA_ERROR_OUT_OF_MEMORY;
   }
-  const auto allocated = Driver::get().memory.allocate(bytes, MemoryKind::pool, owner, 0, &pool);
+  const auto allocated =
+      Driver::get().memory.allocate(bytes, MemoryKind::pool, owner, 0, &pool, pool.file.get());
   if (!allocated) {
     pool.used.fetch_sub(bytes);
     return CUDA_ERROR_OUT_OF_MEMORY;

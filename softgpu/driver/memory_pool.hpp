@@ -10,6 +10,8 @@
 
 namespace softgpu {
 
+class PhysicalMemory;
+class PoolFile;
 struct Driver;
 
 /// Thread-safe.
@@ -19,6 +21,8 @@ struct MemoryPool {
   std::atomic<std::uint64_t> release_threshold{0};
   std::atomic<int> reuse_follow_events{1}, reuse_opportunistic{1}, reuse_internal{1};
   std::atomic<bool> destroyed{false};
+  std::shared_ptr<PoolFile> file;            ///< of a pool that other processes may open: its memory
+  std::shared_ptr<PhysicalMemory> imported;  ///< of an opened one: the other process's file
 
   CUmemoryPool handle() { return reinterpret_cast<CUmemoryPool>(this); }
 };

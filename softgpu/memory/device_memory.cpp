@@ -87,7 +87,7 @@ std::uint64_t DeviceMemory::free_bytes() const {
 
 tl::expected<std::uint64_t, MemoryError> DeviceMemory::allocate(std::uint64_t bytes, MemoryKind kind,
                                                                 const void* owner, std::uint32_t flags,
-                                                                const void* pool) {
+                                                                const void* pool, PoolFile* file) {
   if (bytes == 0) return tl::unexpected(MemoryError::invalid);
   if (bytes > device_window_size / 2) return tl::unexpected(MemoryError::out_of_memory);
   const std::uint64_t pages = rounded(bytes, page);
@@ -99,12 +99,19 @@ tl::expected<std::uint64_t, MemoryError> DeviceMemory::allocate(std::uint64_t by
   const std::uint64_t span = pages + (blocks_.size() < guarded_blocks ? page : 0);
   const auto address = addresses_.take(span, large ? mapping_granularity : page);
   if (!address) return tl::unexpected(MemoryError::out_of_memory);
-  if (mprotect(at(*address), pages, PROT_READ | PROT_WRITE) != 0) {
+  std::shared_ptr<const PoolFile::Piece> piece = file != nullptr ? file->take(pages) : nullptr;
+  const bool there =
+      file == nullptr
+          ? mprotect(at(*address), pages, PROT_READ | PROT_WRITE) == 0
+          : piece != nullptr && mmap(at(*address), pages, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+                                     piece->fd(), static_cast<off_t>(piece->offset())) != MAP_FAILED;
+  if (!there) {
     addresses_.give_back(*address, span);
     return tl::unexpected(MemoryError::out_of_memory);
   }
-  if (large) madvise(at(*address), pages, MADV_HUGEPAGE);
+  if (large && file == nullptr) madvise(at(*address), pages, MADV_HUGEPAGE);
   Block block;
+  block.piece = std::move(piece);
   block.base = *address;
   block.bytes = bytes;
   block.kind = kind;
@@ -178,26 +185,53 @@ tl::expected<std::shared_ptr<PhysicalMemory>, MemoryError> DeviceMemory::share(s
 
 tl::expected<std::uint64_t, MemoryError> DeviceMemory::attach(std::shared_ptr<PhysicalMemory> memory,
                                                               std::uint64_t bytes, const void* owner) {
-  if (bytes == 0 || bytes > memory->bytes()) return tl::unexpected(MemoryError::invalid);
-  const std::uint64_t pages = rounded(bytes, page);
+  Block block;
+  block.bytes = bytes;
+  block.kind = MemoryKind::imported;
+  block.owner = owner;
+  block.mapped.memory = std::move(memory);
+  return attach(std::move(block), 0);
+}
+
+tl::expected<std::uint64_t, MemoryError> DeviceMemory::attach_piece(std::shared_ptr<PhysicalMemory> memory,
+                                                                    std::uint64_t offset, std::uint64_t bytes,
+                                                                    const void* owner, const void* pool) {
+  Block block;
+  block.bytes = bytes;
+  block.kind = MemoryKind::pool;
+  block.owner = owner;
+  block.pool = pool;
+  block.mapped.memory = std::move(memory);
+  return attach(std::move(block), offset);
+}
+
+std::optional<std::uint64_t> DeviceMemory::offset_in_file(std::uint64_t base) const {
+  const std::shared_lock lock(mutex_);
+  const auto found = blocks_.find(base);
+  if (found == blocks_.end() || found->second.piece == nullptr) return std::nullopt;
+  return found->second.piece->offset();
+}
+
+tl::expected<std::uint64_t, MemoryError> DeviceMemory::attach(Block block, std::uint64_t offset) {
+  const PhysicalMemory& memory = *block.mapped.memory;
+  if (block.bytes == 0 || offset % page != 0 || offset > memory.bytes() ||
+      block.bytes > memory.bytes() - offset) {
+    return tl::unexpected(MemoryError::invalid);
+  }
+  const std::uint64_t pages = rounded(block.bytes, page);
   const std::unique_lock lock(mutex_);
   if (!open_window()) return tl::unexpected(MemoryError::out_of_memory);
   const std::uint64_t span = pages + (blocks_.size() < guarded_blocks ? page : 0);
   const auto address = addresses_.take(span, pages >= mapping_granularity ? mapping_granularity : page);
   if (!address) return tl::unexpected(MemoryError::out_of_memory);
-  if (mmap(at(*address), pages, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, memory->fd(), 0) ==
-      MAP_FAILED) {
+  if (mmap(at(*address), pages, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, memory.fd(),
+           static_cast<off_t>(offset)) == MAP_FAILED) {
     addresses_.give_back(*address, span);
     return tl::unexpected(MemoryError::out_of_memory);
   }
-  Block block;
   block.base = *address;
-  block.bytes = bytes;
-  block.kind = MemoryKind::imported;
   block.id = next_id_++;
-  block.owner = owner;
   block.span = span;
-  block.mapped.memory = std::move(memory);
   blocks_.emplace(*address, std::move(block));
   return *address;
 }

@@ -18,12 +18,13 @@
 
 #include "softgpu/memory/address_ranges.hpp"
 #include "softgpu/memory/physical_memory.hpp"
+#include "softgpu/memory/pool_file.hpp"
 
 namespace softgpu {
 
 enum class MemoryKind : std::uint8_t {
   device,      ///< cuMemAlloc, module variables
-  pool,        ///< cuMemAllocAsync
+  pool,        ///< cuMemAllocAsync, cuMemPoolImportPointer
   managed,     ///< cuMemAllocManaged
   host,        ///< cuMemHostAlloc: not counted as device memory
   registered,  ///< cuMemHostRegister: not ours, outside the window
@@ -64,9 +65,10 @@ class DeviceMemory {
   std::uint64_t used() const;
   std::uint64_t free_bytes() const;
 
-  /// Zeroed memory, at least page-aligned (large ones at 2 MiB).
+  /// Zeroed memory, at least page-aligned (large ones at 2 MiB); a piece of `file` where there is one.
   tl::expected<std::uint64_t, MemoryError> allocate(std::uint64_t bytes, MemoryKind kind, const void* owner,
-                                                    std::uint32_t flags = 0, const void* pool = nullptr);
+                                                    std::uint32_t flags = 0, const void* pool = nullptr,
+                                                    PoolFile* file = nullptr);
   /// Frees what allocate() returned, if it is of one of these kinds; `base` must be its first byte.
   tl::expected<void, MemoryError> release(std::uint64_t base, std::initializer_list<MemoryKind> kinds);
   /// Frees everything of this owner, mappings and registrations included.
@@ -75,9 +77,15 @@ class DeviceMemory {
   /// Moves what allocate() returned as MemoryKind::device into a memfd, at the same address, so that other
   /// processes can map it; once, later calls return the same. Nothing may read or write it meanwhile.
   tl::expected<std::shared_ptr<PhysicalMemory>, MemoryError> share(std::uint64_t base);
-  /// Maps memory of another process, `bytes` of it. Not counted as used here.
+  /// Maps memory of another process, `bytes` of it, as MemoryKind::imported. Not counted as used here.
   tl::expected<std::uint64_t, MemoryError> attach(std::shared_ptr<PhysicalMemory> memory, std::uint64_t bytes,
                                                   const void* owner);
+  /// The same of a pool's file, from `offset` on, as MemoryKind::pool.
+  tl::expected<std::uint64_t, MemoryError> attach_piece(std::shared_ptr<PhysicalMemory> memory,
+                                                        std::uint64_t offset, std::uint64_t bytes,
+                                                        const void* owner, const void* pool);
+  /// Where in its pool's file memory lies that allocate() took from one.
+  std::optional<std::uint64_t> offset_in_file(std::uint64_t base) const;
 
   /// Lets kernels and copies use host memory of this process.
   tl::expected<void, MemoryError> register_host(std::uint64_t address, std::uint64_t bytes, const void* owner,
@@ -116,8 +124,11 @@ class DeviceMemory {
     std::uint64_t span = 0;  // bytes of the window taken: pages and guard
     std::uint64_t charge = 0;
     Mapping mapped;  // memory alone where the block was shared or attached
+    std::shared_ptr<const PoolFile::Piece> piece;
   };
   using Blocks = std::map<std::uint64_t, Block>;
+  // Maps block.mapped.memory from `offset` on.
+  tl::expected<std::uint64_t, MemoryError> attach(Block block, std::uint64_t offset);
 
   bool open_window();
   const Block* block_at(std::uint64_t address) const;

@@ -75,6 +75,54 @@ TEST(DeviceMemoryDeathTest, FreedMemoryFaults) {
   EXPECT_DEATH(bytes_at(*base)[0] = 2, "");
 }
 
+TEST(PoolFile, APieceIsZeroedAndItsOwn) {
+  const auto file = PoolFile::create(2 * mib);
+  ASSERT_TRUE(file);
+  DeviceMemory memory(8 * mib);
+  const auto first = memory.allocate(mib, MemoryKind::pool, nullptr, 0, &memory, file->get());
+  const auto second = memory.allocate(mib, MemoryKind::pool, nullptr, 0, &memory, file->get());
+  ASSERT_TRUE(first && second);
+  EXPECT_EQ(memory.used(), 2 * mib);
+  EXPECT_FALSE(memory.allocate(4096, MemoryKind::pool, nullptr, 0, &memory, file->get()))
+      << "the file is full";
+  EXPECT_EQ(memory.offset_in_file(*first), 0U);
+  EXPECT_EQ(memory.offset_in_file(*second), mib);
+  bytes_at(*first)[0] = 1;
+  bytes_at(*second)[0] = 2;
+  ASSERT_TRUE(memory.release(*first, {MemoryKind::pool}));
+  EXPECT_EQ(bytes_at(*second)[0], 2);
+  const auto third = memory.allocate(100, MemoryKind::pool, nullptr, 0, &memory, file->get());
+  ASSERT_TRUE(third);
+  EXPECT_EQ(memory.offset_in_file(*third), 0U);
+  EXPECT_EQ(bytes_at(*third)[0], 0) << "what the first piece held";
+}
+
+TEST(PoolFile, WhoMapsAPieceSeesItAndNothingBehindTheFile) {
+  const auto file = PoolFile::create(2 * mib);
+  ASSERT_TRUE(file);
+  DeviceMemory memory(8 * mib);
+  ASSERT_TRUE(memory.allocate(8192, MemoryKind::pool, nullptr, 0, &memory, file->get()));
+  const auto made = memory.allocate(100, MemoryKind::pool, nullptr, 0, &memory, file->get());
+  ASSERT_TRUE(made);
+  const auto opened = PhysicalMemory::import((*file)->fd());
+  ASSERT_TRUE(opened);
+  const auto offset = memory.offset_in_file(*made);
+  ASSERT_TRUE(offset);
+  const auto seen = memory.attach_piece(*opened, *offset, 100, nullptr, &memory);
+  ASSERT_TRUE(seen);
+  EXPECT_EQ(memory.used(), 8192U + 4096U) << "its maker pays";
+  EXPECT_FALSE(memory.offset_in_file(*seen));
+  bytes_at(*seen)[7] = 3;
+  EXPECT_EQ(bytes_at(*made)[7], 3);
+  for (const auto& [at, bytes] : {std::pair{std::uint64_t{0}, 2 * mib + 1},
+                                  {2 * mib, std::uint64_t{1}},
+                                  {std::uint64_t{1}, std::uint64_t{1}},
+                                  {std::uint64_t{0}, std::uint64_t{0}},
+                                  {~std::uint64_t{4095}, std::uint64_t{8192}}}) {
+    EXPECT_FALSE(memory.attach_piece(*opened, at, bytes, nullptr, &memory)) << at << " " << bytes;
+  }
+}
+
 TEST(DeviceMemory, OneHandleMappedTwiceIsTheSameMemory) {
   DeviceMemory memory(16 * mib);
   const auto physical = memory.create_physical(2 * mib);
