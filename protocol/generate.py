@@ -27,7 +27,7 @@ SCALARS = {
 }
 ENUMS = {
     "CUlimit", "CUfunc_cache", "CUsharedconfig", "CUfunction_attribute", "CUmemPool_attribute", "CUmemAccess_flags",
-    "CUmemAllocationGranularity_flags", "CUpointer_attribute", "CUmem_advise", "CUstreamCaptureMode",
+    "CUmemAllocationGranularity_flags", "CUpointer_attribute", "CUstreamCaptureMode",
     "CUstreamCaptureStatus", "CUgraphNodeType", "CUstreamAttrID", "CUkernelNodeAttrID", "CUarray_format",
     "CUflushGPUDirectRDMAWritesTarget", "CUflushGPUDirectRDMAWritesScope",
 }

@@ -251,8 +251,6 @@ class Session {
   VGPU_HANDLER(cuMemUnmap);
   VGPU_HANDLER(cuMemSetAccess);
   VGPU_HANDLER(cuPointerGetAttribute);
-  VGPU_HANDLER(cuMemAdvise_v2);
-  VGPU_HANDLER(cuMemPrefetchAsync_v2);
   // session_ipc.cpp
   VGPU_HANDLER(cuIpcGetMemHandle);
   VGPU_HANDLER(cuIpcOpenMemHandle_v2);

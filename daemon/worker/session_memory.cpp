@@ -417,17 +417,6 @@ CUresult Session::handle(const record::cuPointerGetAttribute& record, reply::cuP
   return result;
 }
 
-CUresult Session::handle(const record::cuMemAdvise_v2& record, reply::cuMemAdvise_v2&, Tail) {
-  // Managed memory is shared host memory here: it lies where it lies, and advice may be left aside.
-  return parts_.regions.contains(record.ptr, record.bytes) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
-}
-
-CUresult Session::handle(const record::cuMemPrefetchAsync_v2& record, reply::cuMemPrefetchAsync_v2&, Tail) {
-  CUstream stream = nullptr;
-  if (!resolve(record.stream, stream)) return CUDA_ERROR_INVALID_HANDLE;
-  return parts_.regions.contains(record.ptr, record.bytes) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
-}
-
 void Session::to_driver(CUmemLocation& location) const {
   if (location.type != CU_MEM_LOCATION_TYPE_DEVICE) return;
   location.id = location.id == 0 ? device() : -1;

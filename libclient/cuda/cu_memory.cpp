@@ -126,49 +126,6 @@ bool is_64_bit(CUmemPool_attribute attribute) {
   return attribute >= CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
 }
 
-CUresult prefetch(CUdeviceptr pointer, std::size_t bytes, const CUmemLocation* location, CUstream stream,
-                  bool per_thread) {
-  Call call;
-  if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
-  const std::uint64_t handle = call.stream(stream, per_thread);
-  if (call.problem() != CUDA_SUCCESS) return call.problem();
-  const auto range = call.process().memory.find(pointer);
-  if (location == nullptr || bytes == 0 || !range || bytes > range->size - (pointer - range->base)) {
-    return CUDA_ERROR_INVALID_VALUE;
-  }
-  // Managed memory is host memory that the device reads where it is; there is no other place to bring it to.
-  if (is_host(range->kind)) return CUDA_SUCCESS;
-  record::cuMemPrefetchAsync_v2 record;
-  record.ptr = pointer;
-  record.bytes = bytes;
-  record.location = *location;
-  record.stream = handle;
-  return call.post(record);
-}
-
-CUresult advise(CUdeviceptr pointer, std::size_t bytes, CUmem_advise advice, const CUmemLocation* location) {
-  Call call;
-  if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
-  const auto range = call.process().memory.find(pointer);
-  if (location == nullptr || bytes == 0 || !range || bytes > range->size - (pointer - range->base)) {
-    return CUDA_ERROR_INVALID_VALUE;
-  }
-  if (is_host(range->kind)) return CUDA_SUCCESS;
-  record::cuMemAdvise_v2 record;
-  record.ptr = pointer;
-  record.bytes = bytes;
-  record.advice = static_cast<std::int32_t>(advice);
-  record.location = *location;
-  return call.post(record);
-}
-
-CUmemLocation location_of_device(CUdevice device) {
-  CUmemLocation location{};
-  location.type = device == CU_DEVICE_CPU ? CU_MEM_LOCATION_TYPE_HOST : CU_MEM_LOCATION_TYPE_DEVICE;
-  location.id = device == CU_DEVICE_CPU ? 0 : device;
-  return location;
-}
-
 }  // namespace
 }  // namespace vgpu::client
 
@@ -498,31 +455,4 @@ VGPU_EXPORT CUresult cuMemGetAllocationPropertiesFromHandle(CUmemAllocationProp*
   if (const CUresult result = call.ask(record, reply); result != CUDA_SUCCESS) return result;
   *prop = reply.prop;
   return CUDA_SUCCESS;
-}
-
-VGPU_EXPORT CUresult cuMemPrefetchAsync(CUdeviceptr devPtr, size_t count, CUdevice dstDevice,
-                                        CUstream hStream) {
-  const CUmemLocation location = location_of_device(dstDevice);
-  return prefetch(devPtr, count, &location, hStream, false);
-}
-VGPU_EXPORT CUresult cuMemPrefetchAsync_ptsz(CUdeviceptr devPtr, size_t count, CUdevice dstDevice,
-                                             CUstream hStream) {
-  const CUmemLocation location = location_of_device(dstDevice);
-  return prefetch(devPtr, count, &location, hStream, true);
-}
-VGPU_EXPORT CUresult cuMemPrefetchAsync_v2(CUdeviceptr devPtr, size_t count, CUmemLocation location,
-                                           unsigned int, CUstream hStream) {
-  return prefetch(devPtr, count, &location, hStream, false);
-}
-VGPU_EXPORT CUresult cuMemPrefetchAsync_v2_ptsz(CUdeviceptr devPtr, size_t count, CUmemLocation location,
-                                                unsigned int, CUstream hStream) {
-  return prefetch(devPtr, count, &location, hStream, true);
-}
-VGPU_EXPORT CUresult cuMemAdvise(CUdeviceptr devPtr, size_t count, CUmem_advise advice, CUdevice device) {
-  const CUmemLocation location = location_of_device(device);
-  return advise(devPtr, count, advice, &location);
-}
-VGPU_EXPORT CUresult cuMemAdvise_v2(CUdeviceptr devPtr, size_t count, CUmem_advise advice,
-                                    CUmemLocation location) {
-  return advise(devPtr, count, advice, &location);
 }

@@ -11,6 +11,7 @@
 #include <optional>
 #include <vector>
 
+#include "cudaabi/managed_advice.hpp"
 #include "libclient/cuda/page_swap.hpp"
 #include "protocol/address_space.hpp"
 #include "protocol/handshake.hpp"
@@ -239,6 +240,7 @@ CUresult allocate_host_region(Call& call, MemoryKind kind, std::size_t bytes, un
   range.context = call.context() != nullptr ? call.context()->handle : 0;
   range.device = device;
   range.mapping_size = size;
+  if (kind == MemoryKind::managed) range.advice = std::make_shared<cudaabi::ManagedAdvice>();
   call.process().memory.insert(range);
   *out = from_bits<void*>(*place);
   return CUDA_SUCCESS;

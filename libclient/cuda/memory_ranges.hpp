@@ -7,9 +7,14 @@
 #include <atomic>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <optional>
 #include <shared_mutex>
 #include <vector>
+
+namespace cudaabi {
+class ManagedAdvice;
+}
 
 namespace vgpu::client {
 
@@ -39,6 +44,7 @@ struct MemoryRange {
   std::uint64_t mapping_size = 0;  ///< bytes of the client's own mapping behind it, for its release
   bool of_graph = false;           ///< a graph allocates it anew at each launch, here: a free does not end it
   bool sync_memops = false;        ///< CU_POINTER_ATTRIBUTE_SYNC_MEMOPS
+  std::shared_ptr<cudaabi::ManagedAdvice> advice;  ///< of managed memory: what was said of it
 };
 
 /// True for memory that this process can read and write at the range's addresses.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "cudaabi/managed_advice.hpp"
 #include "libclient/cuda/copy.hpp"
 #include "protocol/address_space.hpp"
 
@@ -47,6 +48,7 @@ CUresult Mirrors::add(Call& call, std::uint64_t address, std::size_t size, std::
   range.context = call.process().contexts.primary().handle;
   range.owner = owner;
   range.device = address;
+  range.advice = std::make_shared<cudaabi::ManagedAdvice>();
   call.process().memory.insert(range);
   moving_ = true;
   const CUresult result =

@@ -153,12 +153,6 @@ void put_unknown(void* out, CUpointer_attribute attribute) {
 
 constexpr std::size_t pitch_multiple = pitch_alignment;
 
-CUresult require_range(const Driver& driver, CUdeviceptr address, std::size_t bytes) {
-  const auto found = driver.memory.find(address);
-  const bool fits = found && found->kind == MemoryKind::managed && found->contains(address, bytes);
-  return fits && bytes != 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
-}
-
 }  // namespace
 
 SOFTGPU_API cuMemGetInfo_v2(std::size_t* free, std::size_t* total) {
@@ -309,35 +303,4 @@ SOFTGPU_API cuPointerSetAttribute(const void* value, CUpointer_attribute attribu
     if (value == nullptr || attribute != CU_POINTER_ATTRIBUTE_SYNC_MEMOPS) return CUDA_ERROR_INVALID_VALUE;
     return driver.memory.find(address) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
   });
-}
-
-// Managed memory lies where both sides reach it: advice and prefetches have nothing to move.
-SOFTGPU_API cuMemAdvise_v2(CUdeviceptr address, std::size_t bytes, CUmem_advise, CUmemLocation) {
-  return in_context([&](Driver& driver, Context&) { return require_range(driver, address, bytes); });
-}
-
-SOFTGPU_API cuMemAdvise(CUdeviceptr address, std::size_t bytes, CUmem_advise, CUdevice) {
-  return in_context([&](Driver& driver, Context&) { return require_range(driver, address, bytes); });
-}
-
-SOFTGPU_API cuMemPrefetchAsync_v2(CUdeviceptr address, std::size_t bytes, CUmemLocation, unsigned flags,
-                                  CUstream s) {
-  return on_stream(s, [&](Driver& driver, Context&, Stream& stream) -> CUresult {
-    if (flags != 0) return CUDA_ERROR_INVALID_VALUE;
-    if (const CUresult error = require_range(driver, address, bytes); error != CUDA_SUCCESS) return error;
-    return enqueue(stream, EmptyWork{});
-  });
-}
-
-SOFTGPU_API cuMemPrefetchAsync_v2_ptsz(CUdeviceptr address, std::size_t bytes, CUmemLocation location,
-                                       unsigned flags, CUstream s) {
-  return cuMemPrefetchAsync_v2(address, bytes, location, flags, per_thread(s));
-}
-
-SOFTGPU_API cuMemPrefetchAsync(CUdeviceptr address, std::size_t bytes, CUdevice, CUstream s) {
-  return cuMemPrefetchAsync_v2(address, bytes, {}, 0, s);
-}
-
-SOFTGPU_API cuMemPrefetchAsync_ptsz(CUdeviceptr address, std::size_t bytes, CUdevice, CUstream s) {
-  return cuMemPrefetchAsync_v2(address, bytes, {}, 0, per_thread(s));
 }

@@ -205,6 +205,14 @@ tl::expected<std::uint64_t, MemoryError> DeviceMemory::attach_piece(std::shared_
   return attach(std::move(block), offset);
 }
 
+std::shared_ptr<void> DeviceMemory::note(std::uint64_t base, std::shared_ptr<void> (*make)()) {
+  const std::unique_lock lock(mutex_);
+  const auto found = blocks_.find(base);
+  if (found == blocks_.end()) return nullptr;
+  if (found->second.note == nullptr) found->second.note = make();
+  return found->second.note;
+}
+
 std::optional<std::uint64_t> DeviceMemory::offset_in_file(std::uint64_t base) const {
   const std::shared_lock lock(mutex_);
   const auto found = blocks_.find(base);

@@ -84,6 +84,9 @@ class DeviceMemory {
   tl::expected<std::uint64_t, MemoryError> attach_piece(std::shared_ptr<PhysicalMemory> memory,
                                                         std::uint64_t offset, std::uint64_t bytes,
                                                         const void* owner, const void* pool);
+  /// What the caller remembers with the allocation at `base`, until it is freed: made at the first use. Null
+  /// when there is no such allocation.
+  std::shared_ptr<void> note(std::uint64_t base, std::shared_ptr<void> (*make)());
   /// Where in its pool's file memory lies that allocate() took from one.
   std::optional<std::uint64_t> offset_in_file(std::uint64_t base) const;
 
@@ -125,6 +128,7 @@ class DeviceMemory {
     std::uint64_t charge = 0;
     Mapping mapped;  // memory alone where the block was shared or attached
     std::shared_ptr<const PoolFile::Piece> piece;
+    std::shared_ptr<void> note;
   };
   using Blocks = std::map<std::uint64_t, Block>;
   // Maps block.mapped.memory from `offset` on.

@@ -1,4 +1,4 @@
-// Managed memory: host and device write in turn, prefetch and advice are accepted, pointers stay valid.
+// Managed memory: host and device write in turn, prefetch and advice are remembered, pointers stay valid.
 #include "check.hpp"
 
 namespace {
@@ -15,6 +15,71 @@ __global__ void walk(Node* head, int* sum) {
     node->value = -node->value;
   }
   *sum = total;
+}
+
+int attribute(cudaMemRangeAttribute which, const void* from, size_t bytes) {
+  int value = 12345;
+  CUDA_OK(cudaMemRangeGetAttribute(&value, sizeof value, which, from, bytes));
+  return value;
+}
+
+// What is said of managed memory, by pages, is what can be asked of it.
+void advice_is_remembered() {
+  constexpr size_t kPage = 4096;
+  constexpr size_t kBytes = 8 * kPage;
+  char* memory = nullptr;
+  CUDA_OK(cudaMallocManaged(&memory, kBytes));
+  const auto all = [&](cudaMemRangeAttribute which) { return attribute(which, memory, kBytes); };
+  EXPECT(all(cudaMemRangeAttributeReadMostly) == 0, "read-mostly unasked");
+  EXPECT(all(cudaMemRangeAttributePreferredLocation) == cudaInvalidDeviceId, "a preferred location unasked");
+  EXPECT(all(cudaMemRangeAttributeLastPrefetchLocation) == cudaInvalidDeviceId, "prefetched unasked");
+  const cudaMemLocation device = {cudaMemLocationTypeDevice, 0};
+  const cudaMemLocation host = {cudaMemLocationTypeHost, 0};
+
+  CUDA_OK(cudaMemAdvise(memory, kBytes, cudaMemAdviseSetReadMostly, device));
+  EXPECT(all(cudaMemRangeAttributeReadMostly) == 1, "not read-mostly");
+  CUDA_OK(cudaMemAdvise(memory + 3 * kPage, 1, cudaMemAdviseUnsetReadMostly, device));
+  EXPECT(all(cudaMemRangeAttributeReadMostly) == 0, "read-mostly all the same");
+  EXPECT(attribute(cudaMemRangeAttributeReadMostly, memory, 3 * kPage) == 1, "not before that page");
+  EXPECT(attribute(cudaMemRangeAttributeReadMostly, memory + 4 * kPage - 1, 1) == 0, "not the page whole");
+  EXPECT(attribute(cudaMemRangeAttributeReadMostly, memory + 4 * kPage, 4 * kPage) == 1, "not behind it");
+
+  CUDA_OK(cudaMemAdvise(memory, kBytes, cudaMemAdviseSetPreferredLocation, device));
+  EXPECT(all(cudaMemRangeAttributePreferredLocation) == 0, "the device is not preferred");
+  CUDA_OK(cudaMemAdvise(memory, kPage, cudaMemAdviseSetPreferredLocation, host));
+  EXPECT(all(cudaMemRangeAttributePreferredLocation) == cudaInvalidDeviceId, "one location of two");
+  EXPECT(attribute(cudaMemRangeAttributePreferredLocation, memory, kPage) == cudaCpuDeviceId, "not the host");
+  CUDA_OK(cudaMemAdvise(memory, kBytes, cudaMemAdviseUnsetPreferredLocation, device));
+  EXPECT(attribute(cudaMemRangeAttributePreferredLocation, memory, kPage) == cudaInvalidDeviceId,
+         "still host");
+
+  CUDA_OK(cudaMemPrefetchAsync(memory, kBytes, device, 0, nullptr));
+  CUDA_OK(cudaDeviceSynchronize());
+  EXPECT(all(cudaMemRangeAttributeLastPrefetchLocation) == 0, "not prefetched to the device");
+  CUDA_OK(cudaMemPrefetchAsync(memory, kBytes, host, 0, nullptr));
+  CUDA_OK(cudaDeviceSynchronize());
+  CUDA_OK(cudaMemAdvise(memory, kBytes, cudaMemAdviseSetAccessedBy, device));
+  int prefetched = 12345;
+  int accessed[3] = {7, 7, 7};
+  void* results[] = {&prefetched, accessed};
+  size_t sizes[] = {sizeof prefetched, sizeof accessed};
+  cudaMemRangeAttribute which[] = {cudaMemRangeAttributeLastPrefetchLocation,
+                                   cudaMemRangeAttributeAccessedBy};
+  CUDA_OK(cudaMemRangeGetAttributes(results, sizes, which, 2, memory, kBytes));
+  EXPECT(prefetched == cudaCpuDeviceId, "prefetched to %d", prefetched);
+  EXPECT(accessed[0] == 0 && accessed[1] == cudaInvalidDeviceId && accessed[2] == cudaInvalidDeviceId,
+         "accessed by %d, %d, %d", accessed[0], accessed[1], accessed[2]);
+  CUDA_OK(cudaMemAdvise(memory, kPage, cudaMemAdviseUnsetAccessedBy, device));
+  EXPECT(all(cudaMemRangeAttributeAccessedBy) == cudaInvalidDeviceId, "accessed by the device as a whole");
+
+  EXPECT(cudaMemRangeGetAttribute(&prefetched, 1, which[0], memory, kBytes) == cudaErrorInvalidValue,
+         "1 byte");
+  EXPECT(cudaMemRangeGetAttribute(&prefetched, 4, which[0], memory, 0) == cudaErrorInvalidValue, "no memory");
+  CUDA_OK(cudaFree(memory));
+  // What comes to the same address is new.
+  CUDA_OK(cudaMallocManaged(&memory, kBytes));
+  EXPECT(all(cudaMemRangeAttributeReadMostly) == 0, "read-mostly from before");
+  CUDA_OK(cudaFree(memory));
 }
 
 }  // namespace
@@ -43,6 +108,7 @@ int main() {
   CUDA_OK(cudaMemset(nodes, 0, kCount * sizeof(Node)));
   CUDA_OK(cudaDeviceSynchronize());
   EXPECT(nodes[kCount - 1].next == nullptr && nodes[3].value == 0, "memset did not reach managed memory");
+  advice_is_remembered();
   CUDA_OK(cudaFree(nodes));
   CUDA_OK(cudaFree(sum));
   return check::done("managed");

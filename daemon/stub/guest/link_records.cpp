@@ -77,8 +77,7 @@ const Traits& traits(std::uint16_t call) {
       entry.device_work = begins(name, "cuLaunch") || begins(name, "cuGraphLaunch") ||
                           begins(name, "cuMemcpy") || begins(name, "cuMemset") || begins(name, "copy_") ||
                           begins(name, "cuStreamWriteValue") || begins(name, "cuStreamWaitValue") ||
-                          begins(name, "cuMemPrefetch") || begins(name, "cuStreamAddCallback") ||
-                          begins(name, "extension_blas");
+                          begins(name, "cuStreamAddCallback") || begins(name, "extension_blas");
       entry.launch = name == "cuLaunchKernel" || name == "cuGraphLaunch" || name == "extension_blas";
       entry.to_host = entry.to_client = true;
     }
