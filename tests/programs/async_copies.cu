@@ -89,6 +89,80 @@ void copy_to_pinned_returns_at_once(cudaStream_t stream) {
   CUDA_OK(cudaFreeHost(pinned));
 }
 
+#if CUDA_VERSION >= 13000
+CUmemcpy3DOperand memory(CUdeviceptr pointer, size_t row, size_t height) {
+  CUmemcpy3DOperand operand{};
+  operand.type = CU_MEMCPY_OPERAND_TYPE_POINTER;
+  operand.op.ptr.ptr = pointer;
+  operand.op.ptr.rowLength = row;
+  operand.op.ptr.layerHeight = height;
+  return operand;
+}
+
+// Boxes in one call: pageable memory into an array, a part of that into memory with longer rows, and memory
+// to memory. `at`: 16 KiB of the device's.
+void box_batches_copy_all(cudaStream_t stream, CUdeviceptr at) {
+  constexpr size_t kWidth = 10, kHeight = 4, kDepth = 3;
+  CUDA_ARRAY3D_DESCRIPTOR form{};
+  form.Width = kWidth;
+  form.Height = kHeight;
+  form.Depth = kDepth;
+  form.Format = CU_AD_FORMAT_UNSIGNED_INT16;
+  form.NumChannels = 2;
+  CUarray array = nullptr;
+  DRV_OK(cuArray3DCreate(&array, &form));
+  DRV_OK(cuMemsetD8(at, 0xEE, 16384));
+  CUDA_OK(cudaDeviceSynchronize());
+  std::vector<unsigned> content(kWidth * kHeight * kDepth);
+  for (size_t i = 0; i < content.size(); ++i) content[i] = static_cast<unsigned>(7000 + i);
+  CUDA_MEMCPY3D_BATCH_OP box{};
+  box.src = memory(reinterpret_cast<CUdeviceptr>(content.data()), 0, 0);
+  box.dst.type = CU_MEMCPY_OPERAND_TYPE_ARRAY;
+  box.dst.op.array.array = array;
+  box.extent = {kWidth, kHeight, kDepth};
+  box.srcAccessOrder = CU_MEMCPY_SRC_ACCESS_ORDER_DURING_API_CALL;
+  DRV_OK(cuMemcpy3DBatchAsync(1, &box, 0, stream));
+
+  CUDA_MEMCPY3D_BATCH_OP boxes[2] = {box, box};
+  boxes[0].src = box.dst;
+  boxes[0].src.op.array.offset = {2, 1, 1};
+  boxes[0].dst = memory(at, 16, 5);
+  boxes[0].extent = {6, 3, 2};
+  boxes[0].srcAccessOrder = CU_MEMCPY_SRC_ACCESS_ORDER_STREAM;
+  boxes[1].src = memory(reinterpret_cast<CUdeviceptr>(content.data()), 5, 0);
+  boxes[1].dst = memory(at + 8192, 0, 0);
+  boxes[1].extent = {3, 2, 1};  // bytes
+  boxes[1].srcAccessOrder = CU_MEMCPY_SRC_ACCESS_ORDER_ANY;
+  DRV_OK(cuMemcpy3DBatchAsync(2, boxes, 0, stream));
+  CUDA_OK(cudaStreamSynchronize(stream));
+  std::vector<unsigned> seen(16 * 5 * 2);
+  DRV_OK(cuMemcpyDtoH(seen.data(), at, seen.size() * sizeof(unsigned)));
+  for (size_t z = 0; z < 2; ++z) {
+    for (size_t y = 0; y < 5; ++y) {
+      for (size_t x = 0; x < 16; ++x) {
+        const unsigned from = static_cast<unsigned>(7000 + ((z + 1) * kHeight + y + 1) * kWidth + x + 2);
+        const unsigned wanted = x < 6 && y < 3 ? from : 0xEEEEEEEEU;
+        const unsigned got = seen[(z * 5 + y) * 16 + x];
+        EXPECT(got == wanted, "at %zu, %zu, %zu: %u, wanted %u", x, y, z, got, wanted);
+      }
+    }
+  }
+  unsigned char bytes[7] = {};
+  DRV_OK(cuMemcpyDtoH(bytes, at + 8192, sizeof bytes));
+  const auto* const packed = reinterpret_cast<const unsigned char*>(content.data());
+  EXPECT(std::memcmp(bytes, packed, 3) == 0 && std::memcmp(bytes + 3, packed + 5, 3) == 0 && bytes[6] == 0xEE,
+         "two rows of bytes");
+
+  boxes[1].dst = memory(at, 2, 0);  // rows shorter than what is copied
+  DRV_IS(cuMemcpy3DBatchAsync(2, boxes, 0, stream), CUDA_ERROR_INVALID_VALUE);
+  boxes[1].dst = memory(at, 0, 0);
+  boxes[1].extent = {3, 0, 1};
+  DRV_IS(cuMemcpy3DBatchAsync(2, boxes, 0, stream), CUDA_ERROR_INVALID_VALUE);
+  CUDA_OK(cudaStreamSynchronize(stream));
+  DRV_OK(cuArrayDestroy(array));
+}
+#endif
+
 // One call, many copies, between all kinds of memory.
 void batches_copy_all(cudaStream_t stream) {
 #if CUDA_VERSION >= 13000
@@ -117,6 +191,7 @@ void batches_copy_all(cudaStream_t stream) {
          "a batch of copies");
   DRV_IS(cuMemcpyBatchAsync(targets, sources, sizes, 3, &attributes, &first, 0, stream),
          CUDA_ERROR_INVALID_VALUE);
+  box_batches_copy_all(stream, at);
   CUDA_OK(cudaFreeHost(pinned));
   CUDA_OK(cudaFree(device));
 #else
