@@ -6,9 +6,6 @@
 #include <cstdint>
 #include <cstring>
 #include <string_view>
-#include <vector>
-
-#include "cudaabi/image.hpp"
 
 namespace vgpu::worker {
 namespace {
@@ -17,6 +14,7 @@ using cudaabi::FatbinEntry;
 
 // Of all entries together, decompressed: some milliseconds of work at a module's loading.
 constexpr std::size_t most_bytes = std::size_t{16} << 20;
+constexpr std::size_t most_entry_bytes = std::size_t{1} << 30;
 constexpr std::uint32_t fatbin_magic = 0xBA55ED50;
 
 bool names_printf(std::span<const std::byte> bytes) {
@@ -29,19 +27,31 @@ bool entry_prints(const FatbinEntry& entry, std::size_t& room) {
   if (entry.compression == FatbinEntry::Compression::none) return names_printf(entry.payload);
   if (entry.uncompressed_size > room || entry.payload.size() > most_bytes) return true;
   room -= entry.uncompressed_size;
-  std::vector<std::byte> plain(entry.uncompressed_size);
-  if (entry.compression == FatbinEntry::Compression::zstd) {
-    const std::size_t size =
-        ZSTD_decompress(plain.data(), plain.size(), entry.payload.data(), entry.payload.size());
-    return ZSTD_isError(size) != 0U || names_printf(std::span(plain).first(size));
-  }
-  const int size = LZ4_decompress_safe(
-      reinterpret_cast<const char*>(entry.payload.data()), reinterpret_cast<char*>(plain.data()),
-      static_cast<int>(entry.payload.size()), static_cast<int>(plain.size()));
-  return size < 0 || names_printf(std::span(plain).first(static_cast<std::size_t>(size)));
+  std::vector<std::byte> buffer;
+  const auto plain = plain_bytes(entry, buffer);
+  return !plain || names_printf(*plain);
 }
 
 }  // namespace
+
+std::optional<std::span<const std::byte>> plain_bytes(const FatbinEntry& entry,
+                                                      std::vector<std::byte>& buffer) {
+  if (entry.compression == FatbinEntry::Compression::none) return entry.payload;
+  if (entry.uncompressed_size > most_entry_bytes || entry.payload.size() > most_entry_bytes)
+    return std::nullopt;
+  buffer.resize(entry.uncompressed_size);
+  if (entry.compression == FatbinEntry::Compression::zstd) {
+    const std::size_t size =
+        ZSTD_decompress(buffer.data(), buffer.size(), entry.payload.data(), entry.payload.size());
+    if (ZSTD_isError(size) != 0U) return std::nullopt;
+    return std::span(buffer).first(size);
+  }
+  const int size = LZ4_decompress_safe(
+      reinterpret_cast<const char*>(entry.payload.data()), reinterpret_cast<char*>(buffer.data()),
+      static_cast<int>(entry.payload.size()), static_cast<int>(buffer.size()));
+  if (size < 0) return std::nullopt;
+  return std::span(buffer).first(static_cast<std::size_t>(size));
+}
 
 bool may_print(std::span<const std::byte> image) {
   std::uint32_t magic = 0;

@@ -3,7 +3,11 @@
 #pragma once
 
 #include <cstddef>
+#include <optional>
 #include <span>
+#include <vector>
+
+#include "cudaabi/image.hpp"
 
 namespace vgpu::worker {
 
@@ -12,5 +16,10 @@ namespace vgpu::worker {
 /// when it does, and for images too large or too strange to say. Safe on any bytes. Source of the name: CUDA
 /// C++ Programming Guide, "Formatted Output"; nvcc's PTX.
 bool may_print(std::span<const std::byte> image);
+
+/// What a fatbin's entry holds, decompressed into `buffer` where need be; nothing where it is damaged, or too
+/// large to be believed. Safe on any bytes.
+std::optional<std::span<const std::byte>> plain_bytes(const cudaabi::FatbinEntry& entry,
+                                                      std::vector<std::byte>& buffer);
 
 }  // namespace vgpu::worker

@@ -490,6 +490,14 @@ class Session {
   UniqueFd take_host_fd(std::uint64_t token, std::uint64_t bytes);
   CUresult fetch_image(std::uint32_t source, std::uint64_t token, const ArenaSpan& span,
                        std::vector<std::byte>& image);
+  /// Charges what the image's variables will take, if the client has a quota.
+  CUresult charge_variables(std::span<const std::byte> image, std::shared_ptr<Charge>& charge);
+  /// A module or library was loaded that `charge`, if not null, is for.
+  void note_image(std::uint64_t handle, std::shared_ptr<Charge> charge);
+  /// What was charged for it, to be held until it is unloaded.
+  std::shared_ptr<Charge> take_variables(std::uint64_t handle);
+  /// The same of all modules whose handles name nothing any more.
+  std::vector<std::shared_ptr<Charge>> take_lost_variables();
   CUresult describe_function(CUfunction function, CUkernel kernel, const ArenaSpan& span);
   CUresult allocate(const std::function<CUresult(CUdeviceptr&)>& call, std::uint64_t bytes,
                     CUdeviceptr& pointer);
@@ -606,6 +614,9 @@ class Session {
   };
   std::map<std::uint64_t, Imported> imported_;                         // by address
   std::unordered_map<std::uint64_t, std::shared_ptr<Charge>> arrays_;  // by client handle. Dispatcher only
+  std::unordered_map<std::uint64_t, std::shared_ptr<Charge>>
+      variables_;                 // of modules and libraries; the same
+  std::uint32_t capability_ = 0;  // of the device, 75 for 7.5; asked when it is needed. The same
   std::unordered_set<std::uint64_t> textures_, surfaces_;  // the client's objects. Dispatcher only
   // By context and limit: what the client is charged for, and the value before it set one. Dispatcher only.
   std::map<std::pair<std::uint16_t, int>, std::shared_ptr<Charge>> limits_;

@@ -41,6 +41,7 @@ void Session::empty_primary_context() {
   drop(HandleKind::event, driver_.cuEventDestroy_v2);
   drop(HandleKind::stream, driver_.cuStreamDestroy_v2);
   drop(HandleKind::module, driver_.cuModuleUnload);
+  take_lost_variables();
   // Levels of mipmapped arrays end with the whole.
   handles_.forget_if(HandleKind::array,
                      [](std::uint64_t, std::uint64_t owner, std::uint16_t) { return owner != 0; });
@@ -129,9 +130,10 @@ CUresult Session::end_context(std::uint16_t index, std::function<CUresult()> des
     handles_.forget_if(kind, [index](std::uint64_t, std::uint64_t, std::uint16_t of) { return of == index; });
   }
   std::erase_if(stream_contexts_, [context](const auto& entry) { return entry.second == context; });
-  // Waiters must be through with its events before it goes.
+  // Waiters must be through with its events before it goes, and its modules' memory is there until then.
   const PendingReply pending = defer();
-  const auto finish = [this, pending, context, destroy = std::move(destroy)](CUresult) {
+  const auto finish = [this, pending, context, destroy = std::move(destroy),
+                       charges = take_lost_variables()](CUresult) mutable {
     completions_.forget_context(context);
     {
       const std::lock_guard lock(work_mutex_);
@@ -148,7 +150,9 @@ CUresult Session::end_context(std::uint16_t index, std::function<CUresult()> des
         it = work_.erase(it);
       }
     }
-    answer(pending, destroy());
+    const CUresult result = destroy();
+    charges.clear();
+    answer(pending, result);
   };
   when_all_done_apart(finish, context);
   return deferred;

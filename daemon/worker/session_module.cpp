@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "daemon/worker/image_text.hpp"
+#include "daemon/worker/image_variables.hpp"
 #include "daemon/worker/session.hpp"
 
 namespace vgpu::worker {
@@ -77,6 +78,51 @@ CUresult Session::fetch_image(std::uint32_t source, std::uint64_t token, const A
   return CUDA_SUCCESS;
 }
 
+CUresult Session::charge_variables(std::span<const std::byte> image, std::shared_ptr<Charge>& charge) {
+  // To look into images takes time: who has no quota needs none of it.
+  if (accounting_.page().memory_quota.load(std::memory_order_relaxed) == 0) return CUDA_SUCCESS;
+  if (capability_ == 0 && driver_.cuDeviceGetAttribute != nullptr) {
+    int major = 0;
+    int minor = 0;
+    CUresult result =
+        driver_.cuDeviceGetAttribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device());
+    if (result == CUDA_SUCCESS)
+      result = driver_.cuDeviceGetAttribute(&minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device());
+    if (result != CUDA_SUCCESS) return result;
+    capability_ = static_cast<std::uint32_t>(major * 10 + minor);
+  }
+  const auto bytes = variable_bytes(image, capability_);
+  // No compiler writes such an image; it may be an attempt to get memory that nobody counts.
+  if (!bytes) return CUDA_ERROR_INVALID_IMAGE;
+  if (*bytes == 0) return CUDA_SUCCESS;
+  if (!accounting_.charge(*bytes)) return CUDA_ERROR_OUT_OF_MEMORY;
+  charge = std::make_shared<Charge>(accounting_, *bytes);
+  return CUDA_SUCCESS;
+}
+
+void Session::note_image(std::uint64_t handle, std::shared_ptr<Charge> charge) {
+  if (charge != nullptr) variables_[handle] = std::move(charge);
+  accounting_.page().modules.fetch_add(1, std::memory_order_relaxed);
+}
+
+std::shared_ptr<Charge> Session::take_variables(std::uint64_t handle) {
+  const auto found = variables_.find(handle);
+  if (found == variables_.end()) return nullptr;
+  auto charge = std::move(found->second);
+  variables_.erase(found);
+  return charge;
+}
+
+std::vector<std::shared_ptr<Charge>> Session::take_lost_variables() {
+  std::vector<std::shared_ptr<Charge>> charges;
+  std::erase_if(variables_, [&](auto& entry) {
+    if (handles_.find(Handle::kind(entry.first), entry.first) != nullptr) return false;
+    charges.push_back(std::move(entry.second));
+    return true;
+  });
+  return charges;
+}
+
 CUresult Session::handle(const record::cuModuleLoadData& record, reply::cuModuleLoadData&, Tail) {
   if (driver_.cuModuleLoadData == nullptr) return unsupported(record.header.call);
   std::vector<std::byte> image;
@@ -85,11 +131,13 @@ CUresult Session::handle(const record::cuModuleLoadData& record, reply::cuModule
     return result;
   }
   if (!can_bind(HandleKind::module, record.module)) return CUDA_ERROR_INVALID_HANDLE;
+  std::shared_ptr<Charge> charge;
+  if (const CUresult result = charge_variables(image, charge); result != CUDA_SUCCESS) return result;
   CUmodule module = nullptr;
   const CUresult result = driver_.cuModuleLoadData(&module, image.data());
   if (result != CUDA_SUCCESS) return result;
   bind(HandleKind::module, record.module, module);
-  accounting_.page().modules.fetch_add(1, std::memory_order_relaxed);
+  note_image(record.module, std::move(charge));
   return CUDA_SUCCESS;
 }
 
@@ -102,7 +150,11 @@ CUresult Session::handle(const record::cuModuleUnload& record, reply::cuModuleUn
                                                                  std::uint16_t) { return of == owner; });
   // Its kernels may still run.
   const PendingReply pending = defer();
-  when_all_done([this, pending, module](CUresult) { answer(pending, driver_.cuModuleUnload(module)); });
+  when_all_done([this, pending, module, charge = take_variables(record.hmod)](CUresult) mutable {
+    const CUresult result = driver_.cuModuleUnload(module);
+    charge.reset();
+    answer(pending, result);
+  });
   return deferred;
 }
 
@@ -189,12 +241,14 @@ CUresult Session::handle(const record::cuLibraryLoadData& record, reply::cuLibra
     return result;
   }
   if (!can_bind(HandleKind::library, record.library)) return CUDA_ERROR_INVALID_HANDLE;
+  std::shared_ptr<Charge> charge;
+  if (const CUresult result = charge_variables(image, charge); result != CUDA_SUCCESS) return result;
   CUlibrary library = nullptr;
   const CUresult result =
       driver_.cuLibraryLoadData(&library, image.data(), nullptr, nullptr, 0, nullptr, nullptr, 0);
   if (result != CUDA_SUCCESS) return result;
   bind(HandleKind::library, record.library, library);
-  accounting_.page().modules.fetch_add(1, std::memory_order_relaxed);
+  note_image(record.library, std::move(charge));
   return CUDA_SUCCESS;
 }
 
@@ -209,7 +263,11 @@ CUresult Session::handle(const record::cuLibraryUnload& record, reply::cuLibrary
     });
   }
   const PendingReply pending = defer();
-  when_all_done([this, pending, library](CUresult) { answer(pending, driver_.cuLibraryUnload(library)); });
+  when_all_done([this, pending, library, charge = take_variables(record.library)](CUresult) mutable {
+    const CUresult result = driver_.cuLibraryUnload(library);
+    charge.reset();
+    answer(pending, result);
+  });
   return deferred;
 }
 

@@ -1,6 +1,62 @@
 // A memory quota (environment VGPU_TEST_QUOTA_MB, as the test's vgpud enforces it): cudaMemGetInfo shows it,
 // an allocation beyond it fails with cudaErrorMemoryAllocation and costs nothing, freed memory is given back.
+#include <string>
+
 #include "check.hpp"
+
+namespace {
+
+std::string module_with(size_t bytes) {
+  return ".version 7.5\n.target sm_75\n.address_size 64\n.visible .global .align 4 .b8 large[" +
+         std::to_string(bytes) + "];\n.visible .entry nothing() { ret; }\n";
+}
+
+// A module's variables are the client's memory too, from its loading to its unloading.
+void module_variables(size_t quota) {
+  size_t before = 0, total = 0;
+  CUDA_OK(cudaMemGetInfo(&before, &total));
+  CUmodule module = nullptr;
+  DRV_IS(cuModuleLoadData(&module, module_with(4 * quota).c_str()), CUDA_ERROR_OUT_OF_MEMORY);
+  CUlibrary library = nullptr;
+  DRV_IS(
+      cuLibraryLoadData(&library, module_with(4 * quota).c_str(), nullptr, nullptr, 0, nullptr, nullptr, 0),
+      CUDA_ERROR_OUT_OF_MEMORY);
+  CUjit_option option = CU_JIT_MAX_REGISTERS;
+  void* value = reinterpret_cast<void*>(static_cast<uintptr_t>(32));
+  DRV_IS(cuModuleLoadDataEx(&module, module_with(4 * quota).c_str(), 1, &option, &value),
+         CUDA_ERROR_OUT_OF_MEMORY);
+  size_t now = 0;
+  CUDA_OK(cudaMemGetInfo(&now, &total));
+  EXPECT(now == before, "refused modules took %zu bytes", before - now);
+  DRV_OK(cuModuleLoadData(&module, module_with(quota / 2).c_str()));
+  DRV_IS(cuLibraryLoadData(&library, module_with(quota / 2 + 4096).c_str(), nullptr, nullptr, 0, nullptr,
+                           nullptr, 0),
+         CUDA_ERROR_OUT_OF_MEMORY);
+  CUdeviceptr large = 0;
+  size_t bytes = 0;
+  DRV_OK(cuModuleGetGlobal(&large, &bytes, module, "large"));
+  EXPECT(bytes == quota / 2, "the variable has %zu bytes", bytes);
+  DRV_OK(cuMemsetD8(large, 1, bytes));
+  CUDA_OK(cudaMemGetInfo(&now, &total));
+  EXPECT(now <= before - quota / 2, "%zu free beside a variable of half the quota", now);
+  void* more = nullptr;
+  CUDA_IS(cudaMalloc(&more, quota / 2 + (1U << 20U)), cudaErrorMemoryAllocation);
+  (void)cudaGetLastError();
+  DRV_OK(cuModuleUnload(module));
+  CUDA_OK(cudaMemGetInfo(&now, &total));
+  EXPECT(now == before, "%zu free after unloading, %zu before", now, before);
+  // With a context of its own they go, too.
+  CUcontext own = nullptr;
+  CUdevice device = 0;
+  DRV_OK(cuDeviceGet(&device, 0));
+  DRV_OK(cuCtxCreate(&own, nullptr, 0, device));
+  DRV_OK(cuModuleLoadData(&module, module_with(quota / 2).c_str()));
+  DRV_OK(cuCtxDestroy(own));
+  CUDA_OK(cudaMemGetInfo(&now, &total));
+  EXPECT(now == before, "%zu free after its context went, %zu before", now, before);
+}
+
+}  // namespace
 
 int main() {
   const char* text = std::getenv("VGPU_TEST_QUOTA_MB");
@@ -52,6 +108,7 @@ int main() {
   CUDA_OK(cudaFreeArray(image));
   CUDA_IS(cudaDeviceSetLimit(cudaLimitMallocHeapSize, 2 * quota), cudaErrorMemoryAllocation);
   (void)cudaGetLastError();
+  module_variables(quota);
   void* again = nullptr;
   CUDA_OK(cudaMalloc(&again, 6 * piece));
   CUDA_OK(cudaMemset(again, 1, 6 * piece));
