@@ -49,6 +49,7 @@ enum class IpcAction : std::uint32_t {
   offer = 1,     ///< this token names `native`
   withdraw = 2,  ///< it names nothing any more; not answered
   resolve = 3,   ///< what does it name?
+  orphaned = 4,  ///< has the session `maker` ended, and has nobody else who lives opened events of it?
 };
 
 /// Worker -> broker. An offer comes with the driver's descriptor if has_descriptor().
@@ -59,12 +60,13 @@ struct IpcRequest {
   IpcKind kind = IpcKind::memory;
   std::uint32_t reserved = 0;
   std::uint64_t number = 0;  ///< comes back in the answer
+  std::uint64_t maker = 0;   ///< orphaned: the session
   IpcToken token{};
   std::array<std::byte, ipc_handle_bytes> native{};  ///< offer: the driver's handle
 };
 
 enum class IpcResult : std::uint32_t {
-  done = 0,
+  done = 0,          ///< orphaned: yes; else it is not so, or not known
   unknown = 1,       ///< no such token, of another kind, or another user's
   other_device = 2,  ///< it lies on another device than the one who asks
   full = 3,          ///< this client has offered too much
@@ -77,6 +79,7 @@ struct IpcAnswer {
   MessageType type = message_type;
   IpcResult result = IpcResult::unknown;
   std::uint64_t number = 0;
+  std::uint64_t maker = 0;  ///< resolve: the session that offered it
   std::array<std::byte, ipc_handle_bytes> native{};
 };
 

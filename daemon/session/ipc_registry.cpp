@@ -32,7 +32,20 @@ void IpcRegistry::remove(const IpcToken& token, std::uint64_t session) {
   if (found != entries_.end() && found->second.session == session) erase(found);
 }
 
+void IpcRegistry::opened(std::uint64_t maker, std::uint64_t by) {
+  openers_[maker].insert(by);
+}
+
+bool IpcRegistry::opened_alone(std::uint64_t maker, std::uint64_t by) const {
+  const auto found = openers_.find(maker);
+  return found != openers_.end() && found->second.size() == 1 && found->second.contains(by);
+}
+
 void IpcRegistry::forget_session(std::uint64_t session) {
+  for (auto opened = openers_.begin(); opened != openers_.end();) {
+    opened->second.erase(session);
+    opened = opened->second.empty() ? openers_.erase(opened) : std::next(opened);
+  }
   if (!counts_.contains(session)) return;
   for (auto entry = entries_.begin(); entry != entries_.end();) {
     entry = entry->second.session == session ? erase(entry) : std::next(entry);

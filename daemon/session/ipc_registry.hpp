@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <set>
 
 #include "protocol/ipc.hpp"
 #include "protocol/unique_fd.hpp"
@@ -32,6 +33,11 @@ class IpcRegistry {
   // Only by the session that offered it.
   void remove(const IpcToken& token, std::uint64_t session);
   void forget_session(std::uint64_t session);
+  // The session `by` has opened an event of the session `maker`.
+  void opened(std::uint64_t maker, std::uint64_t by);
+  // True when of all that live only `by` has opened events of `maker`; false too when it is not known who
+  // has.
+  [[nodiscard]] bool opened_alone(std::uint64_t maker, std::uint64_t by) const;
   // Null when there is none of this kind. Valid until the next change.
   [[nodiscard]] const Entry* find(const IpcToken& token, IpcKind kind) const;
 
@@ -45,6 +51,7 @@ class IpcRegistry {
 
   Entries entries_;
   std::map<std::uint64_t, Count> counts_;
+  std::map<std::uint64_t, std::set<std::uint64_t>> openers_;  // by maker, who may have ended
 };
 
 }  // namespace vgpu::daemon

@@ -53,6 +53,23 @@ TEST(IpcRegistry, ForgetsASessionWhole) {
   EXPECT_NE(registry.find(token(3), IpcKind::memory), nullptr);
 }
 
+TEST(IpcRegistry, KnowsWhoAloneHasOpenedEventsOfAMaker) {
+  IpcRegistry registry;
+  EXPECT_FALSE(registry.opened_alone(7, 8)) << "not known";
+  registry.opened(7, 8);
+  registry.opened(7, 8);
+  EXPECT_TRUE(registry.opened_alone(7, 8));
+  EXPECT_FALSE(registry.opened_alone(7, 9));
+  registry.opened(7, 9);
+  EXPECT_FALSE(registry.opened_alone(7, 8)) << "the other one may have recorded it";
+  registry.forget_session(7);
+  EXPECT_FALSE(registry.opened_alone(7, 8)) << "whether the maker lives or not";
+  registry.forget_session(9);
+  EXPECT_TRUE(registry.opened_alone(7, 8));
+  registry.forget_session(8);
+  EXPECT_FALSE(registry.opened_alone(7, 8));
+}
+
 TEST(IpcRegistry, BoundsWhatOneSessionHolds) {
   IpcRegistry registry;
   for (std::uint64_t i = 0; i < IpcRegistry::max_offers; ++i) ASSERT_TRUE(registry.add(token(i), entry(7)));

@@ -45,6 +45,11 @@ void SessionManager::on_ipc(std::uint64_t id, const IpcRequest& request, int fd)
     answer.result = whole && ipc_.add(request.token, std::move(entry)) ? IpcResult::done : IpcResult::full;
   } else if (request.action == IpcAction::resolve) {
     answer = resolve_ipc(session, request, shown);
+    if (answer.result == IpcResult::done && request.kind == IpcKind::event) ipc_.opened(answer.maker, id);
+  } else if (request.action == IpcAction::orphaned) {
+    const auto maker = sessions_.find(request.maker);
+    const bool ended = maker == sessions_.end() || maker->second->worker == nullptr;
+    if (ended && ipc_.opened_alone(request.maker, id)) answer.result = IpcResult::done;
   }
   answer.number = request.number;
   // The worker waits for this: if it does not take it, it is its own client that waits.
@@ -56,7 +61,7 @@ IpcAnswer SessionManager::resolve_ipc(const Session& asker, const IpcRequest& re
   IpcAnswer answer;
   const IpcRegistry::Entry* const entry = ipc_.find(request.token, request.kind);
   const auto owner = entry != nullptr ? sessions_.find(entry->session) : sessions_.end();
-  if (owner == sessions_.end()) {
+  if (entry == nullptr || owner == sessions_.end()) {
     const bool new_here =
         adopted_ != EventLoop::Clock::time_point{} && EventLoop::Clock::now() - adopted_ < kOffersCome;
     answer.result = new_here ? IpcResult::later : IpcResult::unknown;
@@ -69,6 +74,7 @@ IpcAnswer SessionManager::resolve_ipc(const Session& asker, const IpcRequest& re
     return answer;
   }
   answer.result = IpcResult::done;
+  answer.maker = owner->first;
   answer.native = entry->native;
   fd = entry->fd.get();
   return answer;

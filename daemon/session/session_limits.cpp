@@ -7,7 +7,8 @@
 namespace vgpu::daemon {
 namespace {
 
-constexpr std::uint64_t kLaunchTimeout = 702;  // CUDA_ERROR_LAUNCH_TIMEOUT, cuda.h
+constexpr std::uint64_t kLaunchTimeout = 702;   // CUDA_ERROR_LAUNCH_TIMEOUT, cuda.h
+constexpr std::uint64_t kExternalDevice = 911;  // CUDA_ERROR_EXTERNAL_DEVICE
 
 std::uint64_t ns(std::chrono::nanoseconds time) {
   return static_cast<std::uint64_t>(time.count());
@@ -127,6 +128,8 @@ void SessionManager::command_too_long(std::uint64_t id) {
 }
 
 void SessionManager::count_fault(Session& session, const std::string& how) {
+  // Who waited for another client's event that never came is not to blame.
+  if (session.gate->page().sticky_error.load(std::memory_order_relaxed) == kExternalDevice) return;
   if (std::exchange(session.fault_counted, true)) return;
   ++counters_.faults;
   ++past_[session.device].faults;

@@ -64,7 +64,16 @@ CUresult IpcLink::offer(IpcKind kind, const NativeHandle& native, UniqueFd fd, I
   return CUDA_SUCCESS;
 }
 
-CUresult IpcLink::resolve(IpcKind kind, const IpcToken& token, NativeHandle& native, UniqueFd& fd) {
+bool IpcLink::orphaned(std::uint64_t maker) {
+  IpcRequest request;
+  request.action = IpcAction::orphaned;
+  request.maker = maker;
+  IpcAnswer answer;
+  return ask(request, -1, answer, nullptr) == CUDA_SUCCESS && answer.result == IpcResult::done;
+}
+
+CUresult IpcLink::resolve(IpcKind kind, const IpcToken& token, NativeHandle& native, UniqueFd& fd,
+                          std::uint64_t* maker) {
   const std::uint64_t until = now_ns() + patience_ms * 1'000'000ULL;
   for (;;) {
     IpcRequest request;
@@ -76,6 +85,7 @@ CUresult IpcLink::resolve(IpcKind kind, const IpcToken& token, NativeHandle& nat
     switch (answer.result) {
       case IpcResult::done:
         native = answer.native;
+        if (maker != nullptr) *maker = answer.maker;
         return CUDA_SUCCESS;
       case IpcResult::other_device:
         return CUDA_ERROR_PEER_ACCESS_UNSUPPORTED;

@@ -28,8 +28,11 @@ class IpcLink {
   /// Makes a token for `native` (and `fd`, if has_descriptor()). Dispatcher only, as resolve() and
   /// listen().
   CUresult offer(IpcKind kind, const NativeHandle& native, UniqueFd fd, IpcToken& token);
-  /// What another client's worker offered under `token`.
-  CUresult resolve(IpcKind kind, const IpcToken& token, NativeHandle& native, UniqueFd& fd);
+  /// What another client's worker offered under `token`; `maker`, if not null: that session.
+  CUresult resolve(IpcKind kind, const IpcToken& token, NativeHandle& native, UniqueFd& fd,
+                   std::uint64_t* maker = nullptr);
+  /// Whether that session has ended and nobody else who lives has opened events of it; false when in doubt.
+  bool orphaned(std::uint64_t maker);
   /// Looks whether the broker wants something. Cheap; called now and then.
   void listen();
   /// The token names nothing any more. From any thread.

@@ -70,6 +70,8 @@ const char* describe(worker::SessionEnd end) {
       return "the client wrote a record that no client of ours writes; its session ends";
     case worker::SessionEnd::stopped:
       return "stopped";
+    case worker::SessionEnd::orphaned:
+      return "the client waits for an event of a client that has ended before it happened; its session ends";
   }
   return "";
 }
@@ -134,12 +136,13 @@ int main(int argc, char** argv) {
                              in_vm ? memory.get() : -1, attach->slot_offset + channel_offset::arena});
     end = session.run();
     close_channel(**channel);
-    if (end == worker::SessionEnd::corrupt_ring) {
+    const bool in_order = end != worker::SessionEnd::corrupt_ring && end != worker::SessionEnd::orphaned;
+    if (!in_order) {
       log(describe(end));
     } else {
       (*gate)->page().left_in_order.store(1, std::memory_order_release);
     }
     // The driver may be in the middle of work that nobody wants any more: leave all of it to the kernel.
-    _exit(end == worker::SessionEnd::corrupt_ring ? 3 : 0);
+    _exit(in_order ? 0 : 3);
   }
 }

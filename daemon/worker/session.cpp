@@ -183,6 +183,12 @@ SessionEnd Session::run() {
       if (parts_.console != nullptr) parts_.console->trim();
       if (stop_.load()) return SessionEnd::stopped;
       ipc_.listen();
+      if (captures_ == 0 && foreign_waits_.stuck(now)) {
+        // Nothing that this context does will bring it back. Source: cuda.h, on this error: the process must
+        // end.
+        note_result(CUDA_ERROR_EXTERNAL_DEVICE);
+        return SessionEnd::orphaned;
+      }
       if (parts_.broker_socket >= 0 && peer_hung_up(parts_.broker_socket)) return SessionEnd::broker_gone;
       // What a client sent before it went has been run when the ring is empty.
       if (status == RingConsumer::Status::empty && !ring_.ready() && parts_.direct_socket >= 0 &&

@@ -32,6 +32,7 @@
 #include "daemon/worker/deferred_upcalls.hpp"
 #include "daemon/worker/driver_library.hpp"
 #include "daemon/worker/estimates.hpp"
+#include "daemon/worker/foreign_waits.hpp"
 #include "daemon/worker/handle_table.hpp"
 #include "daemon/worker/host_regions.hpp"
 #include "daemon/worker/ipc_link.hpp"
@@ -90,7 +91,13 @@ struct SessionParts {
 bool attribute_allowed(CUlaunchAttributeID id);
 
 /// Why a session ended.
-enum class SessionEnd { client_gone, broker_gone, corrupt_ring, stopped };
+enum class SessionEnd {
+  client_gone,
+  broker_gone,
+  corrupt_ring,
+  stopped,
+  orphaned,  ///< it waits for an event whose maker has ended; the client's error is set
+};
 
 class Session {
  public:
@@ -283,6 +290,9 @@ class Session {
   VGPU_HANDLER(cuStreamBatchMemOp_v2);
   VGPU_HANDLER(cuEventDestroy_v2);
   VGPU_HANDLER(cuEventQuery);
+  VGPU_HANDLER(cuEventRecord);
+  VGPU_HANDLER(cuEventRecordWithFlags);
+  VGPU_HANDLER(cuStreamWaitEvent);
   VGPU_HANDLER(cuEventSynchronize);
   // session_graph.cpp
   VGPU_HANDLER(cuStreamBeginCapture_v2);
@@ -401,6 +411,7 @@ class Session {
   CUresult switch_context(std::uint16_t index);
   /// Whether a context may be made under this index of the client's.
   CUresult free_context(std::uint16_t index) const;
+  void forget_foreign_waits(std::uint16_t context);
   /// Forgets what lives in a context, and answers with destroy() once its work has ended.
   CUresult end_context(std::uint16_t index, std::function<CUresult()> destroy);
   /// Keeps a resource and fills in what the client gets instead.
@@ -602,6 +613,7 @@ class Session {
   std::map<std::uint64_t, std::shared_ptr<Charge>> mapped_;
   // What other clients may open, and what was opened of theirs.
   IpcLink ipc_;
+  ForeignWaits foreign_waits_{driver_, ipc_};
   std::map<std::uint64_t, IpcToken> offered_memory_;             // by address; under memory_mutex_
   std::map<std::uint64_t, IpcToken> offered_pool_memory_;        // the same
   std::map<std::uint64_t, std::uint32_t> imported_pool_memory_;  // by address: how often; the same

@@ -39,6 +39,7 @@ void Session::empty_primary_context() {
   drop(HandleKind::graph_exec, driver_.cuGraphExecDestroy);
   drop(HandleKind::graph, driver_.cuGraphDestroy);
   drop(HandleKind::event, driver_.cuEventDestroy_v2);
+  forget_foreign_waits(0);
   drop(HandleKind::stream, driver_.cuStreamDestroy_v2);
   drop(HandleKind::module, driver_.cuModuleUnload);
   take_lost_variables();
@@ -87,6 +88,11 @@ void Session::empty_primary_context() {
   }
 }
 
+void Session::forget_foreign_waits(std::uint16_t context) {
+  foreign_waits_.forget_context(
+      context, [this](std::uint64_t handle) { return handles_.find(HandleKind::event, handle) != nullptr; });
+}
+
 CUresult Session::free_context(std::uint16_t index) const {
   if (index == 0 || index >= max_contexts) return CUDA_ERROR_INVALID_VALUE;
   return index < contexts_.size() && contexts_[index] != nullptr ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
@@ -129,6 +135,7 @@ CUresult Session::end_context(std::uint16_t index, std::function<CUresult()> des
        {HandleKind::stream, HandleKind::event, HandleKind::module, HandleKind::function}) {
     handles_.forget_if(kind, [index](std::uint64_t, std::uint64_t, std::uint16_t of) { return of == index; });
   }
+  forget_foreign_waits(index);
   std::erase_if(stream_contexts_, [context](const auto& entry) { return entry.second == context; });
   // Waiters must be through with its events before it goes, and its modules' memory is there until then.
   const PendingReply pending = defer();
@@ -162,6 +169,7 @@ CUresult Session::handle(const record::cuCtxRecordEvent& record, reply::cuCtxRec
   if (driver_.cuCtxRecordEvent == nullptr) return unsupported(record.header.call);
   CUevent event = nullptr;
   if (!resolve(record.event, event)) return CUDA_ERROR_INVALID_HANDLE;
+  foreign_waits_.recorded(record.event);
   return driver_.cuCtxRecordEvent(contexts_[context_index_], event);
 }
 

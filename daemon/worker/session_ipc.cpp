@@ -154,14 +154,19 @@ CUresult Session::handle(const record::cuIpcOpenEventHandle& record, reply::cuIp
   if (!token) return CUDA_ERROR_INVALID_VALUE;
   NativeHandle found{};
   UniqueFd none;
-  if (const CUresult result = ipc_.resolve(IpcKind::event, *token, found, none); result != CUDA_SUCCESS)
+  std::uint64_t maker = 0;
+  if (const CUresult result = ipc_.resolve(IpcKind::event, *token, found, none, &maker);
+      result != CUDA_SUCCESS) {
     return result;
+  }
   CUipcEventHandle native{};
   put_native(native, found);
   CUevent event = nullptr;
   const CUresult result = driver_.cuIpcOpenEventHandle(&event, native);
-  if (result == CUDA_SUCCESS) bind(HandleKind::event, record.event, event);
-  return result;
+  if (result != CUDA_SUCCESS) return result;
+  bind(HandleKind::event, record.event, event);
+  foreign_waits_.opened(record.event, maker);
+  return CUDA_SUCCESS;
 }
 
 CUresult Session::handle(const record::cuMemPoolExportToShareableHandle& record,

@@ -76,6 +76,7 @@ CUresult Session::handle(const record::cuEventDestroy_v2& record, reply::cuEvent
   if (!resolve(record.event, event)) return CUDA_ERROR_INVALID_HANDLE;
   handles_.forget(HandleKind::event, record.event);
   withdraw_event(record.event);
+  foreign_waits_.closed(record.event);
   if (completions_.waits_for(event)) {
     // Another thread of the client waits for it: it goes when that wait has ended.
     completions_.after_event(event,
@@ -101,9 +102,41 @@ CUresult Session::handle(const record::cuEventSynchronize& record, reply::cuEven
                ? driver_.cuEventSynchronize(event)
                : result;
   }
+  foreign_waits_.wait_on_host(record.hEvent, event);
   const PendingReply pending = defer();
   completions_.after_event(event, [this, pending](CUresult what) { answer(pending, what); });
   return deferred;
+}
+
+CUresult Session::handle(const record::cuEventRecord& record, reply::cuEventRecord&, Tail) {
+  if (driver_.cuEventRecord == nullptr) return unsupported(record.header.call);
+  CUevent event = nullptr;
+  CUstream stream = nullptr;
+  if (!resolve(record.hEvent, event) || !resolve(record.hStream, stream)) return CUDA_ERROR_INVALID_HANDLE;
+  foreign_waits_.recorded(record.hEvent);
+  return driver_.cuEventRecord(event, stream);
+}
+
+CUresult Session::handle(const record::cuEventRecordWithFlags& record, reply::cuEventRecordWithFlags&, Tail) {
+  if (driver_.cuEventRecordWithFlags == nullptr) return unsupported(record.header.call);
+  CUevent event = nullptr;
+  CUstream stream = nullptr;
+  if (!resolve(record.hEvent, event) || !resolve(record.hStream, stream)) return CUDA_ERROR_INVALID_HANDLE;
+  foreign_waits_.recorded(record.hEvent);
+  return driver_.cuEventRecordWithFlags(event, stream, record.flags);
+}
+
+CUresult Session::handle(const record::cuStreamWaitEvent& record, reply::cuStreamWaitEvent&, Tail) {
+  if (driver_.cuStreamWaitEvent == nullptr) return unsupported(record.header.call);
+  CUevent event = nullptr;
+  CUstream stream = nullptr;
+  if (!resolve(record.hEvent, event) || !resolve(record.hStream, stream)) return CUDA_ERROR_INVALID_HANDLE;
+  const CUresult result =
+      foreign_waits_.knows(record.hEvent) && !capturing(stream)
+          ? foreign_waits_.wait(record.hEvent, event, stream, record.Flags, context_index_)
+          : driver_.cuStreamWaitEvent(stream, event, record.Flags);
+  if (result == CUDA_SUCCESS) note_stream_work(stream);
+  return result;
 }
 
 CUresult Session::handle(const record::cuStreamBatchMemOp_v2& record, reply::cuStreamBatchMemOp_v2&,

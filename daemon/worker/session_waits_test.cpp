@@ -15,6 +15,7 @@
 #include "protocol/arena.hpp"
 #include "protocol/futex.hpp"
 #include "protocol/handle.hpp"
+#include "protocol/message_socket.hpp"
 #include "protocol/reply_slots.hpp"
 
 namespace vgpu::worker {
@@ -138,9 +139,10 @@ struct SessionWaits : testing::Test {
     producer = std::make_unique<RingProducer>(*channel);
     arena = std::make_unique<Arena>(channel->arena());
     accounting = std::make_unique<Accounting>(gate->page(), nullptr, -1);
-    session = std::make_unique<Session>(SessionParts{table, nullptr, 0, reinterpret_cast<CUcontext>(0x10),
-                                                     *channel, *accounting, regions, nullptr, -1, -1});
-    dispatcher = std::thread([this] { session->run(); });
+    session =
+        std::make_unique<Session>(SessionParts{table, nullptr, 0, reinterpret_cast<CUcontext>(0x10), *channel,
+                                               *accounting, regions, nullptr, -1, worker_end.get()});
+    dispatcher = std::thread([this] { ended = session->run(); });
   }
   void TearDown() override {
     Device::get().finish();
@@ -196,7 +198,9 @@ struct SessionWaits : testing::Test {
     ASSERT_TRUE(soon([&] { return Device::get().launches > before; }));
   }
 
-  const DriverTable table = waiting_table();
+  DriverTable table = waiting_table();
+  UniqueFd worker_end;  // of the socket to the broker, where there is one
+  std::atomic<SessionEnd> ended{SessionEnd::stopped};
   UniqueFd gate_fd;
   std::unique_ptr<GateMapping> gate;
   std::unique_ptr<Channel> channel;
@@ -315,6 +319,70 @@ TEST_F(SessionWaits, ASmallCopyOutOfAnIdleDeviceIsMadeByTheBlockingCall) {
   Device::get().finish();
   EXPECT_TRUE(done(block));
   EXPECT_EQ(Device::get().blocking_copies, 1);
+}
+
+/// A client that has opened an event of another one, which never happens.
+struct SessionOrphaned : SessionWaits {
+  void SetUp() override {
+    auto pair = message_socket_pair();
+    ASSERT_TRUE(pair);
+    worker_end = std::move(pair->first);
+    broker_end = std::move(pair->second);
+    table.cuIpcOpenEventHandle = [](CUevent* event, CUipcEventHandle) {
+      *event = reinterpret_cast<CUevent>(0x60);
+      return CUDA_SUCCESS;
+    };
+    // Of the marks before and behind the wait the first has happened.
+    table.cuEventCreate = [](CUevent* event, unsigned) {
+      *event = reinterpret_cast<CUevent>(0x70 + 8 * static_cast<std::uintptr_t>(Device::get().launches++));
+      return CUDA_SUCCESS;
+    };
+    table.cuEventQuery = [](CUevent event) {
+      return event == reinterpret_cast<CUevent>(0x70) ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
+    };
+    table.cuEventDestroy_v2 = [](CUevent) { return CUDA_SUCCESS; };
+    table.cuStreamWaitEvent = [](CUstream, CUevent, unsigned) {
+      const std::lock_guard lock(Device::get().mutex);
+      Device::get().busy = true;
+      return CUDA_SUCCESS;
+    };
+    SessionWaits::SetUp();
+    broker = std::thread([this] {
+      for (;;) {
+        const auto message = receive_message(broker_end.get(), 10'000);
+        const auto* const asked = message ? message->as<IpcRequest>() : nullptr;
+        if (asked == nullptr) return;
+        IpcAnswer answer;
+        answer.number = asked->number;
+        answer.result = IpcResult::done;
+        answer.maker = 7;
+        if (!send_message(broker_end.get(), answer)) return;
+      }
+    });
+  }
+  void TearDown() override {
+    SessionWaits::TearDown();
+    session.reset();
+    worker_end.reset();
+    broker.join();
+  }
+  UniqueFd broker_end;
+  std::thread broker;
+};
+
+TEST_F(SessionOrphaned, AStreamThatWaitsForAnEventThatNobodyWillRecordEndsTheSession) {
+  const std::uint64_t event = Handle::make(HandleKind::event, 0, 1);
+  record::cuIpcOpenEventHandle open;
+  open.event = event;
+  write_ipc_handle(IpcToken{1}, IpcKind::event, std::as_writable_bytes(std::span(open.handle.reserved)));
+  ASSERT_EQ(ask(open), CUDA_SUCCESS);
+  record::cuStreamWaitEvent wait;
+  wait.hEvent = event;
+  post(wait);
+  begin(record::cuStreamSynchronize{}, 0);
+  EXPECT_TRUE(soon([&] { return ended == SessionEnd::orphaned; }));
+  EXPECT_EQ(channel->control().sticky_error.load(), static_cast<std::uint32_t>(CUDA_ERROR_EXTERNAL_DEVICE));
+  EXPECT_EQ(gate->page().sticky_error.load(), static_cast<std::uint64_t>(CUDA_ERROR_EXTERNAL_DEVICE));
 }
 
 }  // namespace

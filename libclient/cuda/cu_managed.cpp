@@ -10,7 +10,7 @@ namespace {
 
 // The managed memory that holds all of [pointer, pointer + bytes).
 std::optional<MemoryRange> find_managed(const Call& call, CUdeviceptr pointer, std::size_t bytes) {
-  const auto range = call.process().memory.find(pointer);
+  auto range = call.process().memory.find(pointer);
   if (!range || range->advice == nullptr || bytes == 0 || bytes > range->size - (pointer - range->base))
     return std::nullopt;
   return range;

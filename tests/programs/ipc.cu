@@ -204,10 +204,18 @@ void orphan(check::Partner child) {
   cudaEvent_t never = nullptr;
   CUDA_OK(cudaIpcOpenEventHandle(&never, offer.event));
   CUDA_IS(cudaEventQuery(never), cudaErrorNotReady);
+  if (check::nvidias_driver()) {
+    child.kill_child();  // its stream would stand still for ever, and the program with it
+    return;
+  }
   CUDA_OK(cudaStreamWaitEvent(nullptr, never, 0));
   triple<<<blocks(), 256>>>(values, count);
   child.kill_child();
-  CUDA_OK(cudaDeviceSynchronize());
+  const cudaError_t ended = cudaDeviceSynchronize();
+  // On the software GPU the event counts as happened. A GPU's stream cannot be freed: the client gets an
+  // error.
+  if (ended == cudaErrorExternalDevice && !check::software_gpu()) return;
+  CUDA_OK(ended);
   expect_values(values, 3, 0);
   CUDA_OK(cudaIpcCloseMemHandle(values));
 }

@@ -15,12 +15,16 @@
 
 namespace check {
 
+inline bool software_gpu() {
+  cudaDeviceProp device{};
+  CUDA_OK(cudaGetDeviceProperties(&device, 0));
+  return std::strstr(device.name, "Software GPU") != nullptr;
+}
+
 /// True on NVIDIA's driver itself: neither through a vgpud nor on the software GPU. It answers a few made-up
 /// handles otherwise than we promise to.
 inline bool nvidias_driver() {
-  cudaDeviceProp device{};
-  CUDA_OK(cudaGetDeviceProperties(&device, 0));
-  return std::getenv("VGPUD_SOCKET") == nullptr && std::strstr(device.name, "Software GPU") == nullptr;
+  return std::getenv("VGPUD_SOCKET") == nullptr && !software_gpu();
 }
 
 /// The other process. Messages are plain structs; a missing or short one fails the program.
