@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "cudaabi/unsupported.hpp"
+
 namespace cudaabi {
 namespace {
 
@@ -39,7 +41,8 @@ CUresult element_of(const CopyCalls& calls, const CUmemcpy3DOperand& operand, st
   if (const CUresult result = calls.describe(&descriptor, operand.op.array.array); result != CUDA_SUCCESS)
     return result;
   bytes = element_bytes(descriptor);
-  return bytes != 0 ? CUDA_SUCCESS : CUDA_ERROR_NOT_SUPPORTED;
+  return bytes != 0 ? CUDA_SUCCESS
+                    : static_cast<CUresult>(note_unsupported("batched copies of arrays of such a format"));
 }
 
 // One side of a copy, by its names in CUDA_MEMCPY3D.

@@ -3,6 +3,7 @@
 #include <optional>
 
 #include "cudaabi/managed_advice.hpp"
+#include "cudaabi/memory_forms.hpp"
 #include "libclient/cuda/stub_runtime.hpp"
 
 namespace vgpu::client {
@@ -33,6 +34,20 @@ CUresult advise(CUdeviceptr pointer, std::size_t bytes, CUmem_advise advice, con
   const auto range = find_managed(call, pointer, bytes);
   if (!range) return CUDA_ERROR_INVALID_VALUE;
   return range->advice->advise(pointer - range->base, bytes, advice, location);
+}
+
+// What is discarded may be anything until it is written again, so it may stay as it is.
+CUresult discard(const CUdeviceptr* pointers, const std::size_t* sizes, std::size_t count,
+                 unsigned long long flags, CUstream stream, bool per_thread) {
+  if (pointers == nullptr || sizes == nullptr || count == 0 || flags != 0) return CUDA_ERROR_INVALID_VALUE;
+  Call call;
+  if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
+  static_cast<void>(call.stream(stream, per_thread));
+  if (call.problem() != CUDA_SUCCESS) return call.problem();
+  for (std::size_t i = 0; i < count; ++i) {
+    if (!find_managed(call, pointers[i], sizes[i])) return CUDA_ERROR_INVALID_VALUE;
+  }
+  return CUDA_SUCCESS;
 }
 
 CUmemLocation location_of_device(CUdevice device) {
@@ -92,4 +107,49 @@ VGPU_EXPORT CUresult cuMemRangeGetAttributes(void** data, size_t* dataSizes,
     if (result != CUDA_SUCCESS) return result;
   }
   return CUDA_SUCCESS;
+}
+
+VGPU_EXPORT CUresult cuMemPrefetchBatchAsync(CUdeviceptr* dptrs, std::size_t* sizes, std::size_t count,
+                                             CUmemLocation* prefetchLocs, std::size_t* prefetchLocIdxs,
+                                             std::size_t numPrefetchLocs, unsigned long long flags,
+                                             CUstream hStream) {
+  return cudaabi::prefetch_batch({dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs}, flags,
+                                 cuMemPrefetchAsync_v2, hStream);
+}
+
+VGPU_EXPORT CUresult cuMemPrefetchBatchAsync_ptsz(CUdeviceptr* dptrs, std::size_t* sizes, std::size_t count,
+                                                  CUmemLocation* prefetchLocs, std::size_t* prefetchLocIdxs,
+                                                  std::size_t numPrefetchLocs, unsigned long long flags,
+                                                  CUstream hStream) {
+  return cudaabi::prefetch_batch({dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs}, flags,
+                                 cuMemPrefetchAsync_v2_ptsz, hStream);
+}
+
+VGPU_EXPORT CUresult cuMemDiscardAndPrefetchBatchAsync(CUdeviceptr* dptrs, std::size_t* sizes,
+                                                       std::size_t count, CUmemLocation* prefetchLocs,
+                                                       std::size_t* prefetchLocIdxs,
+                                                       std::size_t numPrefetchLocs, unsigned long long flags,
+                                                       CUstream hStream) {
+  // What was discarded may be anything, so it may stay as it is.
+  return cuMemPrefetchBatchAsync(dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs, flags,
+                                 hStream);
+}
+
+VGPU_EXPORT CUresult cuMemDiscardAndPrefetchBatchAsync_ptsz(CUdeviceptr* dptrs, std::size_t* sizes,
+                                                            std::size_t count, CUmemLocation* prefetchLocs,
+                                                            std::size_t* prefetchLocIdxs,
+                                                            std::size_t numPrefetchLocs,
+                                                            unsigned long long flags, CUstream hStream) {
+  // What was discarded may be anything, so it may stay as it is.
+  return cuMemPrefetchBatchAsync_ptsz(dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs,
+                                      flags, hStream);
+}
+
+VGPU_EXPORT CUresult cuMemDiscardBatchAsync(CUdeviceptr* dptrs, size_t* sizes, size_t count,
+                                            unsigned long long flags, CUstream hStream) {
+  return discard(dptrs, sizes, count, flags, hStream, false);
+}
+VGPU_EXPORT CUresult cuMemDiscardBatchAsync_ptsz(CUdeviceptr* dptrs, size_t* sizes, size_t count,
+                                                 unsigned long long flags, CUstream hStream) {
+  return discard(dptrs, sizes, count, flags, hStream, true);
 }

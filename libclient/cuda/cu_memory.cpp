@@ -1,5 +1,6 @@
 // Device memory: allocation, release, pools and virtual memory management. The worker allocates; what it gave
 // is tracked here.
+#include "cudaabi/memory_forms.hpp"
 #include "cudaabi/unsupported.hpp"
 #include "libclient/cuda/copy.hpp"
 #include "libclient/cuda/host_memory.hpp"
@@ -232,6 +233,25 @@ VGPU_EXPORT CUresult cuDeviceSetMemPool(CUdevice dev, CUmemoryPool pool) {
   const CUresult result = call.ask(record);
   if (result == CUDA_SUCCESS) call.process().current_pool = bits(pool);
   return result;
+}
+
+VGPU_EXPORT CUresult cuMemGetDefaultMemPool(CUmemoryPool* pool, CUmemLocation* location,
+                                            CUmemAllocationType type) {
+  CUdevice device = 0;
+  const CUresult result = cudaabi::device_of_pools(location, type, device);
+  return result == CUDA_SUCCESS ? cuDeviceGetDefaultMemPool(pool, device) : result;
+}
+
+VGPU_EXPORT CUresult cuMemGetMemPool(CUmemoryPool* pool, CUmemLocation* location, CUmemAllocationType type) {
+  CUdevice device = 0;
+  const CUresult result = cudaabi::device_of_pools(location, type, device);
+  return result == CUDA_SUCCESS ? cuDeviceGetMemPool(pool, device) : result;
+}
+
+VGPU_EXPORT CUresult cuMemSetMemPool(CUmemLocation* location, CUmemAllocationType type, CUmemoryPool pool) {
+  CUdevice device = 0;
+  const CUresult result = cudaabi::device_of_pools(location, type, device);
+  return result == CUDA_SUCCESS ? cuDeviceSetMemPool(device, pool) : result;
 }
 
 VGPU_EXPORT CUresult cuMemPoolCreate(CUmemoryPool* pool, const CUmemPoolProps* poolProps) {

@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "cudaabi/managed_advice.hpp"
+#include "cudaabi/memory_forms.hpp"
 #include "softgpu/driver/api.hpp"
 #include "softgpu/driver/graph.hpp"
 
@@ -88,4 +89,56 @@ SOFTGPU_API cuMemRangeGetAttributes(void** data, std::size_t* sizes, CUmem_range
 SOFTGPU_API cuMemRangeGetAttribute(void* data, std::size_t size, CUmem_range_attribute attribute,
                                    CUdeviceptr address, std::size_t bytes) {
   return cuMemRangeGetAttributes(&data, &size, &attribute, 1, address, bytes);
+}
+
+SOFTGPU_API cuMemPrefetchBatchAsync(CUdeviceptr* dptrs, std::size_t* sizes, std::size_t count,
+                                    CUmemLocation* prefetchLocs, std::size_t* prefetchLocIdxs,
+                                    std::size_t numPrefetchLocs, unsigned long long flags, CUstream hStream) {
+  return cudaabi::prefetch_batch({dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs}, flags,
+                                 cuMemPrefetchAsync_v2, hStream);
+}
+
+SOFTGPU_API cuMemPrefetchBatchAsync_ptsz(CUdeviceptr* dptrs, std::size_t* sizes, std::size_t count,
+                                         CUmemLocation* prefetchLocs, std::size_t* prefetchLocIdxs,
+                                         std::size_t numPrefetchLocs, unsigned long long flags,
+                                         CUstream hStream) {
+  return cudaabi::prefetch_batch({dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs}, flags,
+                                 cuMemPrefetchAsync_v2_ptsz, hStream);
+}
+
+SOFTGPU_API cuMemDiscardAndPrefetchBatchAsync(CUdeviceptr* dptrs, std::size_t* sizes, std::size_t count,
+                                              CUmemLocation* prefetchLocs, std::size_t* prefetchLocIdxs,
+                                              std::size_t numPrefetchLocs, unsigned long long flags,
+                                              CUstream hStream) {
+  // What was discarded may be anything, so it may stay as it is.
+  return cuMemPrefetchBatchAsync(dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs, flags,
+                                 hStream);
+}
+
+SOFTGPU_API cuMemDiscardAndPrefetchBatchAsync_ptsz(CUdeviceptr* dptrs, std::size_t* sizes, std::size_t count,
+                                                   CUmemLocation* prefetchLocs, std::size_t* prefetchLocIdxs,
+                                                   std::size_t numPrefetchLocs, unsigned long long flags,
+                                                   CUstream hStream) {
+  // What was discarded may be anything, so it may stay as it is.
+  return cuMemPrefetchBatchAsync_ptsz(dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs,
+                                      flags, hStream);
+}
+
+SOFTGPU_API cuMemDiscardBatchAsync(CUdeviceptr* pointers, std::size_t* sizes, std::size_t count,
+                                   unsigned long long flags, CUstream s) {
+  // What is discarded may be anything until it is written again, so it may stay as it is.
+  return on_stream(s, [&](Driver& driver, Context&, Stream& stream) -> CUresult {
+    if (pointers == nullptr || sizes == nullptr || count == 0 || flags != 0) return CUDA_ERROR_INVALID_VALUE;
+    for (std::size_t i = 0; i < count; ++i) {
+      const CUresult result = on_managed(driver, pointers[i], sizes[i],
+                                         [](cudaabi::ManagedAdvice&, std::uint64_t) { return CUDA_SUCCESS; });
+      if (result != CUDA_SUCCESS) return result;
+    }
+    return enqueue(stream, EmptyWork{});
+  });
+}
+
+SOFTGPU_API cuMemDiscardBatchAsync_ptsz(CUdeviceptr* pointers, std::size_t* sizes, std::size_t count,
+                                        unsigned long long flags, CUstream s) {
+  return cuMemDiscardBatchAsync(pointers, sizes, count, flags, per_thread(s));
 }

@@ -1,6 +1,7 @@
 // Stream-ordered allocation: pools, cuMemAllocAsync and cuMemFreeAsync.
 #include <cstring>
 
+#include "cudaabi/memory_forms.hpp"
 #include "softgpu/driver/api.hpp"
 #include "softgpu/driver/graph.hpp"
 #include "softgpu/driver/memory_pool.hpp"
@@ -144,6 +145,24 @@ SOFTGPU_API cuDeviceSetMemPool(CUdevice device, CUmemoryPool handle) {
     set_current_pool(pool);
     return CUDA_SUCCESS;
   });
+}
+
+SOFTGPU_API cuMemGetDefaultMemPool(CUmemoryPool* pool, CUmemLocation* location, CUmemAllocationType type) {
+  CUdevice device = 0;
+  const CUresult result = cudaabi::device_of_pools(location, type, device);
+  return result == CUDA_SUCCESS ? cuDeviceGetDefaultMemPool(pool, device) : result;
+}
+
+SOFTGPU_API cuMemGetMemPool(CUmemoryPool* pool, CUmemLocation* location, CUmemAllocationType type) {
+  CUdevice device = 0;
+  const CUresult result = cudaabi::device_of_pools(location, type, device);
+  return result == CUDA_SUCCESS ? cuDeviceGetMemPool(pool, device) : result;
+}
+
+SOFTGPU_API cuMemSetMemPool(CUmemLocation* location, CUmemAllocationType type, CUmemoryPool pool) {
+  CUdevice device = 0;
+  const CUresult result = cudaabi::device_of_pools(location, type, device);
+  return result == CUDA_SUCCESS ? cuDeviceSetMemPool(device, pool) : result;
 }
 
 SOFTGPU_API cuMemPoolCreate(CUmemoryPool* out, const CUmemPoolProps* props) {

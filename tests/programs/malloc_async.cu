@@ -38,12 +38,29 @@ int main() {
   EXPECT(read_back == threshold, "threshold is %llu", static_cast<unsigned long long>(read_back));
   CUDA_OK(cudaMemPoolTrimTo(pool, 0));
 
+#if CUDART_VERSION >= 13000
+  // The same pools by where they are.
+  cudaMemLocation here{};
+  here.type = cudaMemLocationTypeDevice;
+  cudaMemPool_t named = nullptr;
+  CUDA_OK(cudaMemGetDefaultMemPool(&named, &here, cudaMemAllocationTypePinned));
+  EXPECT(named == pool, "another default pool");
+#endif
+
   cudaMemPoolProps properties{};
   properties.allocType = cudaMemAllocationTypePinned;
   properties.location.type = cudaMemLocationTypeDevice;
   properties.location.id = 0;
   cudaMemPool_t own = nullptr;
   CUDA_OK(cudaMemPoolCreate(&own, &properties));
+#if CUDART_VERSION >= 13000
+  CUDA_OK(cudaMemSetMemPool(&here, cudaMemAllocationTypePinned, own));
+  CUDA_OK(cudaDeviceGetMemPool(&named, 0));
+  EXPECT(named == own, "the current pool is another than the one set");
+  CUDA_OK(cudaDeviceSetMemPool(0, pool));
+  CUDA_OK(cudaMemGetMemPool(&named, &here, cudaMemAllocationTypePinned));
+  EXPECT(named == pool, "the current pool is another than the one set for the device");
+#endif
   int* data = nullptr;
   CUDA_OK(cudaMallocFromPoolAsync(&data, kCount * sizeof(int), own, stream));
   fill<<<(kCount + 127) / 128, 128, 0, stream>>>(data, kCount, 70);

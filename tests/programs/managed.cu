@@ -75,6 +75,31 @@ void advice_is_remembered() {
   EXPECT(cudaMemRangeGetAttribute(&prefetched, 1, which[0], memory, kBytes) == cudaErrorInvalidValue,
          "1 byte");
   EXPECT(cudaMemRangeGetAttribute(&prefetched, 4, which[0], memory, 0) == cudaErrorInvalidValue, "no memory");
+#if CUDART_VERSION >= 13000
+  // Three ranges at once: the first two to the device, the last to the host.
+  cudaStream_t stream = nullptr;
+  CUDA_OK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  void* ranges[] = {memory, memory + kPage, memory + 4 * kPage};
+  size_t lengths[] = {kPage, 3 * kPage, 4 * kPage};
+  cudaMemLocation places[] = {device, host};
+  size_t from[] = {0, 2};
+  CUDA_OK(cudaMemPrefetchBatchAsync(ranges, lengths, 3, places, from, 2, 0, stream));
+  CUDA_OK(cudaStreamSynchronize(stream));
+  EXPECT(attribute(cudaMemRangeAttributeLastPrefetchLocation, memory, 4 * kPage) == 0,
+         "not all to the device");
+  EXPECT(
+      attribute(cudaMemRangeAttributeLastPrefetchLocation, memory + 4 * kPage, 4 * kPage) == cudaCpuDeviceId,
+      "not to the host");
+  memory[9] = 5;
+  CUDA_OK(cudaMemDiscardBatchAsync(ranges + 1, lengths + 1, 2, 0, stream));
+  CUDA_OK(cudaStreamSynchronize(stream));
+  memory[kPage] = 6;
+  EXPECT(memory[9] == 5 && memory[kPage] == 6, "what was not discarded, or was written again");
+  CUDA_IS(cudaMemPrefetchBatchAsync(ranges, lengths, 3, places, from + 1, 1, 0, stream),
+          cudaErrorInvalidValue);
+  (void)cudaGetLastError();
+  CUDA_OK(cudaStreamDestroy(stream));
+#endif
   CUDA_OK(cudaFree(memory));
   // What comes to the same address is new.
   CUDA_OK(cudaMallocManaged(&memory, kBytes));

@@ -1,0 +1,45 @@
+#include "cudaabi/memory_forms.hpp"
+
+#include "cudaabi/unsupported.hpp"
+
+namespace cudaabi {
+
+CUresult device_of_pools(const CUmemLocation* location, CUmemAllocationType type, CUdevice& device) {
+  if (location == nullptr || type == CU_MEM_ALLOCATION_TYPE_INVALID) return CUDA_ERROR_INVALID_VALUE;
+  if (type != CU_MEM_ALLOCATION_TYPE_PINNED)
+    return static_cast<CUresult>(note_unsupported("pools of managed memory"));
+  switch (location->type) {
+    case CU_MEM_LOCATION_TYPE_DEVICE:
+      device = location->id;
+      return CUDA_SUCCESS;
+    case CU_MEM_LOCATION_TYPE_HOST:
+    case CU_MEM_LOCATION_TYPE_HOST_NUMA:
+      return static_cast<CUresult>(note_unsupported("pools of host memory"));
+    default:
+      return CUDA_ERROR_INVALID_VALUE;
+  }
+}
+
+CUresult prefetch_batch(const PrefetchList& list, unsigned long long flags,
+                        CUresult (*prefetch)(CUdeviceptr, std::size_t, CUmemLocation, unsigned, CUstream),
+                        CUstream stream) {
+  const std::size_t* const first_of = list.first_of;
+  if (list.pointers == nullptr || list.sizes == nullptr || list.count == 0 || list.locations == nullptr ||
+      first_of == nullptr || list.location_count == 0 || list.location_count > list.count ||
+      first_of[0] != 0 || flags != 0) {
+    return CUDA_ERROR_INVALID_VALUE;
+  }
+  for (std::size_t i = 0; i < list.location_count; ++i) {
+    if ((i != 0 && first_of[i] <= first_of[i - 1]) || first_of[i] >= list.count)
+      return CUDA_ERROR_INVALID_VALUE;
+  }
+  std::size_t where = 0;
+  for (std::size_t i = 0; i < list.count; ++i) {
+    if (where + 1 < list.location_count && first_of[where + 1] == i) ++where;
+    const CUresult result = prefetch(list.pointers[i], list.sizes[i], list.locations[where], 0, stream);
+    if (result != CUDA_SUCCESS) return result;
+  }
+  return CUDA_SUCCESS;
+}
+
+}  // namespace cudaabi
