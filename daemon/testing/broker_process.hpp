@@ -71,7 +71,7 @@ class BrokerProcess {
 
 // Waits at most `milliseconds` until `condition()` holds.
 template <class Condition>
-bool eventually(Condition condition, int milliseconds = 1000) {
+bool eventually(Condition condition, int milliseconds = 10'000) {
   for (int waited = 0; waited < milliseconds; waited += 5) {
     if (condition()) return true;
     const timespec pause{0, 5'000'000};
