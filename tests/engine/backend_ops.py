@@ -6,7 +6,9 @@ kernels with its own CPU backend.
 
 `few` is a representative selection: every operation with every combination of types, the smallest cases of each. `all` is
 every case that both backends support, small ones first; with a journal it can be stopped (also by --seconds) and goes on
-where it was. Through vgpud the launches of each group of cases are counted: a group that gave the device less to do than
+where it was. A case whose error is above its limit by a quarter at most is run four times more with other random numbers, and
+has failed if three of the five have: a sum of three f16 tensors that rounds once has an error of 0.9 of its limit against the
+CPU backend, which rounds twice, and is above it in one run of twenty. Through vgpud the launches of each group of cases are counted: a group that gave the device less to do than
 it has cases has failed, whatever it computed. The exit status is 0 when no case failed.
 """
 
@@ -33,6 +35,8 @@ MANY = 1 << 24  # Larger cases are left to `all`, unless an operation has no sma
 DEVICE_CALLS = re.compile(r"cuLaunch|cuGraphLaunch|cuMemcpyDtoD|cuMemcpyAsync|copy_3d|cuMemset|extension_blas")
 VERDICTS = ("OK", "FAIL", "CRASH", "UNSUPPORTED", "NO WORK")
 BAD = ("FAIL", "CRASH", "NO WORK")
+CLOSE = 1.25  # times its limit: an error that other random numbers may bring below it
+DRAWS = 5
 
 Case = collections.namedtuple("Case", "index full op parameters")
 
@@ -181,6 +185,26 @@ class Process:
         self.log.close()
 
 
+def is_close(reason):
+    """Whether errors barely above their limits are all that a failed case complains of."""
+    errors = re.findall(r"ERR = ([\d.]+) > ([\d.]+)", reason)
+    return bool(errors) and all(float(error) <= CLOSE * float(limit) for error, limit in errors)
+
+
+def draw_again(process, case, timeout, first):
+    """The result of most of DRAWS runs of a case, the `first` among them; each has random numbers of its own."""
+    draws = [first]
+    while len(draws) < DRAWS and draws[-1][0] != "CRASH":
+        draws.append(process.run(case, timeout))
+    failed = [draw for draw in draws if draw[0] != "OK"]
+    seconds = sum(draw[1] for draw in draws)
+    hard = [draw for draw in failed if draw[0] != "FAIL" or not is_close(draw[2])]
+    if hard or len(failed) > DRAWS // 2:
+        worst = (hard or failed)[-1]
+        return worst[0], seconds, f"{len(failed)} of {len(draws)} draws: {worst[2]}"
+    return "OK", seconds, ""
+
+
 def device_calls(service):
     """How many calls that make the device work vgpud has seen, of clients now and before."""
     rows = service.stats("--calls")
@@ -202,6 +226,8 @@ def run(home, env, cases, results, service=None, timeout=600, until=None, progre
                     break
                 process = process or Process(home, env)
                 verdict, seconds, reason = process.run(case, timeout)
+                if verdict == "FAIL" and is_close(reason):
+                    verdict, seconds, reason = draw_again(process, case, timeout, (verdict, seconds, reason))
                 if verdict == "CRASH":
                     process = None
                 results.add(case, verdict, seconds, reason)
