@@ -79,6 +79,35 @@ struct GatePage {
   std::atomic<std::uint64_t> link_bytes_out;  ///< bytes written into BAR2: records and bulk data
   std::atomic<std::uint64_t> link_bytes_in;   ///< bulk data read from BAR2
 
+  // Memory that can be moved out to the host's, on a device whose clients may hold more than it has. Requests
+  // and orders are numbered from 1; whoever answers writes the number. Written by the broker.
+  alignas(64) std::atomic<std::uint32_t> memory_movable;  ///< 1 from before the client comes: allocations are
+                                                          ///< made so that they can be moved
+  std::atomic<std::uint32_t> memory_turn;       ///< futex word: bumped after one of the next four changed
+  std::atomic<std::uint64_t> memory_granted;    ///< bytes that may lie on the device; lowered by the
+                                                ///< worker, too, when it has moved out
+  std::atomic<std::uint64_t> memory_answered;   ///< the latest request that was granted
+  std::atomic<std::uint64_t> memory_refused;    ///< the latest request that cannot be granted
+  std::atomic<std::uint64_t> memory_order;      ///< the latest order to move out
+  std::atomic<std::uint64_t> memory_most;       ///< bytes that could be granted if all others made room
+  std::atomic<std::uint32_t> memory_contended;  ///< 1: somebody waits for memory: keep little work in flight
+  // Written by the worker.
+  alignas(64) std::atomic<std::uint64_t> memory_claim;  ///< bytes that lie on the device or are about to
+  std::atomic<std::uint64_t> memory_fixed;              ///< of these, what cannot be moved
+  std::atomic<std::uint32_t> memory_out;                ///< 1: what can be moved lies in the host's memory
+  std::atomic<std::uint64_t> memory_moved;              ///< so many bytes of it
+  std::atomic<std::uint64_t> memory_wanted;             ///< to be granted, in all; 0: nothing is waited for
+  std::atomic<std::uint64_t> memory_wanted_fixed;       ///< of these, what could not be moved
+  std::atomic<std::uint32_t> memory_short;              ///< 1: what was granted, the device did not have
+  std::atomic<std::uint64_t> memory_request;            ///< number of the request; written last
+  std::atomic<std::uint64_t> memory_obeyed;             ///< the latest order that was carried out
+  std::atomic<std::uint64_t> memory_excused;            ///< the latest order that cannot be carried out now
+  std::atomic<std::uint64_t> moves_out, moves_in;
+  std::atomic<std::uint64_t> bytes_moved_out, bytes_moved_in;
+  std::atomic<std::uint64_t> move_out_ns, move_in_ns;            ///< what all of them took
+  std::atomic<std::uint64_t> last_move_out_ns, last_move_in_ns;  ///< what the latest took
+  std::atomic<std::uint64_t> memory_wait_ns;  ///< for how long calls waited for room on the device
+
   /// Time from taking a waited call's record to its reply: bucket i counts [2^(i/4), 2^((i+1)/4)) ns.
   alignas(64) std::atomic<std::uint64_t> latency[latency_buckets];
   std::atomic<std::uint64_t> latency_sum_ns;  ///< of all that `latency` counts

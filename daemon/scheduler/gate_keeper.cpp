@@ -186,6 +186,7 @@ void GateKeeper::tick() {
   for (auto& [client, entry] : entries_) {
     if (entry.held) set_allowance(entry.gate->page(), entry.seen_ns);
   }
+  if (look_) look_();
   schedule_next();
 }
 

@@ -45,6 +45,8 @@ class GateKeeper {
   // Another policy; only while there are no clients.
   void use(std::unique_ptr<SchedulingPolicy> policy) { policy_ = std::move(policy); }
   void on_stuck(Stuck stuck) { stuck_ = std::move(stuck); }
+  // Called at the end of each look, for others who read the same pages.
+  void on_look(std::function<void()> look) { look_ = std::move(look); }
 
   // A client's worker comes under the policy, or is held from the start; what it has used before is not
   // charged. `attention_fd` stays the caller's and must live until remove().
@@ -106,6 +108,7 @@ class GateKeeper {
   std::unordered_map<ClientId, Entry> entries_;
   std::vector<Usage> usage_;
   Stuck stuck_;
+  std::function<void()> look_;
   std::uint64_t last_tick_ns_ = 0;
   std::uint64_t switches_ = 0;
   std::uint64_t charged_ns_ = 0;
