@@ -10,6 +10,7 @@ namespace vgpu::worker {
 namespace {
 constexpr std::uint64_t gate_sleep_ns = 10'000'000;
 constexpr std::uint64_t slack_ns = 1'000'000;
+constexpr std::uint64_t short_queue_ns = 10'000'000;  // of predicted time, while others wait for memory
 constexpr std::uint32_t contended_window = 16;  // commands in flight when others of the client's VM wait
 }  // namespace
 
@@ -142,7 +143,8 @@ std::uint64_t Accounting::window_ns() const {
   const std::uint64_t watchdog = page_.watchdog_ns.load(std::memory_order_relaxed);
   // So that one command can be told from many.
   const std::uint64_t watched = watchdog != 0 ? watchdog / 4 : no_limit_ns;
-  return std::min(window != 0 ? window : no_limit_ns, watched);
+  const bool contended = page_.memory_contended.load(std::memory_order_relaxed) != 0;
+  return std::min({window != 0 ? window : no_limit_ns, watched, contended ? short_queue_ns : no_limit_ns});
 }
 
 Accounting::Verdict Accounting::verdict(std::uint64_t next_ns, std::uint32_t flying) const {
@@ -217,6 +219,18 @@ void Accounting::finished(std::uint32_t count, std::uint64_t predicted_ns) {
 }
 
 bool Accounting::charge(std::uint64_t bytes) {
+  if (!charge_quota(bytes)) return false;
+  if (!take_room_ || take_room_(bytes)) return true;
+  refund_quota(bytes);
+  return false;
+}
+
+void Accounting::refund(std::uint64_t bytes) {
+  refund_quota(bytes);
+  if (give_room_) give_room_(bytes);
+}
+
+bool Accounting::charge_quota(std::uint64_t bytes) {
   const std::uint64_t quota = page_.memory_quota.load(std::memory_order_relaxed);
   std::uint64_t used = page_.memory_used.load(std::memory_order_relaxed);
   do {
@@ -228,7 +242,7 @@ bool Accounting::charge(std::uint64_t bytes) {
   return true;
 }
 
-void Accounting::refund(std::uint64_t bytes) {
+void Accounting::refund_quota(std::uint64_t bytes) {
   page_.memory_used.fetch_sub(bytes, std::memory_order_relaxed);
 }
 

@@ -29,7 +29,8 @@ class Accounting {
     return page_.allowance_ns.load(std::memory_order_relaxed) != no_limit_ns ||
            page_.window_ns.load(std::memory_order_relaxed) != 0 ||
            page_.watchdog_ns.load(std::memory_order_relaxed) != 0 ||
-           page_.queue_limit.load(std::memory_order_relaxed) != 0 || others_in_vm();
+           page_.queue_limit.load(std::memory_order_relaxed) != 0 ||
+           page_.memory_contended.load(std::memory_order_relaxed) != 0 || others_in_vm();
   }
   /// Predicted device time that may be in flight; no_limit_ns: any.
   std::uint64_t window_ns() const;
@@ -75,9 +76,19 @@ class Accounting {
     page_.latency[latency_bucket(ns)].fetch_add(1, std::memory_order_relaxed);
     page_.latency_sum_ns.fetch_add(ns, std::memory_order_relaxed);
   }
-  /// Charges memory; false when it would exceed the quota.
+  /// Charges memory; false when it would exceed the quota, or when there is no room for it on the device.
   bool charge(std::uint64_t bytes);
   void refund(std::uint64_t bytes);
+  /// The same for memory whose room is seen to elsewhere: the quota only.
+  bool charge_quota(std::uint64_t bytes);
+  void refund_quota(std::uint64_t bytes);
+  /// What charge() asks for room, and whom refund() gives it back to; without them there always is room.
+  void ask_for_room(std::function<bool(std::uint64_t)> take, std::function<void(std::uint64_t)> give) {
+    take_room_ = std::move(take);
+    give_room_ = std::move(give);
+  }
+
+  void wake_broker() const;
 
  private:
   bool others_in_vm() const {
@@ -85,7 +96,6 @@ class Accounting {
   }
   enum class Verdict { go, no_time, full };
   Verdict verdict(std::uint64_t next_ns, std::uint32_t flying) const;
-  void wake_broker() const;
   void publish_in_flight();
   void set_backlogged(std::uint32_t value);
   void count_progress();
@@ -108,6 +118,8 @@ class Accounting {
   std::atomic<bool> all_known_{true};
   std::atomic<bool> by_clock_{false};
   std::atomic<std::uint64_t> busy_sum_{0};
+  std::function<bool(std::uint64_t)> take_room_;
+  std::function<void(std::uint64_t)> give_room_;
 };
 
 /// Memory that was charged, given back at the end of its life: held by all that keep the memory alive.

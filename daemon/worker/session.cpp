@@ -96,12 +96,14 @@ Session::Session(const SessionParts& parts)
         static_cast<const cudaabi::BlasTable*>(parts.library->export_table(cudaabi::blas_table_uuid));
     if (table != nullptr && table->size >= sizeof *table) blas_table_ = table;
   }
+  begin_residence();
 }
 
 Session::~Session() {
   stop();
   completions_.stop();
   blocking_.stop();
+  accounting_.ask_for_room(nullptr, nullptr);
 }
 
 void Session::stop() {
@@ -125,6 +127,10 @@ SessionEnd Session::run() {
   std::uint64_t looked_at_peers = now_ns();
   unsigned since_poll = 0;
   for (;;) {
+    if (residence_) {
+      obey_order();
+      if (has_later_.load(std::memory_order_acquire)) run_later();
+    }
     std::size_t size = 0;
     const std::uint32_t held = held_.load(std::memory_order_acquire);
     const RingConsumer::Status status = held != 0 ? RingConsumer::Status::empty : ring_.next(buffer, size);
@@ -281,6 +287,7 @@ void Session::run_record(std::span<const std::byte> bytes) {
   if (call != nullptr) {
     page.calls[header.call].fetch_add(1, std::memory_order_relaxed);
     result = switch_context(header.context);
+    if (result == CUDA_SUCCESS) result = need_memory(header.call);
     if (result == CUDA_SUCCESS) dispatch(bytes, out, result);
   }
   if (deferred_) return;

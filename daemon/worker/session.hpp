@@ -37,6 +37,7 @@
 #include "daemon/worker/host_regions.hpp"
 #include "daemon/worker/ipc_link.hpp"
 #include "daemon/worker/jit_state.hpp"
+#include "daemon/worker/residence.hpp"
 #include "daemon/worker/token_bucket.hpp"
 #include "protocol/channel.hpp"
 #include "protocol/futex.hpp"
@@ -478,6 +479,7 @@ class Session {
   }
   /// It was.
   void submitted_command(CUstream stream, const Prediction& prediction);
+  void admit_once(const Prediction& prediction, const Cost& cost);
   void throttle(const Cost& cost);
   /// Counts what was submitted while nothing was bounded as one batch in flight.
   void bound_earlier_work();
@@ -491,6 +493,37 @@ class Session {
   void put_timers(std::initializer_list<CUevent> events);
   /// The priority that the driver is told for a stream of a client of this class.
   int stream_priority(int wanted) const;
+
+  // session_residence.cpp: memory that can be moved out, where the broker says so.
+  void begin_residence();
+  /// Waits until nothing of the client's is under way; false when that takes longer, or it must not be moved.
+  bool quiesce(std::uint64_t patience_ns);
+  /// Moves the client's memory out if the broker has ordered it.
+  void obey_order();
+  /// Asks for `more` than what the client holds and waits for the answer, during which it may be moved out.
+  /// False: it cannot have that.
+  bool await_room(std::uint64_t more, bool fixed, bool short_of);
+  /// Counts `bytes` as lying on the device, once they may. `short_of`: they might, but the device has not got
+  /// them.
+  bool take_room(std::uint64_t bytes, bool fixed, bool short_of);
+  /// Brings the client's memory back to the device.
+  CUresult bring_back();
+  /// The same, if this call needs it there.
+  CUresult need_memory(std::uint16_t call);
+  /// Its memory cannot be moved any more: others use it, or its work waits for others'.
+  void stay_on_device();
+  /// Whether an allocation made now can be moved: those of a context of the program's own end with it.
+  bool movable_here() const {
+    return residence_ != nullptr && context_index_ == 0;
+  }
+  CUresult allocate_movable(std::uint64_t bytes, CUdeviceptr& pointer);
+  /// Frees an allocation of any kind, and its charge.
+  CUresult free_device_memory(CUdeviceptr pointer);
+  /// What the client could have on the device besides what it holds.
+  std::uint64_t room_left() const;
+  /// Runs `call` in the dispatcher, soon; from any thread.
+  void later(std::function<void()> call);
+  void run_later();
 
   // Helpers of the handlers.
   std::span<std::byte> arena_bytes(const ArenaSpan& span) const;
@@ -516,7 +549,9 @@ class Session {
   /// The same of memory of another client's pool, which pays for it; it may be opened more than once.
   void note_import(CUdeviceptr pointer, std::uint64_t bytes);
   /// Ends what either noted.
-  void release_allocation(CUdeviceptr pointer);
+  void release_allocation(CUdeviceptr pointer, bool movable = false);
+  /// Frees it once what runs now has ended.
+  void free_after_work(CUdeviceptr pointer, const PendingReply& pending);
   /// Closes what was opened of other clients' memory.
   void close_imported();
   void withdraw_event(std::uint64_t handle);
@@ -649,6 +684,11 @@ class Session {
   TokenBucket byte_bucket_;
   std::mutex timers_mutex_;
   std::vector<CUevent> timers_;  // of the primary context
+
+  std::unique_ptr<Residence> residence_;  // null: nothing is ever moved
+  std::mutex later_mutex_;
+  std::deque<std::function<void()>> later_;
+  std::atomic<bool> has_later_{false};
 
   BlockingCalls blocking_;
   std::atomic<std::uint32_t> held_{0};  // records are not taken until it is 0: when_all_done_apart()

@@ -83,8 +83,9 @@ void Session::empty_primary_context() {
     for (const auto& [pointer, bytes] : allocations_) pointers.push_back(pointer);
   }
   for (const std::uint64_t pointer : pointers) {
-    if (driver_.cuMemFree_v2 != nullptr) driver_.cuMemFree_v2(pointer);
-    release_allocation(pointer);
+    if (driver_.cuMemFree_v2 == nullptr || free_device_memory(pointer) != CUDA_SUCCESS) {
+      release_allocation(pointer);
+    }
   }
 }
 

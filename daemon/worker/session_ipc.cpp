@@ -37,6 +37,7 @@ std::optional<IpcToken> token_of(const Handle& handle, IpcKind kind) {
 
 CUresult Session::handle(const record::cuIpcGetMemHandle& record, reply::cuIpcGetMemHandle& reply, Tail) {
   if (driver_.cuIpcGetMemHandle == nullptr) return unsupported(record.header.call);
+  stay_on_device();
   CUdeviceptr base = 0;
   {
     const std::lock_guard lock(memory_mutex_);
@@ -45,6 +46,8 @@ CUresult Session::handle(const record::cuIpcGetMemHandle& record, reply::cuIpcGe
     --after;
     if (record.dptr - after->first >= after->second) return CUDA_ERROR_INVALID_VALUE;
     base = after->first;
+    // Such memory is not the driver's own allocation, and cannot be opened as one.
+    if (residence_ && residence_->memory.owns(base)) return unsupported(record.header.call);
     if (const auto known = offered_memory_.find(base); known != offered_memory_.end()) {
       put_token(reply.handle, known->second, IpcKind::memory);
       return CUDA_SUCCESS;
@@ -71,6 +74,7 @@ CUresult Session::handle(const record::cuIpcOpenMemHandle_v2& record, reply::cuI
                          Tail) {
   if (driver_.cuIpcOpenMemHandle_v2 == nullptr || driver_.cuMemGetAddressRange_v2 == nullptr)
     return unsupported(record.header.call);
+  stay_on_device();
   const auto token = token_of(record.handle, IpcKind::memory);
   if (!token) return CUDA_ERROR_INVALID_VALUE;
   NativeHandle found{};
@@ -122,6 +126,7 @@ void Session::close_imported() {
 
 CUresult Session::handle(const record::cuIpcGetEventHandle& record, reply::cuIpcGetEventHandle& reply, Tail) {
   if (driver_.cuIpcGetEventHandle == nullptr) return unsupported(record.header.call);
+  stay_on_device();
   CUevent event = nullptr;
   if (!resolve(record.event, event)) return CUDA_ERROR_INVALID_HANDLE;
   auto known = offered_events_.find(record.event);
@@ -149,6 +154,7 @@ void Session::withdraw_event(std::uint64_t handle) {
 
 CUresult Session::handle(const record::cuIpcOpenEventHandle& record, reply::cuIpcOpenEventHandle&, Tail) {
   if (driver_.cuIpcOpenEventHandle == nullptr) return unsupported(record.header.call);
+  stay_on_device();
   if (!can_bind(HandleKind::event, record.event)) return CUDA_ERROR_INVALID_HANDLE;
   const auto token = token_of(record.handle, IpcKind::event);
   if (!token) return CUDA_ERROR_INVALID_VALUE;
@@ -283,6 +289,7 @@ CUresult Session::handle(const record::cuMemPoolImportPointer& record, reply::cu
 CUresult Session::handle(const record::cuMemExportToShareableHandle& record,
                          reply::cuMemExportToShareableHandle& reply, Tail) {
   if (driver_.cuMemExportToShareableHandle == nullptr) return unsupported(record.header.call);
+  stay_on_device();
   if (record.type != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) return unsupported(record.header.call);
   CUmemGenericAllocationHandle allocation = 0;
   const auto charge = vmm_.find(record.handle);
@@ -318,6 +325,7 @@ void Session::withdraw_released_allocations() {
 CUresult Session::handle(const record::cuMemImportFromShareableHandle& record,
                          reply::cuMemImportFromShareableHandle&, Tail) {
   if (driver_.cuMemImportFromShareableHandle == nullptr) return unsupported(record.header.call);
+  stay_on_device();
   if (record.type != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) return unsupported(record.header.call);
   if (!can_bind(HandleKind::mem_allocation, record.handle) || vmm_.contains(record.handle)) {
     return CUDA_ERROR_INVALID_HANDLE;

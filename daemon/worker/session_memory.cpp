@@ -27,7 +27,7 @@ void Session::note_import(CUdeviceptr pointer, std::uint64_t bytes) {
   ++imported_pool_memory_[pointer];
 }
 
-void Session::release_allocation(CUdeviceptr pointer) {
+void Session::release_allocation(CUdeviceptr pointer, bool movable) {
   std::uint64_t bytes = 0;
   {
     const std::lock_guard lock(memory_mutex_);
@@ -47,7 +47,11 @@ void Session::release_allocation(CUdeviceptr pointer) {
       }
     }
   }
-  accounting_.refund(bytes);
+  if (movable) {
+    accounting_.refund_quota(bytes);
+  } else {
+    accounting_.refund(bytes);
+  }
 }
 
 CUresult Session::allocate(const std::function<CUresult(CUdeviceptr&)>& call, std::uint64_t bytes,
@@ -72,6 +76,8 @@ CUresult Session::handle(const record::cuMemGetInfo_v2& record, reply::cuMemGetI
     const CUresult result = driver_.cuMemGetInfo_v2(&free, &total);
     const std::uint64_t quota = accounting_.page().memory_quota.load(std::memory_order_relaxed);
     const std::uint64_t used = accounting_.page().memory_used.load(std::memory_order_relaxed);
+    // What lies on the device of others' can be moved out.
+    if (residence_) free = room_left();
     if (quota != 0) {
       answer.free = std::min<std::uint64_t>(quota > used ? quota - used : 0, free);
       answer.total = std::min<std::uint64_t>(quota, total);
@@ -94,6 +100,27 @@ CUresult Session::handle(const record::cuMemGetInfo_v2& record, reply::cuMemGetI
 
 CUresult Session::handle(const record::cuMemAlloc_v2& record, reply::cuMemAlloc_v2& reply, Tail) {
   if (driver_.cuMemAlloc_v2 == nullptr) return unsupported(record.header.call);
+  if (movable_here()) {
+    // What is being freed is not to be made room for at others' expense.
+    if (pending_frees_.load() != 0 && !residence_->grant.covers(residence_->memory.growth(record.bytes))) {
+      const PendingReply pending = defer();
+      when_all_done_apart([this, pending, bytes = record.bytes](CUresult) {
+        later([this, pending, bytes] {
+          reply::cuMemAlloc_v2 late;
+          CUdeviceptr at = 0;
+          CUresult result = need_memory(static_cast<std::uint16_t>(CallId::cuMemAlloc_v2));
+          if (result == CUDA_SUCCESS) result = allocate_movable(bytes, at);
+          late.dptr = at;
+          answer(pending, result, bytes_of(late));
+        });
+      });
+      return deferred;
+    }
+    CUdeviceptr at = 0;
+    const CUresult result = allocate_movable(record.bytes, at);
+    reply.dptr = at;
+    return result;
+  }
   const auto call = [this, bytes = record.bytes](CUdeviceptr& pointer) {
     return driver_.cuMemAlloc_v2(&pointer, bytes);
   };
@@ -121,6 +148,16 @@ CUresult Session::handle(const record::cuMemAllocPitch_v2& record, reply::cuMemA
   if (bound > UINT64_MAX / 2) return CUDA_ERROR_OUT_OF_MEMORY;
   std::size_t pitch = 0;
   CUdeviceptr pointer = 0;
+  if (movable_here()) {
+    if (record.element_bytes != 4 && record.element_bytes != 8 && record.element_bytes != 16) {
+      return CUDA_ERROR_INVALID_VALUE;
+    }
+    pitch = (record.width + 511) / 512 * 512;
+    const CUresult result = allocate_movable(pitch * record.height, pointer);
+    reply.dptr = pointer;
+    reply.pitch = pitch;
+    return result;
+  }
   const CUresult result = allocate(
       [&](CUdeviceptr& at) {
         return driver_.cuMemAllocPitch_v2(&at, &pitch, record.width, record.height, record.element_bytes);
@@ -148,12 +185,15 @@ CUresult Session::handle(const record::cuMemFree_v2& record, reply::cuMemFree_v2
     }
   }
   // A client waits for it where the graph's next launch would find the memory in use.
-  const PendingReply pending = record.header.reply != 0 ? defer() : PendingReply{};
+  free_after_work(record.dptr, record.header.reply != 0 ? defer() : PendingReply{});
+  return CUDA_SUCCESS;
+}
+
+void Session::free_after_work(CUdeviceptr pointer, const PendingReply& pending) {
   // The driver's own free waits for the device, which the dispatcher must not.
   pending_frees_.fetch_add(1);
-  when_all_done_apart([this, pointer = record.dptr, pending](CUresult) {
-    const CUresult result = driver_.cuMemFree_v2(pointer);
-    if (result == CUDA_SUCCESS) release_allocation(pointer);
+  when_all_done_apart([this, pointer, pending](CUresult) {
+    const CUresult result = free_device_memory(pointer);
     pending_frees_.fetch_sub(1);
     if (pending.reference != 0) {
       answer(pending, result, {});
@@ -161,7 +201,6 @@ CUresult Session::handle(const record::cuMemFree_v2& record, reply::cuMemFree_v2
       report_async(result);
     }
   });
-  return CUDA_SUCCESS;
 }
 
 UniqueFd Session::take_host_fd(std::uint64_t token, std::uint64_t bytes) {
@@ -243,6 +282,10 @@ CUresult Session::handle(const record::cuMemFreeAsync& record, reply::cuMemFreeA
   if (driver_.cuMemFreeAsync == nullptr) return unsupported(record.header.call);
   CUstream stream = nullptr;
   if (!resolve(record.stream, stream)) return CUDA_ERROR_INVALID_HANDLE;
+  if (residence_ && residence_->memory.owns(record.dptr) && !capturing(stream)) {
+    free_after_work(record.dptr, PendingReply{});
+    return CUDA_SUCCESS;
+  }
   const CUresult result = driver_.cuMemFreeAsync(record.dptr, stream);
   if (result != CUDA_SUCCESS) return result;
   release_allocation(record.dptr);

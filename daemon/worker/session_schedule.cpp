@@ -44,6 +44,7 @@ void Session::throttle(const Cost& cost) {
       break;
     }
     futex_wait(page.refill, refill, std::min(began + delay - now, longest_sleep_ns));
+    obey_order();
   }
   page.throttled_ns.fetch_add(now_ns() - began, std::memory_order_relaxed);
 }
@@ -68,6 +69,14 @@ void Session::bound_earlier_work() {
 
 void Session::admit(CUstream stream, const Prediction& prediction, const Cost& cost) {
   if (captures_ != 0 && capturing(stream)) return;
+  admit_once(prediction, cost);
+  // While it waited for its turn, its memory may have been moved out.
+  while (residence_ && residence_->memory.out() && bring_back() == CUDA_SUCCESS) {
+    admit_once(prediction, Cost{});
+  }
+}
+
+void Session::admit_once(const Prediction& prediction, const Cost& cost) {
   throttle(cost);
   if (accounting_.others_changed()) {
     const std::lock_guard lock(work_mutex_);
@@ -87,10 +96,12 @@ void Session::admit(CUstream stream, const Prediction& prediction, const Cost& c
                        if (!fenced) fence_dirty_streams();
                        fenced = true;
                        completions_.poll();
+                       obey_order();
                      },
                      [this] {
                        fence_dirty_streams();
                        completions_.hand_off();
+                       obey_order();
                      },
                      [this] { return !peers_alive(); }, spin_long_ ? long_spin_ns : default_spin_ns()});
 }

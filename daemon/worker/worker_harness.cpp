@@ -13,11 +13,13 @@ namespace vgpu::worker {
 
 tl::expected<std::unique_ptr<WorkerHarness>, std::string> WorkerHarness::start(const std::string& worker,
                                                                                const std::string& driver,
-                                                                               std::uint64_t memory_quota) {
+                                                                               std::uint64_t memory_quota,
+                                                                               bool movable) {
   std::unique_ptr<WorkerHarness> harness(new WorkerHarness);
   auto gate = GateMapping::create(harness->gate_fd_);
   if (!gate) return tl::unexpected(gate.error());
   harness->gate_ = std::move(*gate);
+  harness->gate_->page().memory_movable.store(movable ? 1 : 0);
   auto broker = message_socket_pair();
   auto direct = message_socket_pair();
   auto channel_fd = create_channel_memory();

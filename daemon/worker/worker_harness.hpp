@@ -23,10 +23,12 @@ namespace vgpu::worker {
 /// A running worker and its channel. The worker is killed at the end.
 class WorkerHarness {
  public:
-  /// Starts `worker` with the driver library at `driver`; the error is a sentence.
+  /// Starts `worker` with the driver library at `driver`; the error is a sentence. `movable`: its client's
+  /// memory can be moved out; the test then says in gate() what a broker would.
   static tl::expected<std::unique_ptr<WorkerHarness>, std::string> start(const std::string& worker,
                                                                          const std::string& driver,
-                                                                         std::uint64_t memory_quota = 0);
+                                                                         std::uint64_t memory_quota = 0,
+                                                                         bool movable = false);
   ~WorkerHarness();
   WorkerHarness(const WorkerHarness&) = delete;
   WorkerHarness& operator=(const WorkerHarness&) = delete;
