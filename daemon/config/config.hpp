@@ -36,6 +36,16 @@ struct Place {
   int column = 0;
 };
 
+// Whether a device's clients may together hold more memory than it has (docs/configuration.md,
+// `oversubscribe`).
+struct OversubscribeConfig {
+  std::optional<std::uint64_t> host_limit;  // bytes of host memory for what is moved out; none: off
+  std::chrono::microseconds minimum_residence{5'000'000};
+  std::chrono::microseconds idle_after{200'000};
+  // What a worker takes of the device besides its client's memory; none: what suits the kind of device.
+  std::optional<std::uint64_t> context_memory;
+};
+
 // One device that vgpud serves.
 struct DeviceConfig {
   std::string name;
@@ -50,6 +60,7 @@ struct DeviceConfig {
   // Order among clients of one priority; none: fair.
   std::optional<PolicyKind> policy;
   std::string pool = "default";  // clients are placed on the least loaded device of their pool
+  OversubscribeConfig oversubscribe;
 };
 
 // What a client of a class gets and may use.

@@ -94,6 +94,16 @@ bool good_name(const std::string& name) {
   });
 }
 
+void read_oversubscribe(const YAML::Node& node, OversubscribeConfig& out, ErrorSink& errors) {
+  if (!node.IsDefined()) return;
+  MapReader map(node, "'oversubscribe'", errors);
+  map.optional_size("host_limit", out.host_limit, kMiB, 1ULL << 50U);
+  map.duration("minimum_residence", out.minimum_residence, microseconds{0});
+  map.duration("idle_after", out.idle_after, microseconds{0});
+  map.optional_size("context_memory", out.context_memory, kMiB, 1ULL << 40U);
+  map.finish();
+}
+
 void read_device(const YAML::Node& item, DeviceConfig& device, ErrorSink& errors) {
   MapReader map(item, "a device", errors);
   map.text("name", device.name);
@@ -117,6 +127,10 @@ void read_device(const YAML::Node& item, DeviceConfig& device, ErrorSink& errors
   map.text("pool", device.pool);
   if (!good_name(device.pool)) {
     errors.add(item.Mark(), "a pool's name may hold letters, digits, '-', '_' and '.'");
+  }
+  read_oversubscribe(map.child("oversubscribe"), device.oversubscribe, errors);
+  if (device.oversubscribe.host_limit && device.kind == DeviceKind::stub) {
+    errors.add(item.Mark(), "memory of the host's device is moved by the host's vgpud, not in the VM");
   }
   PolicyKind policy = device.policy.value_or(PolicyKind::fair);
   read_word<PolicyKind, 5>(map, "policy", policy,

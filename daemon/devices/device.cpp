@@ -6,6 +6,25 @@
 #include "daemon/scheduler/policies.hpp"
 
 namespace vgpu::daemon {
+namespace {
+
+// A context of NVIDIA's driver took about 500 MiB of an H100.
+constexpr std::uint64_t kContextBytes = 640ULL << 20U;
+
+std::uint64_t ns(std::chrono::nanoseconds time) {
+  return static_cast<std::uint64_t>(time.count());
+}
+
+ResidenceOptions residence_options(const OversubscribeConfig& config) {
+  ResidenceOptions options;
+  options.host_limit = config.host_limit.value_or(0);
+  options.minimum_residence_ns = ns(config.minimum_residence);
+  options.idle_after_ns = ns(config.idle_after);
+  return options;
+}
+
+}  // namespace
+
 Device::Device(EventLoop& loop, DeviceConfig config, unsigned index, const SchedulerConfig& scheduler,
                const Locations& locations, Callbacks callbacks)
     : loop_(loop),
@@ -14,8 +33,10 @@ Device::Device(EventLoop& loop, DeviceConfig config, unsigned index, const Sched
       callbacks_(std::move(callbacks)),
       policy_options_(scheduler.policy),
       index_(index),
-      gates_(loop, make_policy(PolicyKind::fair, scheduler.policy)) {
+      gates_(loop, make_policy(PolicyKind::fair, scheduler.policy)),
+      residence_(loop, residence_options(config_.oversubscribe)) {
   gates_.on_stuck(callbacks_.on_stuck);
+  gates_.on_look([this] { residence_.look(); });
   choose(config_.kind);
 }
 
@@ -122,6 +143,17 @@ void Device::learn(const DeviceReport& report) {
   report_ = report;
   // Two software GPUs of one machine are told apart by their place only.
   if (report.software != 0) report_->uuid[15] = static_cast<std::uint8_t>(report.uuid[15] + index_);
+  know_memory(report);
+}
+
+void Device::know_memory(const DeviceReport& report) {
+  const std::uint64_t context =
+      config_.oversubscribe.context_memory.value_or(report.software != 0 ? 0 : kContextBytes);
+  residence_.set_device(report.total_memory, context, [this] {
+    return pool_ == nullptr ? 0
+                            : pool_->count(WorkerState::starting) + pool_->count(WorkerState::ready) +
+                                  pool_->count(WorkerState::attached) + pool_->count(WorkerState::dying);
+  });
 }
 
 void Device::set_workers(unsigned prestart, unsigned max_workers) {

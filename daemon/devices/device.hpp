@@ -11,6 +11,7 @@
 #include "daemon/devices/driver.hpp"
 #include "daemon/devices/mps.hpp"
 #include "daemon/scheduler/gate_keeper.hpp"
+#include "daemon/scheduler/residence_keeper.hpp"
 #include "daemon/stub/guest/guest_link.hpp"
 #include "daemon/worker_pool/worker_pool.hpp"
 
@@ -57,6 +58,9 @@ class Device {
   [[nodiscard]] WorkerPool* pool() const { return pool_.get(); }
   [[nodiscard]] GateKeeper& gates() { return gates_; }
   [[nodiscard]] const GateKeeper& gates() const { return gates_; }
+  // Whose memory lies on the device, where clients may hold more than it has.
+  [[nodiscard]] ResidenceKeeper& residence() { return residence_; }
+  [[nodiscard]] const ResidenceKeeper& residence() const { return residence_; }
   // The largest arena that a client's channel can have here.
   [[nodiscard]] std::uint64_t most_arena_bytes() const {
     return link_ ? link_->most_arena_bytes() : max_arena_bytes;
@@ -73,6 +77,8 @@ class Device {
   void link_up();
   void link_down(const std::string& why);
   void make_pool();
+  // What the residence keeper must know of the device.
+  void know_memory(const DeviceReport& report);
   void on_start_failed(const std::string& why);
   void learn(const DeviceReport& report);
 
@@ -86,6 +92,7 @@ class Device {
   PolicyOptions policy_options_;
   unsigned index_;
   GateKeeper gates_;
+  ResidenceKeeper residence_;
   std::unique_ptr<MpsControl> mps_;  // before the pool: workers end first
   std::unique_ptr<GuestLink> link_;
   std::unique_ptr<WorkerPool> pool_;

@@ -120,6 +120,7 @@ void SessionManager::adopt() {
   adopt_broker();
   auto kept = store_.take_all(kSessionPrefix);
   for (auto& [owner, parts] : kept) adopt_one(owner, std::move(parts));
+  for (Device* device : devices_) device->residence().open();
   if (!kept.empty()) {
     log::info("sessions of an earlier vgpud go on sessions={} of={}", sessions_.size(), kept.size());
   }
@@ -193,6 +194,7 @@ void SessionManager::adopt_one(const std::string& owner, KeptParts parts) {
   session.quarantined = quarantine_.find(subject_of(session), EventLoop::Clock::now()) != nullptr;
   session.device->gates().add(id, gate_terms(session.client_class), session.gate,
                               session.worker->fds.attention.get(), held(session));
+  watch_residence(session);
   sessions_.emplace(id, std::move(*restored));
   refresh(session);
   watch(session);

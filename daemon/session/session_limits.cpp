@@ -102,7 +102,14 @@ void SessionManager::push(Session& session) {
   page.queue_limit.store(holds.queue_depth, std::memory_order_relaxed);
   if (session.state == SessionState::running) {
     session.device->gates().set_terms(session.id, gate_terms(holds));
+    session.device->residence().set_level(session.id, static_cast<unsigned>(holds.priority));
   }
+}
+
+void SessionManager::watch_residence(const Session& session) {
+  ResidenceKeeper& keeper = session.device->residence();
+  if (!keeper.enabled() && session.gate->page().memory_movable.load() == 0) return;
+  keeper.add(session.id, static_cast<unsigned>(session.client_class.priority), session.gate);
 }
 
 bool SessionManager::held(const Session& session) {

@@ -328,6 +328,9 @@ bool SessionManager::attach(Session& session, Worker& worker) {
     return false;
   }
   push(session);
+  // Before the client can allocate anything; it holds for the session's life.
+  if (session.device->residence().enabled()) session.gate->page().memory_movable.store(1);
+  watch_residence(session);
 
   Attach attach_message;
   attach_message.session = id;
@@ -366,6 +369,7 @@ bool SessionManager::attach(Session& session, Worker& worker) {
 }
 
 void SessionManager::release_worker(Session& session) {
+  session.device->residence().remove(session.id);
   session.device->gates().remove(session.id);
   store_.drop(store_owner(session.id));
   ipc_.forget_session(session.id);

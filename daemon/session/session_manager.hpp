@@ -149,6 +149,8 @@ class SessionManager {
       pid_t pid, const Session* session, const tl::expected<Placement, std::string>& placement,
       const DeviceWish& wish);
   [[nodiscard]] GateTerms gate_terms(const ClassConfig& from) const;
+  // Whose memory may be moved out, or counts beside such memory.
+  static void watch_residence(const Session& session);
   // Makes what the session's class says hold for its worker.
   void push(Session& session);
   // Paused and quarantined clients get no device time.
