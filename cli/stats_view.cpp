@@ -43,6 +43,20 @@ Row stats_row(const json& client) {
           std::to_string(number(client, "errors"))};
 }
 
+Row moves_row(const json& client) {
+  return {std::to_string(number(client, "pid")),
+          text_or_dash(client, "program"),
+          format_bytes(number(client, "memory_on_device")),
+          format_bytes(number(client, "memory_in_host")),
+          std::to_string(number(client, "moves_out")),
+          std::to_string(number(client, "moves_in")),
+          format_bytes(number(client, "bytes_moved_out")),
+          format_bytes(number(client, "bytes_moved_in")),
+          format_time(number(client, "move_out_ns")),
+          format_time(number(client, "move_in_ns")),
+          format_time(number(client, "memory_wait_ns"))};
+}
+
 const json& list(const json& answer, const char* key) {
   static const json none = json::array();
   const auto found = answer.find(key);
@@ -53,14 +67,27 @@ const json& list(const json& answer, const char* key) {
 
 std::string stats_table(const json& answer, bool ended) {
   std::vector<Row> rows;
-  for (const json& client : list(answer, "clients")) rows.push_back(stats_row(client));
-  if (ended) {
-    for (const json& client : list(answer, "ended")) rows.push_back(stats_row(client));
-  }
+  std::vector<Row> moves;
+  const auto add = [&](const char* key) {
+    for (const json& client : list(answer, key)) {
+      rows.push_back(stats_row(client));
+      if (client.contains("moves_out")) moves.push_back(moves_row(client));
+    }
+  };
+  add("clients");
+  if (ended) add("ended");
   if (rows.empty()) return ended ? "no clients yet\n" : "no clients (--ended shows those that have left)\n";
-  return format_table({"PID", "PROGRAM", "CLASS", "DEVICE", "STATE", "MEMORY / QUOTA", "LAUNCHES", "KERNELS",
-                       "SHARE", "TO DEVICE", "FROM", "QUEUE", "WAITED", "P50", "P95", "P99", "ERRORS"},
-                      rows, 5);
+  std::string text =
+      format_table({"PID", "PROGRAM", "CLASS", "DEVICE", "STATE", "MEMORY / QUOTA", "LAUNCHES", "KERNELS",
+                    "SHARE", "TO DEVICE", "FROM", "QUEUE", "WAITED", "P50", "P95", "P99", "ERRORS"},
+                   rows, 5);
+  // Only where a device is oversubscribed.
+  if (!moves.empty()) {
+    text += "\n" + format_table({"PID", "PROGRAM", "ON DEVICE", "IN HOST", "OUT", "IN", "MOVED OUT",
+                                 "MOVED IN", "OUT TOOK", "IN TOOK", "WAITED"},
+                                moves, 2);
+  }
+  return text;
 }
 
 std::string process_table(const json& answer) {

@@ -71,7 +71,7 @@ constexpr std::array<Figure, 12> kDevice{{
      "Device time charged to clients."},
 }};
 
-constexpr std::array<Figure, 26> kClient{{
+constexpr std::array<Figure, 35> kClient{{
     {"device_ns", "vgpud_client_gpu_seconds_total", kCounter, kNanosecond, "Device time used."},
     {"kernel_ns", "vgpud_client_kernel_seconds_total", kCounter, kNanosecond, "Device time in kernels."},
     {"share", "vgpud_client_share_ratio", kGauge, 1,
@@ -81,6 +81,19 @@ constexpr std::array<Figure, 26> kClient{{
     {"memory_peak", "vgpud_client_memory_peak_bytes", kGauge, 1, "Most device memory held so far."},
     {"memory_quota", "vgpud_client_memory_quota_bytes", kGauge, 1,
      "Most device memory it may hold; 0: no limit."},
+    {"memory_on_device", "vgpud_client_memory_on_device_bytes", kGauge, 1,
+     "Of the memory held, where it can be moved: what lies on the device."},
+    {"memory_in_host", "vgpud_client_memory_in_host_bytes", kGauge, 1, "The same: what was moved out."},
+    {"moves_out", "vgpud_client_moves_out_total", kCounter, 1, "Times its memory was moved out."},
+    {"moves_in", "vgpud_client_moves_in_total", kCounter, 1, "Times its memory came back."},
+    {"bytes_moved_out", "vgpud_client_moved_out_bytes_total", kCounter, 1, "Bytes moved out."},
+    {"bytes_moved_in", "vgpud_client_moved_in_bytes_total", kCounter, 1, "Bytes that came back."},
+    {"move_out_ns", "vgpud_client_move_out_seconds_total", kCounter, kNanosecond,
+     "Time that moving out took."},
+    {"move_in_ns", "vgpud_client_move_in_seconds_total", kCounter, kNanosecond,
+     "Time that coming back took."},
+    {"memory_wait_ns", "vgpud_client_memory_wait_seconds_total", kCounter, kNanosecond,
+     "Time that calls waited for room on the device."},
     {"launches", "vgpud_client_launches_total", kCounter, 1, "Kernels launched."},
     {"graph_launches", "vgpud_client_graph_launches_total", kCounter, 1, "Graphs launched."},
     {"queue_depth", "vgpud_client_queue_depth", kGauge, 1, "Ring units that its worker has not taken yet."},

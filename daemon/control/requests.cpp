@@ -85,6 +85,19 @@ json to_json(const ClientStats& stats) {
       {"link_bytes_in", stats.link_bytes_in},
       {"faults", stats.faults},
   };
+  if (stats.movable) {
+    result.update({{"memory_on_device", stats.memory_on_device},
+                   {"memory_in_host", stats.memory_in_host},
+                   {"moves_out", stats.moves_out},
+                   {"moves_in", stats.moves_in},
+                   {"bytes_moved_out", stats.bytes_moved_out},
+                   {"bytes_moved_in", stats.bytes_moved_in},
+                   {"move_out_ns", stats.move_out_ns},
+                   {"move_in_ns", stats.move_in_ns},
+                   {"last_move_out_ns", stats.last_move_out_ns},
+                   {"last_move_in_ns", stats.last_move_in_ns},
+                   {"memory_wait_ns", stats.memory_wait_ns}});
+  }
   put_percentiles(result, "latency", stats.latency);
   put_percentiles(result, "wait", stats.wait);
   put_histogram(result, "latency", stats.latency_histogram);
@@ -137,6 +150,11 @@ json device_json(const BrokerState& state, const Device& device, bool histograms
     std::array<std::uint8_t, 16> uuid{};
     std::copy(std::begin(report->uuid), std::end(report->uuid), uuid.begin());
     result["uuid"] = uuid_text(uuid);
+  }
+  if (const ResidenceKeeper& residence = device.residence(); residence.enabled()) {
+    result["oversubscribe"] = {{"host_limit", device.config().oversubscribe.host_limit.value_or(0)},
+                               {"capacity", residence.capacity()},
+                               {"moves", residence.moves()}};
   }
   if (const GuestLink* link = device.link()) {
     const LinkStats stats = link->stats();

@@ -33,6 +33,18 @@ void read_page(const GatePage& page, ClientStats& stats) {
   const auto get = [](const auto& counter) { return counter.load(std::memory_order_relaxed); };
   stats.memory_used = get(page.memory_used);
   stats.memory_peak = get(page.memory_peak);
+  stats.movable = get(page.memory_movable) != 0;
+  stats.memory_on_device = std::min(get(page.memory_claim), get(page.memory_granted));
+  stats.memory_in_host = get(page.memory_moved);
+  stats.moves_out = get(page.moves_out);
+  stats.moves_in = get(page.moves_in);
+  stats.bytes_moved_out = get(page.bytes_moved_out);
+  stats.bytes_moved_in = get(page.bytes_moved_in);
+  stats.move_out_ns = get(page.move_out_ns);
+  stats.move_in_ns = get(page.move_in_ns);
+  stats.last_move_out_ns = get(page.last_move_out_ns);
+  stats.last_move_in_ns = get(page.last_move_in_ns);
+  stats.memory_wait_ns = get(page.memory_wait_ns);
   stats.launches = get(page.launches);
   stats.graph_launches = get(page.graph_launches);
   stats.kernel_ns = get(page.kernel_ns);

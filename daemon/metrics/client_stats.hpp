@@ -63,6 +63,11 @@ struct ClientStats {
   std::uint64_t age_ns = 0;
 
   std::uint64_t memory_used = 0, memory_peak = 0, memory_quota = 0;
+  bool movable = false;  // its memory may be moved out to the host's
+  std::uint64_t memory_on_device = 0, memory_in_host = 0;
+  std::uint64_t moves_out = 0, moves_in = 0, bytes_moved_out = 0, bytes_moved_in = 0;
+  std::uint64_t move_out_ns = 0, move_in_ns = 0, last_move_out_ns = 0, last_move_in_ns = 0;
+  std::uint64_t memory_wait_ns = 0;  // for how long its calls waited for room on the device
   std::uint64_t launches = 0, graph_launches = 0, kernel_ns = 0, device_ns = 0;
   double share = 0;  // of the device time used by all of its clients in the last second, 0..1
   std::uint64_t bytes_to_device = 0, bytes_from_device = 0, bytes_on_device = 0;
