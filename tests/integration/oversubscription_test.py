@@ -1,0 +1,141 @@
+#!/usr/bin/env python3
+"""More memory than the device has: clients take turns on it, their results are right, nothing is left behind."""
+
+import os
+import threading
+import time
+import unittest
+from unittest import mock
+
+from harness import Service, become_subreaper, first_line, shared_memory_kib, wait_until
+
+MIB = 1 << 20
+CARD = 32  # MiB, of the software GPU
+
+
+def oversubscribed(host_limit="256MiB", stay="100ms", idle="50ms", **more):
+    """A vgpud whose device is small and may be oversubscribed."""
+    return Service(device=f"oversubscribe: {{host_limit: {host_limit}, minimum_residence: {stay}, idle_after: {idle}}}",
+                   **more)
+
+
+class Watch(threading.Thread):
+    """Looks at what lies on the device while a test runs."""
+
+    def __init__(self, service):
+        super().__init__(daemon=True)
+        self.service, self.most, self.stopped = service, 0, threading.Event()
+        self.start()
+
+    def run(self):
+        while not self.stopped.wait(0.02):
+            self.most = max(self.most, sum(row["memory_on_device"] for row in self.service.clients()))
+
+    def stop(self):
+        self.stopped.set()
+        self.join()
+
+
+class Oversubscription(unittest.TestCase):
+    def setUp(self):
+        patch = mock.patch.dict(os.environ, {"SOFTGPU_MEMORY": f"{CARD}M"})
+        patch.start()
+        self.addCleanup(patch.stop)
+
+    def finish(self, processes):
+        for process in processes:
+            output, _ = process.communicate(timeout=60)
+            self.assertEqual(process.returncode, 0, output)
+
+    def test_three_clients_of_60_percent_take_turns(self):
+        with oversubscribed(prestart=3) as service:
+            service.wait_for_workers()
+            processes = [service.popen(name, "--percent", 60, "--seconds", 1.5)
+                         for name in ("oversub", "oversub_shared", "oversub")]
+            for process in processes:
+                first_line(process)
+            watch = Watch(service)
+            time.sleep(0.7)
+            table = service.cli("stats").stdout
+            self.finish(processes)
+            watch.stop()
+            stats = service.stats("--ended")
+            device, ended = stats["devices"][0]["oversubscribe"], stats["ended"]
+        self.assertLessEqual(watch.most, CARD * MIB)
+        self.assertEqual(len(ended), 3)
+        for row in ended:
+            self.assertGreaterEqual(row["moves_in"], 1)
+            self.assertIn(row["moves_out"] - row["moves_in"], (0, 1))  # perhaps once more at its end
+            self.assertGreaterEqual(row["bytes_moved_out"], CARD * MIB / 2)
+            self.assertGreater(row["move_out_ns"], 0)
+            self.assertGreater(row["memory_wait_ns"], 2e8)
+            # Thrash protection: a stay of 100 ms at least.
+            self.assertLessEqual(row["moves_in"], 30)
+        self.assertIn("IN HOST", table)
+        self.assertEqual((device["capacity"], device["host_limit"]), (CARD * MIB, 256 * MIB))
+        self.assertGreaterEqual(device["moves"], 3)
+
+    def test_one_killed_while_it_is_moved_out_leaves_nothing(self):
+        with oversubscribed() as service:
+            service.wait_for_workers()
+            before = shared_memory_kib()
+            idle = service.popen("oversub", "--percent", 60, "--seconds", 0.2, "--idle", 60)
+            first_line(idle)
+            self.assertIn("idle", idle.stdout.readline())
+            busy = service.popen("oversub_shared", "--percent", 60, "--seconds", 1.5)
+            first_line(busy)
+            row = {row["pid"]: row for row in service.clients()}[idle.pid]
+            self.assertEqual(row["moves_out"], 1)
+            self.assertEqual(row["memory_on_device"], 0)
+            self.assertGreater(row["memory_in_host"], 0.5 * CARD * MIB)
+            idle.kill()
+            idle.communicate()
+            wait_until(lambda: len(service.clients()) == 1, 5, "the killed client is gone")
+            self.finish([busy])
+            # All of the device is there for the next one.
+            whole = service.popen("oversub", "--percent", 85, "--seconds", 0.2)
+            self.finish([whole])
+            wait_until(lambda: not service.clients(), 5, "all have gone")
+            wait_until(lambda: shared_memory_kib() < before + 4096, 10, "the memory is the system's again")
+
+    def test_an_idle_client_comes_back_to_what_it_had(self):
+        with oversubscribed(stay="30s") as service:
+            service.wait_for_workers()
+            sleeper = service.popen("oversub", "--percent", 60, "--seconds", 0.4, "--idle", 1)
+            first_line(sleeper)
+            self.assertIn("idle", sleeper.stdout.readline())
+            self.finish([service.popen("oversub", "--percent", 60, "--seconds", 0.2)])
+            self.finish([sleeper])
+            row = service.stats("--ended")["ended"][0]
+        self.assertEqual((row["moves_out"], row["moves_in"]), (1, 1))
+
+    def test_beyond_the_host_limit_memory_is_out(self):
+        with oversubscribed(host_limit="24MiB") as service:
+            service.wait_for_workers()
+            first = service.popen("oversub", "--percent", 60, "--seconds", 1.5)
+            first_line(first)
+            second = service.run("oversub", "--percent", 60)
+            self.assertNotEqual(second.returncode, 0)
+            self.assertIn("bytes free", second.stderr)
+            # What fits beside the first is given.
+            beside = service.run("oversub", "--megabytes", 3, "--seconds", 0.1)
+            self.assertEqual(beside.returncode, 0, beside.stderr)
+            self.finish([first])
+
+    def test_a_quota_holds_and_programs_of_all_kinds_run_between_moves(self):
+        with oversubscribed(stay="10ms", idle="1ms", classes={"default": {}, "small": {"memory_quota": "16MiB"}},
+                            rules=[("*/out_of_quota", "small")]) as service:
+            service.wait_for_workers()
+            hog = service.popen("oversub", "--percent", 80, "--seconds", 2.5)
+            first_line(hog)
+            for name in ("out_of_quota", "graphs", "streams_events", "async_copies", "symbols"):
+                result = service.run(name, env=service.environment(VGPU_TEST_QUOTA_MB="16"))
+                self.assertEqual(result.returncode, 0, name + ": " + result.stdout + result.stderr)
+            self.finish([hog])
+            row = {row["pid"]: row for row in service.stats("--ended")["ended"]}[hog.pid]
+        self.assertGreaterEqual(row["moves_out"], 1)
+
+
+if __name__ == "__main__":
+    become_subreaper()
+    unittest.main()
