@@ -90,6 +90,7 @@ struct GatePage {
   std::atomic<std::uint64_t> memory_refused;    ///< the latest request that cannot be granted
   std::atomic<std::uint64_t> memory_order;      ///< the latest order to move out
   std::atomic<std::uint64_t> memory_most;       ///< bytes that could be granted if all others made room
+  std::atomic<std::uint32_t> memory_keep;       ///< 1: host memory may be kept for the next move
   std::atomic<std::uint32_t> memory_contended;  ///< 1: somebody waits for memory: keep little work in flight
   // Written by the worker.
   alignas(64) std::atomic<std::uint64_t> memory_claim;  ///< bytes that lie on the device or are about to

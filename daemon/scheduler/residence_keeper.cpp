@@ -80,11 +80,14 @@ void ResidenceKeeper::read_figures(Entry& entry, std::uint64_t now) {
   }
   entry.claim = std::min(page.memory_claim.load(), tenant.granted);
   tenant.fixed = std::min(page.memory_fixed.load(), entry.claim);
-  if (!tenant.out) {
+  // What leaves is free at once, part by part.
+  if (tenant.ordered && page.memory_out.load() != 0) tenant.granted = entry.claim;
+  if (!tenant.out && !tenant.ordered) {
     tenant.movable = entry.claim - tenant.fixed;
   } else {
-    // It may free what lies in the host's memory; it cannot get more there.
-    tenant.movable = std::min(tenant.movable, page.memory_moved.load());
+    // It may free what it holds; it cannot get more meanwhile.
+    const std::uint64_t moved = std::min(page.memory_moved.load(), tenant.movable);
+    tenant.movable = std::min(tenant.movable, entry.claim - tenant.fixed + moved);
   }
   const std::uint64_t records = page.records.load(std::memory_order_relaxed);
   if (records != entry.records || page.backlogged.load(std::memory_order_relaxed) != 0 ||
@@ -101,13 +104,14 @@ void ResidenceKeeper::read_order(Entry& entry, std::uint64_t now) {
   Tenant& tenant = entry.tenant;
   if (tenant.ordered && page.memory_obeyed.load() == entry.order) {
     tenant.ordered = false;
-    if (!std::exchange(tenant.out, true)) tenant.movable = std::min(tenant.granted, page.memory_moved.load());
+    tenant.out = true;
     tenant.granted = std::min(tenant.granted, page.memory_fixed.load());
     page.memory_granted.store(tenant.granted);
     entry.excuses = 0;
     ++moves_;
   } else if (tenant.ordered && page.memory_excused.load() == entry.order) {
     tenant.ordered = false;
+    tenant.out = page.memory_out.load() != 0;  // a part of it, if it failed on the way
     tenant.not_before_ns = now + (kFirstPauseNs << std::min<std::uint64_t>(entry.excuses++, kLongestPause));
   }
   if (tenant.out && !tenant.ordered && page.memory_out.load() == 0) {
@@ -175,12 +179,16 @@ void ResidenceKeeper::look() {
     for (auto& [client, entry] : entries_) tighten(entry);
     const ResidencePlan plan = plan_residence(now, capacity(), options_, tenants());
     apply(plan, now);
-    waiting -= plan.grants.size() + plan.refusals.size();
+    waiting = static_cast<std::size_t>(std::count_if(
+        entries_.begin(), entries_.end(), [](const auto& entry) { return entry.second.tenant.asks; }));
     if (waiting != 0) look_later(std::min(plan.look_again_ns, kLookAgainNs));
   }
   const std::vector<Tenant> all = tenants();
+  std::uint64_t movable = 0;
+  for (const Tenant& tenant : all) movable += tenant.movable;
   for (auto& [client, entry] : entries_) {
     GatePage& page = entry.gate->page();
+    page.memory_keep.store(movable <= options_.host_limit ? 1 : 0, std::memory_order_relaxed);
     page.memory_contended.store(waiting != 0 ? 1 : 0, std::memory_order_relaxed);
     page.memory_most.store(most_residence(client, capacity(), options_, all), std::memory_order_relaxed);
   }
@@ -193,6 +201,13 @@ void ResidenceKeeper::apply(const ResidencePlan& plan, std::uint64_t now) {
     Entry& entry = entries_.at(grant.client);
     GatePage& page = entry.gate->page();
     granted += grant.bytes - entry.tenant.granted;
+    if (!grant.whole) {
+      entry.tenant.granted = grant.bytes;
+      entry.tenant.arriving = true;
+      page.memory_granted.store(grant.bytes);
+      say(page);
+      continue;
+    }
     std::uint64_t bytes = grant.bytes;
     if (plan.grants.size() == 1 && plan.orders.empty() && !entry.tenant.out) {
       const std::uint64_t free = capacity() > granted ? capacity() - granted : 0;

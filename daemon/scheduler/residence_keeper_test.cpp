@@ -35,10 +35,13 @@ struct PageWriter {
     page().memory_wanted.store(0);
     claim(bytes);
   }
-  void move_out() const {
-    page().memory_moved.store(page().memory_claim.load());
+  void move_part(std::uint64_t bytes) const {
     page().memory_out.store(1);
-    claim(0);
+    page().memory_moved.fetch_add(bytes);
+    claim(page().memory_claim.load() - bytes);
+  }
+  void move_out() const {
+    move_part(page().memory_claim.load());
     page().memory_obeyed.store(page().memory_order.load());
   }
   void come_back() const {
@@ -102,6 +105,30 @@ TEST_F(ResidenceKeeperTest, GrantsMovesAndBringsBack) {
   first.come_back();
   keeper.look();
   EXPECT_EQ(first.page().memory_granted.load(), 60U);
+}
+
+TEST_F(ResidenceKeeperTest, WhatLeavesIsGivenAtOnceToWhoComesBack) {
+  fill();
+  second.ask(60);
+  keeper.look();
+  first.move_out();
+  keeper.look();
+  second.take(60);
+  first.ask(60);
+  keeper.look();
+  ASSERT_TRUE(second.ordered());
+  EXPECT_FALSE(first.granted());
+  EXPECT_EQ(first.page().memory_granted.load(), 40U) << "what is free already";
+  second.move_part(20);
+  keeper.look();
+  EXPECT_TRUE(first.granted());
+  EXPECT_EQ(first.page().memory_granted.load(), 60U) << "and what has become free";
+  EXPECT_TRUE(second.ordered());
+  second.move_out();
+  first.come_back();
+  keeper.look();
+  EXPECT_EQ(keeper.moves(), 2U);
+  EXPECT_EQ(first.page().memory_keep.load(), 1U) << "the host has room for both";
 }
 
 TEST_F(ResidenceKeeperTest, GivesMoreThanAskedForAndTakesItBack) {

@@ -46,6 +46,8 @@ class Planner {
       if (tenant.asks && !tenant.ordered) asking.push_back(&tenant);
     }
     std::stable_sort(asking.begin(), asking.end(), [this](const Tenant* a, const Tenant* b) {
+      // One that has a part of its memory here comes first: two such could wait for each other.
+      if (a->arriving != b->arriving) return a->arriving;
       if (level(*a) != level(*b)) return level(*a) < level(*b);
       return a->asked_ns < b->asked_ns;
     });
@@ -102,7 +104,7 @@ class Planner {
     std::uint64_t missing = less(asker.wanted, asker.granted);
     missing = asker.short_of ? std::max<std::uint64_t>(missing, 1) : less(missing, free_);
     missing = less(missing, coming_);
-    if (missing == 0) return;  // it comes
+    if (missing == 0) return give_part(asker);
     std::vector<const Tenant*> allowed;
     std::uint64_t could = 0;
     bool later = false;
@@ -139,6 +141,15 @@ class Planner {
       plan_.orders.push_back(victim->client);
       missing = less(missing, less(victim->granted, victim->fixed));
     }
+    give_part(asker);
+  }
+
+  // Who comes back need not wait until the others have left altogether: the host's memory then never holds
+  // both.
+  void give_part(const Tenant& asker) {
+    if (!asker.out || asker.short_of || free_ == 0 || asker.wanted <= asker.granted) return;
+    const std::uint64_t part = std::min(free_, asker.wanted - asker.granted);
+    plan_.grants.push_back({asker.client, asker.granted + part, false});
   }
 
   [[nodiscard]] bool idle(const Tenant& tenant) const {
@@ -175,10 +186,17 @@ std::uint64_t most_residence(ClientId client, std::uint64_t capacity, const Resi
   }
   const std::uint64_t fixed = sum(tenants, client, [](const Tenant& of) { return of.fixed; });
   const std::uint64_t movable = sum(tenants, client, [](const Tenant& of) { return of.movable; });
-  // Either all fit at once, or there is room in the host's memory for all that can be moved: then whoever is
-  // out can come back, whatever the others do.
+  // Either all fit at once, or the host's memory has room for all but the smallest: somebody always is on the
+  // device, and moves in as others move out.
   const std::uint64_t beside = less(capacity, fixed + movable);
-  const std::uint64_t swapped = movable <= options.host_limit ? options.host_limit - movable + own_fixed : 0;
+  std::uint64_t smallest = UINT64_MAX;
+  for (const Tenant& tenant : tenants) {
+    if (tenant.client != client && tenant.movable != 0) smallest = std::min(smallest, tenant.movable);
+  }
+  std::uint64_t swapped = capacity;
+  if (smallest != UINT64_MAX) {
+    swapped = movable <= options.host_limit ? options.host_limit - movable + smallest + own_fixed : 0;
+  }
   return std::min(less(capacity, fixed), std::max(beside, swapped));
 }
 

@@ -31,7 +31,7 @@ struct Tenant {
   std::uint64_t fixed = 0;          // of that, what cannot be moved; at most `granted`
   std::uint64_t movable = 0;        // the rest of what it holds, wherever that lies
   bool out = false;                 // the movable part is in the host's memory
-  bool arriving = false;            // or on its way back
+  bool arriving = false;            // it has been granted room to come back, perhaps not yet all
   bool ordered = false;             // it has been told to move out and has not answered
   bool asks = false;                // it waits for `wanted`
   bool short_of = false;            // what it was granted is not there: the device has less than was thought
@@ -49,6 +49,7 @@ struct ResidencePlan {
   struct Granted {
     ClientId client = 0;
     std::uint64_t bytes = 0;
+    bool whole = true;  // false: a part of what was asked for, the rest is on its way out
   };
   std::vector<Granted> grants;
   std::vector<ClientId> refusals;            // it can never have so much here

@@ -128,11 +128,12 @@ TEST(Residence, MoreThanTheDeviceIsRefused) {
   EXPECT_EQ(most_residence(2, 100, options(), all), 90U);
 }
 
-TEST(Residence, BeyondTheDeviceTheHostMustHaveRoomForAll) {
-  std::vector<Tenant> all{resident(1, 60, 0, kNow), asking(2, 60, kNow)};
-  EXPECT_EQ(plan_residence(kNow, 100, options(119), all).refusals, Ids{2});
-  EXPECT_EQ(most_residence(2, 100, options(119), all), 59U);
-  EXPECT_TRUE(plan_residence(kNow, 100, options(120), all).refusals.empty());
+TEST(Residence, BeyondTheDeviceTheHostMustHaveRoomForAllButTheSmallest) {
+  std::vector<Tenant> all{resident(1, 60, 0, kNow), asking(2, 70, kNow)};
+  EXPECT_EQ(plan_residence(kNow, 100, options(69), all).refusals, Ids{2});
+  EXPECT_EQ(most_residence(2, 100, options(69), all), 69U);
+  EXPECT_TRUE(plan_residence(kNow, 100, options(70), all).refusals.empty());
+  EXPECT_EQ(most_residence(2, 100, options(59), all), 40U) << "the first could not leave: only what is free";
   all[1].wanted = 40;
   EXPECT_TRUE(plan_residence(kNow, 100, options(10), all).refusals.empty()) << "both fit: nothing is moved";
 }
@@ -154,6 +155,27 @@ TEST(Residence, WhoIsOutIsNeverRefusedWhatItHas) {
   const ResidencePlan plan = plan_residence(kNow, 100, options(1), all);
   EXPECT_TRUE(plan.refusals.empty());
   EXPECT_EQ(plan.orders, Ids{1});
+}
+
+TEST(Residence, WhoComesBackGetsWhatBecomesFreeAndComesBeforeOthers) {
+  std::vector<Tenant> all{resident(1, 60, 0, kNow), asking(2, 60, kNow), asking(3, 60, kNow)};
+  all[1].out = all[2].out = true;
+  all[1].movable = all[2].movable = 60;
+  ResidencePlan plan = plan_residence(kNow, 100, options(), all);
+  EXPECT_EQ(plan.orders, Ids{1});
+  ASSERT_EQ(clients(plan.grants), Ids{2});
+  EXPECT_EQ(plan.grants[0].bytes, 40U);
+  EXPECT_FALSE(plan.grants[0].whole);
+  // The first is on its way, half of it has left.
+  all[0].ordered = true;
+  all[0].granted = 30;
+  all[1].granted = 40;
+  all[1].arriving = true;
+  all[2].level = 0;
+  plan = plan_residence(kNow, 100, options(), all);
+  ASSERT_EQ(clients(plan.grants), Ids{2}) << "in spite of the other's class";
+  EXPECT_EQ(plan.grants[0].bytes, 60U);
+  EXPECT_TRUE(plan.grants[0].whole);
 }
 
 TEST(Residence, AShortDeviceMovesSomebodyAlthoughTheNumbersSayItFits) {
@@ -222,7 +244,11 @@ class Simulation {
       tenant.since_ns = now_;
       client.arrived_ns = now_;
     }
-    if (!wants_to_work(client) || tenant.ordered || tenant.arriving) return;
+    if (!wants_to_work(client) || tenant.ordered) return;
+    if (tenant.arriving) {
+      client.longest_wait = std::max(client.longest_wait, now_ - tenant.asked_ns);
+      return;
+    }
     if (tenant.granted < client.bytes) {
       if (!tenant.asks) tenant.asked_ns = now_;
       tenant.asks = true;
@@ -250,8 +276,14 @@ class Simulation {
     const ResidencePlan plan = plan_residence(now_, capacity_, options_, all);
     for (const auto& grant : plan.grants) {
       Client& one = clients_.at(grant.client);
-      one.tenant.asks = false;
       one.tenant.granted = grant.bytes;
+      if (!grant.whole) {
+        EXPECT_TRUE(one.tenant.out);
+        one.tenant.arriving = true;
+        one.moving_until = UINT64_MAX;
+        continue;
+      }
+      one.tenant.asks = false;
       one.tenant.movable = grant.bytes;
       if (one.tenant.out) {
         one.tenant.arriving = true;

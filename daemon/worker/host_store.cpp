@@ -73,7 +73,18 @@ bool HostStore::resize(std::uint64_t bytes) {
   return true;
 }
 
-std::vector<HostStore::Item> HostStore::items_of(std::span<const Piece> pieces) const {
+void HostStore::forget_before(std::uint64_t offset) {
+  stop_pinning();
+  for (Chunk& chunk : chunks_) {
+    if (chunk.begin + chunk.bytes > offset) break;
+    if (chunk.empty) continue;
+    if (chunk.pinned) driver_.cuMemHostUnregister(chunk.data);
+    chunk.pinned = false;
+    chunk.empty = madvise(chunk.data, chunk.bytes, MADV_DONTNEED) == 0;
+  }
+}
+
+std::vector<HostStore::Item> HostStore::items_of(std::span<const Piece> pieces) {
   std::vector<Item> items;
   for (Piece piece : pieces) {
     auto chunk = std::upper_bound(chunks_.begin(), chunks_.end(), piece.offset,
@@ -83,6 +94,7 @@ std::vector<HostStore::Item> HostStore::items_of(std::span<const Piece> pieces) 
       const std::uint64_t inside = piece.offset - chunk->begin;
       const std::uint64_t part = std::min({piece.bytes, chunk->bytes - inside, item_bytes});
       items.push_back({piece.device, chunk->data + inside, part, chunk->pinned});
+      chunk->empty = false;
       piece.device += part;
       piece.offset += part;
       piece.bytes -= part;
@@ -200,7 +212,7 @@ void HostStore::pin_meanwhile() {
     for (Chunk& chunk : chunks_) {
       if (stop_pinning_.load()) return;
       // What cannot be pinned is copied in the other way.
-      if (!chunk.pinned) {
+      if (!chunk.pinned && !chunk.empty) {
         chunk.pinned = driver_.cuMemHostRegister_v2(chunk.data, chunk.bytes, CU_MEMHOSTREGISTER_PORTABLE) ==
                        CUDA_SUCCESS;
       }

@@ -38,6 +38,8 @@ class HostStore {
   CUresult save(std::span<const Piece> pieces);
   /// The other way round.
   CUresult restore(std::span<const Piece> pieces);
+  /// Gives back what lies before `offset`: it is not needed any more.
+  void forget_before(std::uint64_t offset);
   /// Pins what is not pinned yet, in a thread of its own, until all is or the next call of this object.
   void pin_meanwhile();
   std::uint64_t bytes() const { return bytes_; }
@@ -48,6 +50,7 @@ class HostStore {
     std::uint64_t begin = 0;  // in the store
     std::uint64_t bytes = 0;
     bool pinned = false;
+    bool empty = true;  // its pages are not taken
   };
   /// What lies in one chunk of a piece.
   struct Item {
@@ -64,7 +67,7 @@ class HostStore {
   };
 
   CUresult copy(std::span<const Piece> pieces, bool out);
-  std::vector<Item> items_of(std::span<const Piece> pieces) const;
+  std::vector<Item> items_of(std::span<const Piece> pieces);
   CUresult make_lanes();
   CUresult run_lane(Lane& lane, const std::vector<Item>& items, std::atomic<std::size_t>& next,
                     bool out) const;

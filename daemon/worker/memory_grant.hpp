@@ -53,6 +53,8 @@ class MemoryGrant {
 
   /// Asks for `wanted` bytes in all. `short_of`: as much was granted, but the device did not have it.
   void ask(std::uint64_t wanted, std::uint64_t wanted_fixed, bool short_of) {
+    // Who asks for the same again keeps his place.
+    if (!short_of && answer() == Answer::none && page_.memory_wanted.load() == wanted) return;
     page_.memory_wanted.store(wanted);
     page_.memory_wanted_fixed.store(wanted_fixed);
     page_.memory_short.store(short_of ? 1 : 0);
@@ -74,10 +76,10 @@ class MemoryGrant {
   /// So much was moved out, and the grant for it is void, also before the broker has said so: it grants
   /// nothing to whom it has ordered to move.
   void moved_out(std::uint64_t bytes) {
-    page_.memory_moved.store(bytes);
     page_.memory_out.store(1);
-    page_.memory_claim.fetch_sub(bytes);
-    page_.memory_granted.store(page_.memory_fixed.load());
+    page_.memory_moved.fetch_add(bytes);
+    page_.memory_granted.store(page_.memory_claim.fetch_sub(bytes) - bytes);
+    wake_broker_();
   }
   void obey(std::uint64_t order) {
     page_.memory_obeyed.store(answered_ = order);
@@ -87,13 +89,16 @@ class MemoryGrant {
     page_.memory_excused.store(answered_ = order);
     wake_broker_();
   }
-  /// What was moved out is back, or has become less where it lies.
-  void came_back() {
-    page_.memory_out.store(0);
-    page_.memory_moved.store(0);
+  /// More is back on the device, where it has been claimed; `left` is not.
+  void came_back(std::uint64_t left) {
+    page_.memory_moved.store(left);
+    if (left == 0) page_.memory_out.store(0);
     wake_broker_();
   }
-  void set_moved(std::uint64_t bytes) { page_.memory_moved.store(bytes); }
+  /// Something of what is out was freed.
+  void shrank(std::uint64_t left) { page_.memory_moved.store(left); }
+  /// Whether host memory may be kept for the next move.
+  bool keep() const { return page_.memory_keep.load(std::memory_order_relaxed) != 0; }
 
   /// Changes when the broker has said something new.
   std::uint32_t turn() const { return page_.memory_turn.load(); }

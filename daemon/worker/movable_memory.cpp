@@ -1,13 +1,15 @@
 #include "daemon/worker/movable_memory.hpp"
 
 #include <algorithm>
-#include <vector>
 
 namespace vgpu::worker {
 namespace {
 
 constexpr std::uint64_t small_bytes = std::uint64_t{1} << 20;  // up to here allocations share memory
-constexpr std::uint64_t alignment = 512;                       // of all addresses that cuMemAlloc gives
+constexpr std::uint64_t longest_block = std::uint64_t{256} << 20;
+constexpr std::uint64_t blocks_a_device = 64;
+constexpr std::uint64_t blocks_a_part = 4;
+constexpr std::uint64_t alignment = 512;  // of all addresses that cuMemAlloc gives
 
 std::uint64_t aligned(std::uint64_t bytes) {
   return (bytes + alignment - 1) / alignment * alignment;
@@ -26,11 +28,15 @@ MovableMemory::MovableMemory(const DriverTable& driver, CUdevice device, CUconte
       unit != 0) {
     unit_ = unit;
   }
+  std::size_t total = 0;
+  if (driver.cuDeviceTotalMem_v2 != nullptr && driver.cuDeviceTotalMem_v2(&total, device) == CUDA_SUCCESS) {
+    block_ = rounded(std::clamp<std::uint64_t>(total / blocks_a_device, 1, longest_block));
+  }
 }
 
 MovableMemory::~MovableMemory() {
   for (auto& [address, extent] : extents_) {
-    if (extent.memory != 0) drop(address, extent);
+    drop_all(address, extent);
     driver_.cuMemAddressFree(address, extent.bytes);
   }
 }
@@ -52,34 +58,41 @@ std::uint64_t MovableMemory::rounded(std::uint64_t bytes) const {
   return (bytes + unit_ - 1) / unit_ * unit_;
 }
 
-CUresult MovableMemory::bring(std::uint64_t address, Extent& extent) {
+CUresult MovableMemory::bring(std::uint64_t address, Block& block) {
   CUmemAllocationProp prop{};
   prop.type = CU_MEM_ALLOCATION_TYPE_PINNED;
   prop.location = {CU_MEM_LOCATION_TYPE_DEVICE, device_};
   CUmemGenericAllocationHandle memory = 0;
-  CUresult result = driver_.cuMemCreate(&memory, extent.bytes, &prop, 0);
+  CUresult result = driver_.cuMemCreate(&memory, block.bytes, &prop, 0);
   if (result != CUDA_SUCCESS) return result;
-  result = driver_.cuMemMap(address, extent.bytes, 0, memory, 0);
+  result = driver_.cuMemMap(address, block.bytes, 0, memory, 0);
   if (result == CUDA_SUCCESS) {
     CUmemAccessDesc access{};
     access.location = prop.location;
     access.flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
-    result = driver_.cuMemSetAccess(address, extent.bytes, &access, 1);
-    if (result != CUDA_SUCCESS) driver_.cuMemUnmap(address, extent.bytes);
+    result = driver_.cuMemSetAccess(address, block.bytes, &access, 1);
+    if (result != CUDA_SUCCESS) driver_.cuMemUnmap(address, block.bytes);
   }
   if (result != CUDA_SUCCESS) {
     driver_.cuMemRelease(memory);
     return result;
   }
-  extent.memory = memory;
+  block.memory = memory;
   return CUDA_SUCCESS;
 }
 
-CUresult MovableMemory::drop(std::uint64_t address, Extent& extent) {
-  const CUresult unmapped = driver_.cuMemUnmap(address, extent.bytes);
-  const CUresult released = driver_.cuMemRelease(extent.memory);
-  extent.memory = 0;
+CUresult MovableMemory::drop(std::uint64_t address, Block& block) {
+  const CUresult unmapped = driver_.cuMemUnmap(address, block.bytes);
+  const CUresult released = driver_.cuMemRelease(block.memory);
+  block.memory = 0;
   return unmapped != CUDA_SUCCESS ? unmapped : released;
+}
+
+void MovableMemory::drop_all(std::uint64_t address, Extent& extent) {
+  for (Block& block : extent.blocks) {
+    if (block.memory != 0) drop(address, block);
+    address += block.bytes;
+  }
 }
 
 CUresult MovableMemory::add_extent(std::uint64_t bytes, Extents::iterator& extent) {
@@ -88,8 +101,12 @@ CUresult MovableMemory::add_extent(std::uint64_t bytes, Extents::iterator& exten
   if (result != CUDA_SUCCESS) return result;
   Extent fresh;
   fresh.bytes = bytes;
-  result = bring(address, fresh);
+  for (std::uint64_t at = 0; at < bytes && result == CUDA_SUCCESS; at += fresh.blocks.back().bytes) {
+    fresh.blocks.push_back({std::min(bytes - at, block_)});
+    result = bring(address + at, fresh.blocks.back());
+  }
   if (result != CUDA_SUCCESS) {
+    drop_all(address, fresh);
     driver_.cuMemAddressFree(address, bytes);
     return result;
   }
@@ -180,9 +197,12 @@ CUresult MovableMemory::release(CUdeviceptr pointer, std::uint64_t& less) {
     }
     less = extent->second.bytes;
     bytes_ -= less;
+    for (const Block& block : extent->second.blocks) {
+      if (block.memory == 0) bytes_out_ -= block.bytes;
+    }
     gone = extents_.extract(extent);
   }
-  if (gone.mapped().memory != 0) drop(gone.key(), gone.mapped());
+  drop_all(gone.key(), gone.mapped());
   return driver_.cuMemAddressFree(gone.key(), gone.mapped().bytes);
 }
 
@@ -191,42 +211,90 @@ std::uint64_t MovableMemory::bytes() const {
   return bytes_;
 }
 
-CUresult MovableMemory::move_out() {
+std::uint64_t MovableMemory::bytes_out() const {
   const std::lock_guard lock(mutex_);
-  if (out_) return CUDA_SUCCESS;
-  if (!store_.resize(bytes_)) return CUDA_ERROR_OUT_OF_MEMORY;
-  std::vector<HostStore::Piece> pieces;
-  std::uint64_t place = 0;
-  for (auto& [address, extent] : extents_) {
-    extent.place = place;
-    pieces.push_back({address, place, extent.bytes});
-    place += extent.bytes;
+  return bytes_out_;
+}
+
+std::vector<MovableMemory::Place> MovableMemory::next_part(bool on_device) {
+  std::vector<Place> part;
+  std::uint64_t bytes = 0;
+  for (auto& [begin, extent] : extents_) {
+    std::uint64_t address = begin;
+    for (Block& block : extent.blocks) {
+      if ((block.memory != 0) == on_device) {
+        if (!part.empty() && bytes + block.bytes > blocks_a_part * block_) return part;
+        part.push_back({address, &block});
+        bytes += block.bytes;
+      }
+      address += block.bytes;
+    }
   }
-  if (const CUresult result = store_.save(pieces); result != CUDA_SUCCESS) return result;
-  for (auto& [address, extent] : extents_) drop(address, extent);
+  return part;
+}
+
+CUresult MovableMemory::move_out(const std::function<void(std::uint64_t bytes)>& moved) {
+  const std::lock_guard lock(mutex_);
+  if (!out_) {
+    if (!store_.resize(bytes_)) return CUDA_ERROR_OUT_OF_MEMORY;
+    std::uint64_t place = 0;
+    for (auto& [address, extent] : extents_) {
+      for (Block& block : extent.blocks) {
+        block.place = place;
+        place += block.bytes;
+      }
+    }
+  }
+  for (std::vector<Place> part = next_part(true); !part.empty(); part = next_part(true)) {
+    std::vector<HostStore::Piece> pieces;
+    pieces.reserve(part.size());
+    for (const auto& [address, block] : part) pieces.push_back({address, block->place, block->bytes});
+    if (const CUresult result = store_.save(pieces); result != CUDA_SUCCESS) return result;
+    std::uint64_t bytes = 0;
+    for (const auto& [address, block] : part) {
+      drop(address, *block);
+      bytes += block->bytes;
+    }
+    bytes_out_ += bytes;
+    out_ = true;
+    moved(bytes);
+  }
   out_ = true;
   store_.pin_meanwhile();
   return CUDA_SUCCESS;
 }
 
-CUresult MovableMemory::move_in() {
+std::uint64_t MovableMemory::next_in() {
   const std::lock_guard lock(mutex_);
-  if (!out_) return CUDA_SUCCESS;
+  std::uint64_t bytes = 0;
+  for (const auto& [address, block] : next_part(false)) bytes += block->bytes;
+  return bytes;
+}
+
+CUresult MovableMemory::move_in(bool keep) {
+  const std::lock_guard lock(mutex_);
+  const std::vector<Place> part = next_part(false);
   CUresult result = CUDA_SUCCESS;
   std::vector<HostStore::Piece> pieces;
-  for (auto& [address, extent] : extents_) {
-    result = bring(address, extent);
+  std::uint64_t bytes = 0;
+  for (const auto& [address, block] : part) {
+    result = bring(address, *block);
     if (result != CUDA_SUCCESS) break;
-    pieces.push_back({address, extent.place, extent.bytes});
+    pieces.push_back({address, block->place, block->bytes});
+    bytes += block->bytes;
   }
-  if (result == CUDA_SUCCESS) result = store_.restore(pieces);
+  if (result == CUDA_SUCCESS && !part.empty()) result = store_.restore(pieces);
   if (result != CUDA_SUCCESS) {
-    for (auto& [address, extent] : extents_) {
-      if (extent.memory != 0) drop(address, extent);
+    for (const auto& [address, block] : part) {
+      if (block->memory != 0) drop(address, *block);
     }
     return result;
   }
-  out_ = false;
+  bytes_out_ -= bytes;
+  out_ = bytes_out_ != 0;
+  if (!keep && !pieces.empty()) {
+    store_.forget_before(out_ ? pieces.back().offset + pieces.back().bytes : store_.bytes());
+  }
   return CUDA_SUCCESS;
 }
 

@@ -7,8 +7,10 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <mutex>
+#include <vector>
 
 #include "daemon/worker/host_store.hpp"
 #include "vgpu/driver_table.hpp"
@@ -39,23 +41,42 @@ class MovableMemory {
   /// What it takes of the device, or of the host while it is out().
   std::uint64_t bytes() const;
   bool out() const { return out_.load(); }
-  /// Moves all of it. When it fails, all is where it was; CUDA_ERROR_OUT_OF_MEMORY: there is no room for it
-  /// there.
-  CUresult move_out();
-  CUresult move_in();
+  /// Of bytes(), what is not on the device.
+  std::uint64_t bytes_out() const;
+  /// Moves all of it out, part by part: `moved` is told of each one that has left the device. When it fails,
+  /// some of it may have been moved.
+  CUresult move_out(const std::function<void(std::uint64_t bytes)>& moved);
+  /// The size of the part that move_in() brings next; 0: all is there.
+  std::uint64_t next_in();
+  /// Brings the next part. CUDA_ERROR_OUT_OF_MEMORY: there is no room for it, nothing has changed. `keep`:
+  /// the host memory is kept for the next time.
+  CUresult move_in(bool keep);
 
  private:
+  /// The least that is moved by itself.
+  struct Block {
+    std::uint64_t bytes = 0;
+    CUmemGenericAllocationHandle memory = 0;  // 0: it is not on the device
+    std::uint64_t place = 0;                  // in the store, while anything is out
+  };
   struct Extent {
     std::uint64_t bytes = 0;
-    CUmemGenericAllocationHandle memory = 0;       // 0: it is not on the device
-    std::uint64_t place = 0;                       // in the store, while it is out
+    std::vector<Block> blocks;                     // one behind the other
     bool shared = false;                           // by small allocations
     std::map<std::uint64_t, std::uint64_t> holes;  // of a shared one: address -> bytes
   };
   using Extents = std::map<std::uint64_t, Extent>;
+  /// A block and where it lies.
+  struct Place {
+    std::uint64_t address = 0;
+    Block* block = nullptr;
+  };
 
-  CUresult bring(std::uint64_t address, Extent& extent);
-  CUresult drop(std::uint64_t address, Extent& extent);
+  CUresult bring(std::uint64_t address, Block& block);
+  CUresult drop(std::uint64_t address, Block& block);
+  void drop_all(std::uint64_t address, Extent& extent);
+  /// The next blocks that are on the device, or are not: a part of all.
+  std::vector<Place> next_part(bool on_device);
   CUresult add_extent(std::uint64_t bytes, Extents::iterator& extent);
   bool take_hole(std::uint64_t bytes, CUdeviceptr& pointer);
   void give_hole(Extents::iterator extent, std::uint64_t address, std::uint64_t bytes);
@@ -65,11 +86,13 @@ class MovableMemory {
   const DriverTable& driver_;
   const CUdevice device_;
   const CUcontext context_;
-  std::uint64_t unit_ = std::uint64_t{2} << 20;  // the driver's granularity
+  std::uint64_t unit_ = std::uint64_t{2} << 20;   // the driver's granularity
+  std::uint64_t block_ = std::uint64_t{2} << 20;  // the longest block
   mutable std::mutex mutex_;
   Extents extents_;                               // by address
   std::map<std::uint64_t, std::uint64_t> small_;  // address -> bytes taken of a shared extent
   std::uint64_t bytes_ = 0;
+  std::uint64_t bytes_out_ = 0;
   std::atomic<bool> out_{false};
   HostStore store_;
 };

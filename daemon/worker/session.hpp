@@ -501,8 +501,8 @@ class Session {
   /// Moves the client's memory out if the broker has ordered it.
   void obey_order();
   /// Asks for `more` than what the client holds and waits for the answer, during which it may be moved out.
-  /// False: it cannot have that.
-  bool await_room(std::uint64_t more, bool fixed, bool short_of);
+  /// False: it cannot have that. `enough`, unless 0: with so much more granted it need not wait for the rest.
+  bool await_room(std::uint64_t more, bool fixed, bool short_of, std::uint64_t enough = 0);
   /// Counts `bytes` as lying on the device, once they may. `short_of`: they might, but the device has not got
   /// them.
   bool take_room(std::uint64_t bytes, bool fixed, bool short_of);

@@ -82,7 +82,9 @@ void Session::obey_order() {
   MemoryGrant& grant = residence_->grant;
   const std::uint64_t order = grant.order();
   if (order == 0) return;
-  if (residence_->memory.out()) return grant.obey(order);
+  if (residence_->memory.out() && residence_->memory.bytes_out() == residence_->memory.bytes()) {
+    return grant.obey(order);
+  }
   // Its work may wait for what the client has yet to send: then the order waits, for longer each time.
   if (!quiesce(residence_->patience_ns)) {
     residence_->patience_ns = std::min(2 * residence_->patience_ns, Residence::longest_patience_ns);
@@ -91,9 +93,13 @@ void Session::obey_order() {
   residence_->patience_ns = Residence::first_patience_ns;
   GatePage& page = accounting_.page();
   const std::uint64_t began = now_ns();
-  const std::uint64_t bytes = residence_->memory.bytes();
+  std::uint64_t bytes = 0;
   driver_.cuCtxSetCurrent(parts_.context);
-  const CUresult result = residence_->memory.move_out();
+  // What has left the device is somebody else's at once.
+  const CUresult result = residence_->memory.move_out([&](std::uint64_t part) {
+    bytes += part;
+    grant.moved_out(part);
+  });
   driver_.cuCtxSetCurrent(contexts_[context_index_]);
   if (result != CUDA_SUCCESS) return grant.excuse(order);
   const std::uint64_t took = now_ns() - began;
@@ -102,21 +108,25 @@ void Session::obey_order() {
   page.move_out_ns.fetch_add(took, std::memory_order_relaxed);
   page.last_move_out_ns.store(took, std::memory_order_relaxed);
   rest_if_done();
-  grant.moved_out(bytes);
   grant.obey(order);
 }
 
-bool Session::await_room(std::uint64_t more, bool fixed, bool short_of) {
+bool Session::await_room(std::uint64_t more, bool fixed, bool short_of, std::uint64_t enough) {
   MemoryGrant& grant = residence_->grant;
   const std::uint64_t began = now_ns();
-  const std::uint64_t moved = residence_->memory.out() ? residence_->memory.bytes() : 0;
-  grant.ask(grant.claimed() + moved + more, grant.fixed() + (fixed ? more : 0), short_of);
+  grant.ask(grant.claimed() + residence_->memory.bytes_out() + more, grant.fixed() + (fixed ? more : 0),
+            short_of);
   bool granted = false;
   while (peers_alive()) {
     const std::uint32_t turn = grant.turn();
     const MemoryGrant::Answer answer = grant.answer();
     granted = answer == MemoryGrant::Answer::granted;
     if (answer != MemoryGrant::Answer::none) break;
+    // A part of it may have come.
+    if (enough != 0 && !short_of && grant.covers(enough)) {
+      accounting_.page().memory_wait_ns.fetch_add(now_ns() - began, std::memory_order_relaxed);
+      return true;
+    }
     // What it waits for may be what another client has been told to give, and the other way round.
     obey_order();
     if (captures_ == 0) {
@@ -152,27 +162,25 @@ bool Session::take_room(std::uint64_t bytes, bool fixed, bool short_of) {
 CUresult Session::bring_back() {
   MemoryGrant& grant = residence_->grant;
   MovableMemory& memory = residence_->memory;
+  GatePage& page = accounting_.page();
+  std::uint64_t took = 0;
   bool short_of = false;
   while (memory.out()) {
-    const std::uint64_t bytes = memory.bytes();
+    const std::uint64_t bytes = memory.next_in();
     if (short_of || !grant.claim(bytes, false)) {
-      if (!await_room(0, false, short_of)) return CUDA_ERROR_OUT_OF_MEMORY;
+      if (!await_room(0, false, short_of, bytes)) return CUDA_ERROR_OUT_OF_MEMORY;
       short_of = false;
       continue;
     }
     const std::uint64_t began = now_ns();
     driver_.cuCtxSetCurrent(parts_.context);
-    const CUresult result = memory.move_in();
+    const CUresult result = memory.move_in(grant.keep());
     driver_.cuCtxSetCurrent(contexts_[context_index_]);
+    took += now_ns() - began;
     if (result == CUDA_SUCCESS) {
-      GatePage& page = accounting_.page();
-      const std::uint64_t took = now_ns() - began;
-      page.moves_in.fetch_add(1, std::memory_order_relaxed);
       page.bytes_moved_in.fetch_add(bytes, std::memory_order_relaxed);
-      page.move_in_ns.fetch_add(took, std::memory_order_relaxed);
-      page.last_move_in_ns.store(took, std::memory_order_relaxed);
-      grant.came_back();
-      break;
+      grant.came_back(memory.bytes_out());
+      continue;
     }
     grant.give_up(bytes, false);
     if (result != CUDA_ERROR_OUT_OF_MEMORY) {
@@ -182,6 +190,10 @@ CUresult Session::bring_back() {
     }
     short_of = true;
   }
+  grant.withdraw();
+  page.moves_in.fetch_add(1, std::memory_order_relaxed);
+  page.move_in_ns.fetch_add(took, std::memory_order_relaxed);
+  page.last_move_in_ns.store(took, std::memory_order_relaxed);
   return CUDA_SUCCESS;
 }
 
@@ -221,13 +233,12 @@ CUresult Session::free_device_memory(CUdeviceptr pointer) {
     return result;
   }
   std::uint64_t less = 0;
+  const std::uint64_t out_before = residence_->memory.bytes_out();
   const CUresult result = residence_->memory.release(pointer, less);
   if (result != CUDA_SUCCESS) return result;
-  if (residence_->memory.out()) {
-    residence_->grant.set_moved(residence_->memory.bytes());
-  } else if (less != 0) {
-    residence_->grant.give_up(less, false);
-  }
+  const std::uint64_t out_less = out_before - residence_->memory.bytes_out();
+  if (out_less != 0) residence_->grant.shrank(residence_->memory.bytes_out());
+  if (less != out_less) residence_->grant.give_up(less - out_less, false);
   release_allocation(pointer, true);
   return CUDA_SUCCESS;
 }
@@ -253,7 +264,7 @@ void Session::run_later() {
 
 std::uint64_t Session::room_left() const {
   const MemoryGrant& grant = residence_->grant;
-  const std::uint64_t held = grant.claimed() + (residence_->memory.out() ? residence_->memory.bytes() : 0);
+  const std::uint64_t held = grant.claimed() + residence_->memory.bytes_out();
   const std::uint64_t most = grant.most();
   return most > held ? most - held : 0;
 }
