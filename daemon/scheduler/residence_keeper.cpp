@@ -45,9 +45,9 @@ void ResidenceKeeper::add(ClientId client, unsigned level, std::shared_ptr<GateM
   entry.tenant.level = level;
   entry.tenant.since_ns = entry.tenant.busy_ns = now;
   // What an earlier vgpud had said, the worker may have written over: it is bounded as every claim is.
-  entry.tenant.granted = std::min(page.memory_granted.load(), capacity());
+  entry.tenant.granted = std::min(page.memory_granted.load(), device_bytes_);
   entry.tenant.out = page.memory_out.load() != 0;
-  if (entry.tenant.out) entry.tenant.movable = std::min(page.memory_moved.load(), capacity());
+  if (entry.tenant.out) entry.tenant.movable = std::min(page.memory_moved.load(), device_bytes_);
   entry.order = page.memory_order.load();
   entry.tenant.ordered =
       page.memory_obeyed.load() != entry.order && page.memory_excused.load() != entry.order;

@@ -110,8 +110,9 @@ class Planner {
     bool later = false;
     for (const Tenant& tenant : tenants_) {
       const std::uint64_t bytes = less(tenant.granted, tenant.fixed);
-      if (tenant.client == asker.client || tenant.out || tenant.arriving || tenant.ordered || bytes == 0)
-        continue;
+      if (tenant.client == asker.client || bytes == 0) continue;
+      if (tenant.arriving) later = true;
+      if (tenant.out || tenant.arriving || tenant.ordered) continue;
       const std::uint64_t from = movable_from(tenant, asker);
       if (from <= now_) {
         allowed.push_back(&tenant);
@@ -123,8 +124,11 @@ class Planner {
     }
     // Nobody is moved before it is enough.
     if (could < missing) {
-      const bool hopeless = asker.short_of && !later && coming_ == 0 && could == 0;
-      if (hopeless && asker.wanted > held(asker)) refuse(asker);
+      const bool alone = !later && coming_ == 0 && could == 0 && plan_.grants.empty();
+      const bool grows = asker.wanted > held(asker);
+      if (alone && grows && asker.short_of) refuse(asker);
+      // Nobody could make room for what it had before: the device knows better than these numbers.
+      if (alone && !grows && !asker.short_of) plan_.grants.push_back({asker.client, asker.wanted});
       return;
     }
     plan_.look_again_ns = kUnlimited;

@@ -187,6 +187,16 @@ TEST(Residence, AShortDeviceMovesSomebodyAlthoughTheNumbersSayItFits) {
   EXPECT_EQ(plan_residence(kNow, 100, options(), all).refusals, Ids{2}) << "there is nobody to move";
 }
 
+TEST(Residence, WhoFittedBeforeIsLetBackWhenNobodyCouldMakeRoom) {
+  std::vector<Tenant> all{resident(1, 0, 0, kNow), asking(2, 60, kNow)};
+  all[0].granted = all[0].fixed = 10;
+  all[1].out = true;
+  all[1].movable = 60;
+  EXPECT_EQ(clients(plan_residence(kNow, 65, options(), all).grants), Ids{2}) << "the device got smaller";
+  all[1].movable = 50;
+  EXPECT_EQ(plan_residence(kNow, 65, options(), all).refusals, Ids{2}) << "this is more than it had";
+}
+
 // Clients on a device over minutes: each works for a while, pauses for a while, and needs its memory to work.
 class Simulation {
  public:

@@ -71,6 +71,26 @@ TEST_F(Handover, ClientsGoOnWithTheNextBroker) {
   EXPECT_GT(second.welcome->session, client_.welcome->session);
 }
 
+TEST(Oversubscription, WhoIsMovedOutComesBackWithTheNextBroker) {
+  const ServiceManager manager;
+  BrokerProcess broker("moved, oversubscribe: {host_limit: 1GiB, context_memory: 1MiB}", "", &manager);
+  ASSERT_TRUE(broker.wait_until_up()) << broker.log();
+  const Answer client = broker.hello();
+  ASSERT_TRUE(client.welcome) << broker.log();
+  const auto row = [&] { return broker.stats()["clients"][0]; };
+  ASSERT_TRUE(eventually([&] { return row()["memory_in_host"] == 4096; }));
+  ASSERT_TRUE(eventually([&] { return manager.stored_names().size() == 10; }));
+  int restarts = 0;
+  for (const int number : {SIGTERM, SIGKILL}) {
+    broker.end_with(number);
+    broker.start();
+    ASSERT_TRUE(broker.wait_until_up()) << broker.log();
+    ++restarts;
+    EXPECT_TRUE(eventually([&] { return row()["moves_in"] == restarts; })) << row().dump();
+  }
+  EXPECT_EQ(broker.stats()["devices"][0]["oversubscribe"]["host_limit"], 1U << 30U);
+}
+
 TEST_F(Handover, AnAdoptedClientEndsAsAnyOther) {
   broker_.end_with(SIGKILL);
   start();

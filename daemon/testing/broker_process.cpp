@@ -123,7 +123,7 @@ BrokerProcess::~BrokerProcess() {
 }
 
 void BrokerProcess::write_config(const std::string& behaviour, const std::string& more) const {
-  std::ofstream(folder_ + "/" + behaviour) << "not a library\n";
+  std::ofstream(folder_ + "/" + behaviour.substr(0, behaviour.find(','))) << "not a library\n";
   std::ofstream(config_path()) << "socket: " << socket_path() << "\ncontrol: " << control_path()
                                << "\nworker: " FAKE_WORKER_BINARY "\nlog: {level: debug, target: stderr}\n"
                                << "devices: [{name: gpu0, kind: software, driver: " << folder_ << "/"

@@ -25,8 +25,9 @@ struct Answer {
 
 class BrokerProcess {
  public:
-  // `behaviour` names the fake driver (fake_worker.cpp); `more` is added to the configuration. With a
-  // `manager` it runs as a service of that one, which outlives it.
+  // `behaviour` names the fake driver (fake_worker.cpp), more keys of the device may follow behind a comma;
+  // `more` is added to the configuration. With a `manager` it runs as a service of that one, which outlives
+  // it.
   explicit BrokerProcess(const std::string& behaviour = "ok", const std::string& more = "",
                          const ServiceManager* manager = nullptr);
   ~BrokerProcess();
