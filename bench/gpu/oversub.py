@@ -42,7 +42,7 @@ def out_and_in(harness, table):
     time into fresh host memory, later into memory that was pinned meanwhile."""
     large = (card_bytes() // GIB - MOVED // 2) * 1024
     with service(harness, 2 * card_bytes(), "60s") as running:
-        small = running.popen("oversub", "--megabytes", MOVED * 1024, "--seconds", 60, "--pause-ms", 1000)
+        small = running.popen("oversub", "--megabytes", MOVED * 1024, "--seconds", 60, "--pause-ms", 2000)
         harness.first_line(small)
         for turn in ("first", "second", "third"):
             other = running.run("oversub", "--megabytes", large, "--seconds", 0)
@@ -55,7 +55,7 @@ def out_and_in(harness, table):
             held = row["bytes_moved_out"] / row["moves_out"] / 1e9
             table.add(f"{MOVED} GiB out and in, {turn} time, s (goal 1.5)", None, out + back)
             table.say(f"    out {out:.2f} s ({held / out:.1f} GB/s), in {back:.2f} s ({held / back:.1f} GB/s)")
-            time.sleep(3)  # its memory is pinned while nobody waits
+            time.sleep(2)  # its memory is pinned while nobody waits
         small.kill()
         small.communicate()
 

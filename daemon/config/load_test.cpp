@@ -28,6 +28,14 @@ TEST(ConfigLoad, EmptyFileGivesTheDefaults) {
   EXPECT_EQ(config->classes.at("default").weight, 100U);
 }
 
+TEST(ConfigLoad, OversubscriptionIsADevicesOwnAndNotAVmsGuests) {
+  EXPECT_EQ(errors_of("devices: [{oversubscribe: {host_limit: none}}]"), "");
+  EXPECT_NE(errors_of("devices: [{oversubscribe: {host_limit: 64GiB, stay: 3s}}]").find("stay"),
+            std::string::npos);
+  EXPECT_NE(errors_of("devices: [{kind: stub, oversubscribe: {host_limit: 64GiB}}]").find("not in the VM"),
+            std::string::npos);
+}
+
 TEST(ConfigLoad, ReadsEveryPart) {
   const auto config = parse_config(R"(
 socket: /tmp/a.sock
@@ -37,7 +45,7 @@ limits: {clients: 3, handshake_timeout: 250ms}
 scheduler: {quantum: 2ms}
 devices:
   - {name: a, kind: software, prestart: 2}
-  - {name: b, kind: cuda, ordinal: 1, driver: /opt/libcuda.so.1}
+  - {name: b, kind: cuda, ordinal: 1, driver: /opt/libcuda.so.1, oversubscribe: {host_limit: 64GiB, minimum_residence: 3s, context_memory: 500MiB}}
 classes:
   low: {weight: 10, memory_quota: 512MiB, max_clients: 4}
   high: {weight: 300}
@@ -54,6 +62,11 @@ rules:
   EXPECT_EQ(config->scheduler.policy.quantum, std::chrono::milliseconds(2));
   EXPECT_EQ(config->devices[1].kind, DeviceKind::cuda);
   EXPECT_EQ(config->devices[1].ordinal, 1U);
+  EXPECT_FALSE(config->devices[0].oversubscribe.host_limit);
+  EXPECT_EQ(config->devices[1].oversubscribe.host_limit, 64ULL << 30U);
+  EXPECT_EQ(config->devices[1].oversubscribe.minimum_residence, std::chrono::seconds(3));
+  EXPECT_EQ(config->devices[1].oversubscribe.idle_after, std::chrono::milliseconds(200));
+  EXPECT_EQ(config->devices[1].oversubscribe.context_memory, 500ULL << 20U);
   EXPECT_EQ(config->classes.at("low").memory_quota, 512ULL << 20U);
   EXPECT_FALSE(config->classes.at("high").memory_quota.has_value());
   ASSERT_EQ(config->rules.size(), 2U);

@@ -156,9 +156,12 @@ class Planner {
     plan_.grants.push_back({asker.client, asker.granted + part, false});
   }
 
-  [[nodiscard]] bool idle(const Tenant& tenant) const {
-    return now_ >= tenant.busy_ns + options_.idle_after_ns;
+  // Whose moves take long is not moved for a short pause: on average they would cost more than it brings.
+  [[nodiscard]] std::uint64_t idle_from(const Tenant& tenant) const {
+    return tenant.busy_ns + std::max(options_.idle_after_ns, tenant.move_ns);
   }
+
+  [[nodiscard]] bool idle(const Tenant& tenant) const { return now_ >= idle_from(tenant); }
 
   // From when on this one may be moved out for the asker.
   [[nodiscard]] std::uint64_t movable_from(const Tenant& tenant, const Tenant& asker) const {
@@ -167,7 +170,7 @@ class Planner {
     if (tenant.level < level(asker)) {
       from = std::max(from, asker.asked_ns + kAging * options_.minimum_residence_ns);
     }
-    from = std::min(from, tenant.busy_ns + options_.idle_after_ns);
+    from = std::min(from, idle_from(tenant));
     return std::max(from, tenant.not_before_ns);
   }
 

@@ -75,11 +75,17 @@ TEST(Residence, BusyOnesStayForTheMinimumResidence) {
   EXPECT_EQ(plan.orders, Ids{1});
 }
 
-TEST(Residence, SlowMovesLengthenTheStay) {
+TEST(Residence, SlowMovesLengthenTheStayAndThePause) {
   std::vector<Tenant> all{resident(1, 60, kNow - 2 * kSecond, kNow), asking(2, 60, kNow)};
   all[0].move_ns = kSecond;
   EXPECT_TRUE(plan_residence(kNow, 100, options(), all).orders.empty());
   all[0].since_ns = kNow - 4 * kSecond;
+  EXPECT_EQ(plan_residence(kNow, 100, options(), all).orders, Ids{1});
+  // And what counts as a pause.
+  all[0].since_ns = kNow;
+  all[0].busy_ns = kNow - 900 * kMs;
+  EXPECT_TRUE(plan_residence(kNow, 100, options(), all).orders.empty());
+  all[0].busy_ns = kNow - kSecond;
   EXPECT_EQ(plan_residence(kNow, 100, options(), all).orders, Ids{1});
 }
 

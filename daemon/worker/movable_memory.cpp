@@ -41,7 +41,14 @@ MovableMemory::~MovableMemory() {
   }
 }
 
-bool MovableMemory::supported(const DriverTable& driver) {
+bool MovableMemory::supported(const DriverTable& driver, CUdevice device) {
+  int virtual_memory = 0;
+  if (driver.cuDeviceGetAttribute == nullptr ||
+      driver.cuDeviceGetAttribute(&virtual_memory, CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED,
+                                  device) != CUDA_SUCCESS ||
+      virtual_memory == 0) {
+    return false;
+  }
   return driver.cuMemAddressReserve != nullptr && driver.cuMemAddressFree != nullptr &&
          driver.cuMemCreate != nullptr && driver.cuMemRelease != nullptr && driver.cuMemMap != nullptr &&
          driver.cuMemUnmap != nullptr && driver.cuMemSetAccess != nullptr &&

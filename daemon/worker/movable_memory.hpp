@@ -25,8 +25,8 @@ class MovableMemory {
   MovableMemory(const MovableMemory&) = delete;
   MovableMemory& operator=(const MovableMemory&) = delete;
 
-  /// Whether the driver has what this needs.
-  static bool supported(const DriverTable& driver);
+  /// Whether driver and device have what this needs.
+  static bool supported(const DriverTable& driver, CUdevice device);
 
   /// By how much an allocation would increase bytes().
   std::uint64_t growth(std::uint64_t bytes) const;

@@ -51,7 +51,11 @@ void pause() {
 
 void Session::begin_residence() {
   if (accounting_.page().memory_movable.load() == 0) return;
-  if (!MovableMemory::supported(driver_)) return;
+  if (!MovableMemory::supported(driver_, device())) {
+    // As a client whose memory cannot be moved: it counts, and asks nobody.
+    accounting_.page().memory_movable.store(0);
+    return;
+  }
   residence_ = std::make_unique<Residence>(
       driver_, device(), parts_.context, accounting_.page(), [this] { accounting_.wake_broker(); },
       [this] { RingConsumer::wake(channel_); });

@@ -85,8 +85,8 @@ class Oversubscription(unittest.TestCase):
             self.assertIn("idle", idle.stdout.readline())
             busy = service.popen("oversub_shared", "--percent", 60, "--seconds", 1.5)
             first_line(busy)
-            row = {row["pid"]: row for row in service.clients()}[idle.pid]
-            self.assertEqual(row["moves_out"], 1)
+            row = wait_until(lambda: next((row for row in service.clients()
+                                           if row["pid"] == idle.pid and row["moves_out"] == 1), None), 5, "it is out")
             self.assertEqual(row["memory_on_device"], 0)
             self.assertGreater(row["memory_in_host"], 0.5 * CARD * MIB)
             idle.kill()
