@@ -10,8 +10,9 @@ namespace vgpu::daemon {
 namespace {
 
 constexpr std::uint64_t kLookAgainNs = 20'000'000;
-// Who could not obey is asked again after twice as long each time, up to a bound.
-constexpr std::uint64_t kFirstPauseNs = 100'000'000;
+// Who could not obey is asked again after twice as long each time, up to a bound. Workers hold their client's calls
+// back for a quarter of that each time.
+constexpr std::uint64_t kFirstPauseNs = 400'000'000;
 constexpr unsigned kLongestPause = 6;  // doublings
 // What a worker says of its own moves is not believed beyond that.
 constexpr std::uint64_t kLongestMoveNs = 60'000'000'000;

@@ -79,8 +79,11 @@ void SessionManager::answer_status(UniqueFd socket, const StatusQuery& query) {
   status.gpu_busy_percent = static_cast<std::uint32_t>(utilisation(*device) * 100);
   for (const auto& [id, session] : sessions_) {
     if (session->device != device || !session->gate) continue;
-    const std::uint64_t memory = session->gate->page().memory_used.load(std::memory_order_relaxed);
-    status.device_memory_used += memory;
+    ClientStats figures;
+    read_page(session->gate->page(), figures);
+    const std::uint64_t memory = figures.memory_used;
+    // What was moved out is held by the client, and not by the device.
+    status.device_memory_used += figures.movable ? figures.memory_on_device : memory;
     const bool own = session->peer.identity.uid == who.uid;
     if (session->peer.identity.pid == who.pid) status.memory_used += memory;
     if ((own || who.uid == 0) && status.process_count < std::size(status.processes)) {

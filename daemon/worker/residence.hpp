@@ -38,7 +38,7 @@ class Residence {
   std::uint64_t patience_ns =
       first_patience_ns;  ///< for how long an order waits for the client's work to end
   static constexpr std::uint64_t first_patience_ns = 100'000'000;
-  static constexpr std::uint64_t longest_patience_ns = 60'000'000'000;
+  static constexpr std::uint64_t longest_patience_ns = 6'400'000'000;
 
  private:
   static constexpr std::uint64_t sleep_ns = 100'000'000;
