@@ -43,6 +43,7 @@ Tenant asking(ClientId client, std::uint64_t wanted, std::uint64_t since) {
 
 std::vector<ClientId> clients(const std::vector<ResidencePlan::Granted>& grants) {
   std::vector<ClientId> result;
+  result.reserve(grants.size());
   for (const auto& grant : grants) result.push_back(grant.client);
   return result;
 }
