@@ -351,7 +351,7 @@ TEST(Residence, WhoPausesLeavesTheDeviceToOthersAndComesBackSoon) {
 
 TEST(Residence, NobodyStarvesWhateverComes) {
   std::mt19937 random(7);
-  for (int pattern = 0; pattern < 200; ++pattern) {
+  for (int pattern = 0; pattern < 60; ++pattern) {
     Simulation simulation(100, options());
     const auto some = [&](unsigned from, unsigned to) {
       return std::uniform_int_distribution<unsigned>(from, to)(random);

@@ -18,7 +18,7 @@ std::uint64_t aligned(std::uint64_t bytes) {
 }  // namespace
 
 MovableMemory::MovableMemory(const DriverTable& driver, CUdevice device, CUcontext context)
-    : driver_(driver), device_(device), context_(context), store_(driver, context) {
+    : driver_(driver), device_(device), store_(driver, context) {
   CUmemAllocationProp prop{};
   prop.type = CU_MEM_ALLOCATION_TYPE_PINNED;
   prop.location = {CU_MEM_LOCATION_TYPE_DEVICE, device};

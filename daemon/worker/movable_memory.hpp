@@ -86,7 +86,6 @@ class MovableMemory {
 
   const DriverTable& driver_;
   const CUdevice device_;
-  const CUcontext context_;
   std::uint64_t unit_ = std::uint64_t{2} << 20;   // the driver's granularity
   std::uint64_t block_ = std::uint64_t{2} << 20;  // the longest block
   mutable std::mutex mutex_;
