@@ -83,13 +83,15 @@ struct GatePage {
   // and orders are numbered from 1; whoever answers writes the number. Written by the broker.
   alignas(64) std::atomic<std::uint32_t> memory_movable;  ///< 1 from before the client comes: allocations are
                                                           ///< made so that they can be moved
-  std::atomic<std::uint32_t> memory_turn;       ///< futex word: bumped after one of the next four changed
-  std::atomic<std::uint64_t> memory_granted;    ///< bytes that may lie on the device; lowered by the
-                                                ///< worker, too, when it has moved out
-  std::atomic<std::uint64_t> memory_answered;   ///< the latest request that was granted
-  std::atomic<std::uint64_t> memory_refused;    ///< the latest request that cannot be granted
-  std::atomic<std::uint64_t> memory_order;      ///< the latest order to move out
-  std::atomic<std::uint64_t> memory_most;       ///< bytes that could be granted if all others made room
+  std::atomic<std::uint32_t> memory_turn;        ///< futex word: bumped after one of the next four changed
+  std::atomic<std::uint64_t> memory_granted;     ///< bytes that may lie on the device; lowered by the
+                                                 ///< worker, too, when it has moved out
+  std::atomic<std::uint64_t> memory_answered;    ///< the latest request that was granted
+  std::atomic<std::uint64_t> memory_refused;     ///< the latest request that cannot be granted
+  std::atomic<std::uint64_t> memory_order;       ///< the latest order to move out
+  std::atomic<std::uint64_t> memory_most;        ///< bytes that could be granted if all others made room
+  std::atomic<std::uint64_t> memory_fixed_most;  ///< of that, what may be such as cannot be moved; beyond it
+                                                 ///< the worker asks
   std::atomic<std::uint32_t> memory_keep;       ///< 1: host memory may be kept for the next move
   std::atomic<std::uint32_t> memory_contended;  ///< 1: somebody waits for memory: keep little work in flight
   // Written by the worker.

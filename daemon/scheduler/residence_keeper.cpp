@@ -10,8 +10,8 @@ namespace vgpu::daemon {
 namespace {
 
 constexpr std::uint64_t kLookAgainNs = 20'000'000;
-// Who could not obey is asked again after twice as long each time, up to a bound. Workers hold their client's calls
-// back for a quarter of that each time.
+// Who could not obey is asked again after twice as long each time, up to a bound. Workers hold their client's
+// calls back for a quarter of that each time.
 constexpr std::uint64_t kFirstPauseNs = 400'000'000;
 constexpr unsigned kLongestPause = 6;  // doublings
 // What a worker says of its own moves is not believed beyond that.
@@ -192,6 +192,7 @@ void ResidenceKeeper::look() {
     page.memory_keep.store(movable <= options_.host_limit ? 1 : 0, std::memory_order_relaxed);
     page.memory_contended.store(waiting != 0 ? 1 : 0, std::memory_order_relaxed);
     page.memory_most.store(most_residence(client, capacity(), options_, all), std::memory_order_relaxed);
+    page.memory_fixed_most.store(most_fixed(client, capacity(), all), std::memory_order_relaxed);
   }
 }
 

@@ -71,6 +71,10 @@ class Planner {
 
   // True when the request is settled.
   bool serve(const Tenant& tenant) {
+    if (tenant.wanted_fixed > tenant.fixed && tenant.wanted > held(tenant) &&
+        tenant.wanted_fixed > most_fixed(tenant.client, capacity_, tenants_)) {
+      return refuse(tenant);
+    }
     if (tenant.wanted <= tenant.granted && !tenant.short_of) {
       plan_.grants.push_back({tenant.client, tenant.granted});
       return true;
@@ -78,15 +82,6 @@ class Planner {
     const bool grows = tenant.wanted > held(tenant);
     if (grows && tenant.wanted > most_residence(tenant.client, capacity_, options_, tenants_)) {
       return refuse(tenant);
-    }
-    // More that cannot be moved: everybody else must still fit beside it.
-    const std::uint64_t fixed = sum(tenants_, tenant.client, [](const Tenant& of) { return of.fixed; });
-    if (grows && tenant.wanted_fixed > tenant.fixed) {
-      for (const Tenant& other : tenants_) {
-        if (other.client != tenant.client && fixed + tenant.wanted_fixed + other.movable > capacity_) {
-          return refuse(tenant);
-        }
-      }
     }
     const std::uint64_t need = less(tenant.wanted, tenant.granted);
     if (tenant.short_of || need > free_) return false;
@@ -184,6 +179,15 @@ class Planner {
 };
 
 }  // namespace
+
+std::uint64_t most_fixed(ClientId client, std::uint64_t capacity, std::span<const Tenant> tenants) {
+  const std::uint64_t taken = sum(tenants, client, [](const Tenant& of) { return of.fixed; });
+  std::uint64_t largest = 0;
+  for (const Tenant& tenant : tenants) {
+    if (tenant.client != client) largest = std::max(largest, tenant.movable);
+  }
+  return less(capacity, taken + largest);
+}
 
 std::uint64_t most_residence(ClientId client, std::uint64_t capacity, const ResidenceOptions& options,
                              std::span<const Tenant> tenants) {

@@ -62,6 +62,10 @@ struct ResidencePlan {
 [[nodiscard]] ResidencePlan plan_residence(std::uint64_t now_ns, std::uint64_t capacity,
                                            const ResidenceOptions& options, std::span<const Tenant> tenants);
 
+// Of its memory, the most that may be such as cannot be moved: everybody else must still fit beside it.
+[[nodiscard]] std::uint64_t most_fixed(ClientId client, std::uint64_t capacity,
+                                       std::span<const Tenant> tenants);
+
 // The most that this client could be granted, if all others made room: what it may think the device has.
 [[nodiscard]] std::uint64_t most_residence(ClientId client, std::uint64_t capacity,
                                            const ResidenceOptions& options, std::span<const Tenant> tenants);

@@ -151,6 +151,11 @@ TEST(Residence, WhatCannotBeMovedMustLeaveRoomForEverybodyElse) {
   all[0].movable = 60;
   all[1].wanted_fixed = 50;
   EXPECT_EQ(plan_residence(kNow, 100, options(), all).refusals, Ids{2}) << "the first could never come back";
+  EXPECT_EQ(most_fixed(2, 100, all), 40U);
+  all[1].granted = 50;
+  EXPECT_EQ(plan_residence(kNow, 100, options(), all).refusals, Ids{2})
+      << "also when it had been granted so much";
+  all[1].granted = 0;
   all[1].wanted_fixed = 40;
   EXPECT_EQ(clients(plan_residence(kNow, 100, options(), all).grants), Ids{2});
 }

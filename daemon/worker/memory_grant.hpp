@@ -45,6 +45,10 @@ class MemoryGrant {
   std::uint64_t fixed() const { return page_.memory_fixed.load(); }
   /// The most that could be granted.
   std::uint64_t most() const { return page_.memory_most.load(std::memory_order_relaxed); }
+  /// Whether so much more that cannot be moved may be claimed without asking.
+  bool may_fix(std::uint64_t bytes) const {
+    return fixed() + bytes <= page_.memory_fixed_most.load(std::memory_order_relaxed);
+  }
   /// From now on nothing of it can be moved.
   void fix_all() {
     if (!all_fixed_.exchange(true)) page_.memory_fixed.store(page_.memory_claim.load());

@@ -20,6 +20,7 @@ struct ResidenceTest : testing::Test {
     auto started = WorkerHarness::start(VGPU_WORKER_PATH, VGPU_SOFTGPU_PATH, 0, true);
     ASSERT_TRUE(started) << started.error();
     worker = std::move(*started);
+    page().memory_fixed_most.store(64 * MiB);
     broker = std::thread([this] {
       while (!stop) {
         answer();

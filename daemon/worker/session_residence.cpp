@@ -155,8 +155,9 @@ bool Session::await_room(std::uint64_t more, bool fixed, bool short_of, std::uin
 
 bool Session::take_room(std::uint64_t bytes, bool fixed, bool short_of) {
   MemoryGrant& grant = residence_->grant;
-  for (;;) {
-    if (!short_of && grant.claim(bytes, fixed)) return true;
+  // Memory that cannot be moved must leave room for all others, whatever was granted.
+  for (bool asks = short_of || (fixed && !grant.may_fix(bytes));; asks = false) {
+    if (!asks && grant.claim(bytes, fixed)) return true;
     // Only the dispatcher can wait: orders are its to obey.
     if (std::this_thread::get_id() != dispatcher_ || !await_room(bytes, fixed, short_of)) return false;
     short_of = false;

@@ -127,7 +127,7 @@ class Oversubscription(unittest.TestCase):
         with oversubscribed(stay="10ms", idle="1ms", classes={"default": {}, "small": {"memory_quota": "16MiB"}},
                             rules=[("*/out_of_quota", "small")]) as service:
             service.wait_for_workers()
-            hog = service.popen("oversub", "--percent", 80, "--seconds", 2.5)
+            hog = service.popen("oversub", "--percent", 55, "--seconds", 2.5)
             first_line(hog)
             for name in ("out_of_quota", "graphs", "streams_events", "async_copies", "symbols"):
                 result = service.run(name, env=service.environment(VGPU_TEST_QUOTA_MB="16"))
