@@ -178,6 +178,7 @@ CUresult Session::handle(const record::cuIpcOpenEventHandle& record, reply::cuIp
 CUresult Session::handle(const record::cuMemPoolExportToShareableHandle& record,
                          reply::cuMemPoolExportToShareableHandle& reply, Tail) {
   if (driver_.cuMemPoolExportToShareableHandle == nullptr) return unsupported(record.header.call);
+  stay_on_device();
   if (record.type != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) return unsupported(record.header.call);
   CUmemoryPool pool = nullptr;
   if (!resolve(record.pool, pool)) return CUDA_ERROR_INVALID_VALUE;
@@ -206,6 +207,7 @@ void Session::withdraw_pool(std::uint64_t handle) {
 CUresult Session::handle(const record::cuMemPoolImportFromShareableHandle& record,
                          reply::cuMemPoolImportFromShareableHandle&, Tail) {
   if (driver_.cuMemPoolImportFromShareableHandle == nullptr) return unsupported(record.header.call);
+  stay_on_device();
   if (record.type != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) return unsupported(record.header.call);
   if (!can_bind(HandleKind::mem_pool, record.pool)) return CUDA_ERROR_INVALID_HANDLE;
   const auto token = token_of(record.token, IpcKind::pool);
@@ -227,6 +229,7 @@ CUresult Session::handle(const record::cuMemPoolImportFromShareableHandle& recor
 CUresult Session::handle(const record::cuMemPoolExportPointer& record, reply::cuMemPoolExportPointer& reply,
                          Tail) {
   if (driver_.cuMemPoolExportPointer == nullptr) return unsupported(record.header.call);
+  stay_on_device();
   {
     const std::lock_guard lock(memory_mutex_);
     if (!allocations_.contains(record.ptr) || imported_pool_memory_.contains(record.ptr))
