@@ -97,18 +97,6 @@ void Accounting::expect(std::uint64_t predicted_ns, bool known) {
   if (!known) all_known_.store(false, std::memory_order_relaxed);
 }
 
-void Accounting::note_others() {
-  if (!others_changed()) return;
-  // What was used so far keeps its price.
-  if (busy_since_.load() != 0) {
-    const std::uint64_t used = clocked_ns();
-    busy_since_.store(now_ns());  // in this order, as in work_ended()
-    busy_sum_.store(used);
-    expected_.store(0, std::memory_order_relaxed);
-  }
-  by_clock_.store(!by_clock_.load(std::memory_order_relaxed), std::memory_order_relaxed);
-}
-
 // Time for which work was on the device, without the pauses in it that the lengths of its commands prove.
 std::uint64_t Accounting::clocked_ns() const {
   const std::uint64_t sum = busy_sum_.load();
@@ -117,8 +105,7 @@ std::uint64_t Accounting::clocked_ns() const {
   const std::uint64_t elapsed = now_ns() - since;
   const std::uint64_t expected = expected_.load(std::memory_order_relaxed);
   // What takes much longer than was expected is not a pause but another command than it used to be.
-  const bool plausible = !by_clock_.load(std::memory_order_relaxed) &&
-                         all_known_.load(std::memory_order_relaxed) && elapsed <= 2 * expected + slack_ns;
+  const bool plausible = all_known_.load(std::memory_order_relaxed) && elapsed <= 2 * expected + slack_ns;
   return sum + (plausible ? std::min(elapsed, expected) : elapsed);
 }
 

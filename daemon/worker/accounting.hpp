@@ -57,15 +57,6 @@ class Accounting {
   /// A command was submitted while bounded(), or `count` of them have finished.
   void submitted(std::uint64_t predicted_ns);
   void finished(std::uint32_t count, std::uint64_t predicted_ns);
-  /// To be called before a command is submitted, by who also calls work_began() and work_ended(). While
-  /// others have work on the device, commands take as long as the others let them, not what they took alone:
-  /// time counts by the clock then.
-  void note_others();
-  /// Whether note_others() has something to note.
-  bool others_changed() const {
-    return (page_.others_busy.load(std::memory_order_relaxed) != 0) !=
-           by_clock_.load(std::memory_order_relaxed);
-  }
   /// What a command of the present busy time is expected to take; not `known`: nobody can say.
   void expect(std::uint64_t predicted_ns, bool known);
 
@@ -116,7 +107,6 @@ class Accounting {
   std::atomic<std::uint64_t> busy_since_{0};
   std::atomic<std::uint64_t> expected_{0};
   std::atomic<bool> all_known_{true};
-  std::atomic<bool> by_clock_{false};
   std::atomic<std::uint64_t> busy_sum_{0};
   std::function<bool(std::uint64_t)> take_room_;
   std::function<void(std::uint64_t)> give_room_;

@@ -231,27 +231,6 @@ TEST_F(AdmissionTest, ClockedTimeIsNoLongerThanWhatTheCommandsTake) {
   EXPECT_GE(page().consumed_ns.load(), 75 * ms);
 }
 
-TEST_F(AdmissionTest, BesideOthersTimeCountsByTheClock) {
-  Accounting accounting(page(), nullptr, -1);
-  accounting.work_began();
-  accounting.expect(10 * ms, true);
-  std::this_thread::sleep_for(std::chrono::milliseconds(15));
-  page().others_busy.store(1);
-  accounting.note_others();  // 10 ms so far, for what was alone
-  accounting.expect(10 * ms, true);
-  std::this_thread::sleep_for(std::chrono::milliseconds(15));
-  accounting.measure();
-  EXPECT_GE(page().consumed_ns.load(), 25 * ms);
-  page().others_busy.store(0);
-  accounting.note_others();
-  const std::uint64_t before = page().consumed_ns.load();
-  EXPECT_FALSE(accounting.others_changed());
-  accounting.expect(10 * ms, true);
-  std::this_thread::sleep_for(std::chrono::milliseconds(15));
-  accounting.work_ended();
-  EXPECT_GE(page().consumed_ns.load(), before + 10 * ms);
-}
-
 TEST_F(AdmissionTest, WatchdogAlsoBoundsWhatIsInFlight) {
   Accounting accounting(page(), nullptr, -1);
   page().watchdog_ns.store(40 * ms);

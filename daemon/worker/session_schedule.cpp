@@ -78,10 +78,6 @@ void Session::admit(CUstream stream, const Prediction& prediction, const Cost& c
 
 void Session::admit_once(const Prediction& prediction, const Cost& cost) {
   throttle(cost);
-  if (accounting_.others_changed()) {
-    const std::lock_guard lock(work_mutex_);
-    accounting_.note_others();
-  }
   if (!accounting_.bounded()) {
     bounded_ = false;
     return;
