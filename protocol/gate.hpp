@@ -92,8 +92,8 @@ struct GatePage {
   std::atomic<std::uint64_t> memory_most;        ///< bytes that could be granted if all others made room
   std::atomic<std::uint64_t> memory_fixed_most;  ///< of that, what may be such as cannot be moved; beyond it
                                                  ///< the worker asks
-  std::atomic<std::uint32_t> memory_keep;       ///< 1: host memory may be kept for the next move
-  std::atomic<std::uint32_t> memory_contended;  ///< 1: somebody waits for memory: keep little work in flight
+  std::atomic<std::uint32_t> memory_keep;        ///< 1: host memory may be kept for the next move
+  std::atomic<std::uint32_t> memory_contended;   ///< 1: somebody waits for memory: keep little work in flight
   // Written by the worker.
   alignas(64) std::atomic<std::uint64_t> memory_claim;  ///< bytes that lie on the device or are about to
   std::atomic<std::uint64_t> memory_fixed;              ///< of these, what cannot be moved

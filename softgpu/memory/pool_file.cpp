@@ -11,9 +11,9 @@ tl::expected<std::shared_ptr<PoolFile>, int> PoolFile::create(std::uint64_t byte
 }
 
 std::shared_ptr<const PoolFile::Piece> PoolFile::take(std::uint64_t bytes) {
-  constexpr std::uint64_t page = 4096;
+  constexpr std::uint64_t alignment = 4096;
   const std::unique_lock lock(mutex_);
-  const auto offset = ranges_.take(bytes, page);
+  const auto offset = ranges_.take(bytes, alignment);
   return offset ? std::make_shared<const Piece>(shared_from_this(), *offset, bytes) : nullptr;
 }
 

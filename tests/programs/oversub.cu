@@ -1,7 +1,8 @@
-// Holds much of the device's memory and changes it again and again, in pieces of all sizes; at the end every word must
-// be what it would be if nobody else were there. For devices whose clients hold more than there is.
-// Options: --percent P of the device (60), or --megabytes N; --seconds S (1); --pause-ms M between rounds (0); --idle S:
-// says "idle" after half of the time and does nothing for so long; --stride W: changes each Wth word (16).
+// Holds much of the device's memory and changes it again and again, in pieces of all sizes; at the end every
+// word must be what it would be if nobody else were there. For devices whose clients hold more than there is.
+// Options: --percent P of the device (60), or --megabytes N; --seconds S (1); --pause-ms M between rounds
+// (0); --idle S: says "idle" after half of the time and does nothing for so long; --stride W: changes each
+// Wth word (16).
 #include <cstring>
 #include <string>
 
@@ -11,7 +12,9 @@ namespace {
 
 constexpr uint32_t kStep = 2654435761U;
 
-__host__ __device__ uint32_t first(uint32_t index, uint32_t seed) { return index * 2246822519U + seed; }
+__host__ __device__ uint32_t first(uint32_t index, uint32_t seed) {
+  return index * 2246822519U + seed;
+}
 
 // What a word is after `rounds` rounds: each adds its number times a constant, and the index.
 __host__ __device__ uint32_t expected(uint32_t index, uint32_t seed, uint32_t rounds, uint32_t stride) {
@@ -21,7 +24,8 @@ __host__ __device__ uint32_t expected(uint32_t index, uint32_t seed, uint32_t ro
 }
 
 __global__ void fill(uint32_t* words, size_t count, uint32_t seed) {
-  for (size_t i = blockIdx.x * size_t{blockDim.x} + threadIdx.x; i < count; i += size_t{gridDim.x} * blockDim.x) {
+  for (size_t i = blockIdx.x * size_t{blockDim.x} + threadIdx.x; i < count;
+       i += size_t{gridDim.x} * blockDim.x) {
     words[i] = first(static_cast<uint32_t>(i), seed);
   }
 }
@@ -35,7 +39,8 @@ __global__ void step(uint32_t* words, size_t count, uint32_t round, uint32_t str
 
 __global__ void compare(const uint32_t* words, size_t count, uint32_t seed, uint32_t rounds, uint32_t stride,
                         unsigned* wrong) {
-  for (size_t i = blockIdx.x * size_t{blockDim.x} + threadIdx.x; i < count; i += size_t{gridDim.x} * blockDim.x) {
+  for (size_t i = blockIdx.x * size_t{blockDim.x} + threadIdx.x; i < count;
+       i += size_t{gridDim.x} * blockDim.x) {
     if (words[i] != expected(static_cast<uint32_t>(i), seed, rounds, stride)) atomicAdd(wrong, 1U);
   }
 }
@@ -121,8 +126,8 @@ int main(int argc, char** argv) {
   CUDA_OK(cudaMalloc(&wrong, sizeof *wrong));
   CUDA_OK(cudaMemset(wrong, 0, sizeof *wrong));
   for (size_t i = 0; i < pieces.size(); ++i) {
-    compare<<<blocks(pieces[i].count), 256>>>(pieces[i].words, pieces[i].count, seed + static_cast<uint32_t>(i),
-                                              rounds, stride, wrong);
+    compare<<<blocks(pieces[i].count), 256>>>(pieces[i].words, pieces[i].count,
+                                              seed + static_cast<uint32_t>(i), rounds, stride, wrong);
   }
   unsigned count = 0;
   CUDA_OK(cudaMemcpy(&count, wrong, sizeof count, cudaMemcpyDeviceToHost));
@@ -133,7 +138,8 @@ int main(int argc, char** argv) {
   CUDA_OK(cudaMemcpy(copy.data(), part.words, copy.size() * 4, cudaMemcpyDeviceToHost));
   std::vector<uint32_t> right(copy.size());
   for (size_t i = 0; i < right.size(); ++i) {
-    right[i] = expected(static_cast<uint32_t>(i), seed + static_cast<uint32_t>(pieces.size() - 2), rounds, stride);
+    right[i] =
+        expected(static_cast<uint32_t>(i), seed + static_cast<uint32_t>(pieces.size() - 2), rounds, stride);
   }
   EXPECT(check::hash(copy.data(), copy.size() * 4) == check::hash(right.data(), right.size() * 4),
          "the copy to the host is wrong");
