@@ -42,7 +42,7 @@ def out_and_in(harness, table):
     time into fresh host memory, later into memory that was pinned meanwhile."""
     large = (card_bytes() // GIB - MOVED // 2) * 1024
     with service(harness, 2 * card_bytes(), "60s") as running:
-        small = running.popen("oversub", "--megabytes", MOVED * 1024, "--seconds", 60, "--pause-ms", 2000)
+        small = running.popen("oversub", "--megabytes", MOVED * 1024, "--seconds", 60, "--pause-ms", 6000)
         harness.first_line(small)
         for turn in ("first", "second", "third"):
             other = running.run("oversub", "--megabytes", large, "--seconds", 0)
