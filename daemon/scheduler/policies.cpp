@@ -26,7 +26,7 @@ std::unique_ptr<SchedulingPolicy> make_order(PolicyKind kind, const PolicyOption
     case PolicyKind::turns:
       rules.exclusive = rules.by_clock = true;
       rules.lead_ns = count(options.lead);
-      rules.least_ns = count(options.quantum) / 2;
+      rules.least_ns = rules.most_wait_ns = count(options.quantum) / 2;
       return std::make_unique<TimeSlices>(count(options.turn), count(options.idle_after), rules);
     case PolicyKind::fair:
       break;

@@ -285,6 +285,20 @@ TEST(Turns, WhoComesWithLittleWorkCutsATurnShort) {
   EXPECT_GT(simulator.outcome(1).consumed_ns, 9700 * kMs);
 }
 
+// Work of one that takes for ever, as the broker sees it: the others are let on beside it, and it pays its
+// part.
+TEST(Turns, AnEndlessKernelHoldsNobodyUp) {
+  const auto policy = make_policy(PolicyKind::turns, options());
+  for (const ClientId client : {1U, 2U, 3U}) policy->add(client, {}, 0);
+  std::uint64_t let_on = 0;
+  for (std::uint64_t now = kMs; now <= 1000 * kMs; now += kMs) {
+    const auto grants = policy->update(
+        now, std::vector<Usage>{{1, 0, true, true, 10'000 * kMs}, {2, 0, true, false}, {3, 0, true, false}});
+    if (grants[1].more_ns > 0 || grants[2].more_ns > 0) ++let_on;
+  }
+  EXPECT_GE(let_on, 900U);
+}
+
 // Time by the clock is nobody's while a higher priority has the device.
 TEST(Turns, ThoseOfALowerPriorityAreNotChargedWhileTheyWait) {
   std::vector<Program> programs(3);

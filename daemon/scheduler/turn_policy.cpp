@@ -27,10 +27,19 @@ void TurnPolicy::set_terms(ClientId client, const Terms& terms) {
   if (const auto found = accounts_.find(client); found != accounts_.end()) found->second.terms = terms;
 }
 
-std::uint64_t TurnPolicy::held_ns(const Account& account, const Usage& usage, std::uint64_t now_ns) {
-  const bool on_device = held_ && holder_ == account.client && account.backlogged;
-  if (!on_device || (!usage.served && !account.in_flight)) return 0;  // as it was until now
-  const std::uint64_t elapsed = now_ns - updated_ns_;
+bool TurnPolicy::on_device(const Account& account) const {
+  return account.owes_ns != 0 || (held_ && holder_ == account.client && account.backlogged);
+}
+
+std::uint64_t TurnPolicy::held_ns(Account& account, const Usage& usage, std::uint64_t now_ns) {
+  // As it was until now: `usage` says how it is from now on.
+  if (!on_device(account) || (!usage.served && !account.in_flight)) return 0;
+  const std::uint64_t elapsed = (now_ns - updated_ns_) / std::max<std::size_t>(together_, 1);
+  if (account.owes_ns != 0) {
+    const std::uint64_t part = std::min(elapsed, account.owes_ns);
+    account.owes_ns -= part;
+    return part;
+  }
   const std::uint64_t paid = std::min(elapsed, paid_ns_);
   paid_ns_ -= paid;
   return elapsed - paid;
@@ -51,6 +60,7 @@ void TurnPolicy::charge(Account& account, const Usage& usage, std::uint64_t now_
   account.backlogged = busy;
   account.in_flight = usage.in_flight;
   account.in_flight_ns = usage.in_flight_ns;
+  if (!usage.in_flight) account.owes_ns = 0;
   if (more > 0) {
     account.turn_used_ns += more;
     used(account, more);
@@ -64,6 +74,17 @@ TurnPolicy::Account* TurnPolicy::next() {
     if (best == nullptr || before(account, *best)) best = &account;
   }
   return best;
+}
+
+bool TurnPolicy::waits_for_end(const Account& holder, std::uint64_t now_ns) {
+  if (!holder.in_flight || (rules_.lead_ns != 0 && holder.in_flight_ns <= rules_.lead_ns)) return false;
+  if (over_ns_ < began_ns_) over_ns_ = now_ns;
+  const std::uint64_t waited = now_ns - over_ns_;
+  if (waited >= rules_.most_wait_ns) return false;
+  if (rules_.lead_ns != 0) {
+    look_again_ns_ = std::min(holder.in_flight_ns - rules_.lead_ns, rules_.most_wait_ns - waited);
+  }
+  return true;
 }
 
 bool TurnPolicy::pass_on(std::uint64_t now_ns) {
@@ -81,15 +102,18 @@ bool TurnPolicy::pass_on(std::uint64_t now_ns) {
         }
         return true;
       }
-      if (rules_.exclusive && holder.in_flight &&
-          (rules_.lead_ns == 0 || holder.in_flight_ns > rules_.lead_ns)) {
-        if (rules_.lead_ns != 0) look_again_ns_ = holder.in_flight_ns - rules_.lead_ns;
-        return false;
-      }
+      if (rules_.exclusive && waits_for_end(holder, now_ns)) return false;
     }
     if (holder.backlogged) turn_ended(holder, now_ns);
-    paid_ns_ = rules_.by_clock && holder.in_flight ? std::min(holder.in_flight_ns, rules_.lead_ns) : 0;
-    if (paid_ns_ != 0) used(holder, paid_ns_);
+    paid_ns_ = 0;
+    if (rules_.by_clock && holder.in_flight) {
+      if (holder.in_flight_ns > rules_.lead_ns) {
+        holder.owes_ns = holder.in_flight_ns;
+      } else {
+        paid_ns_ = holder.in_flight_ns;
+        used(holder, paid_ns_);
+      }
+    }
     held_ = false;
   }
   Account* const chosen = next();
@@ -98,6 +122,7 @@ bool TurnPolicy::pass_on(std::uint64_t now_ns) {
   holder_ = chosen->client;
   began_ns_ = now_ns;
   chosen->turn_used_ns = 0;
+  chosen->owes_ns = 0;
   return true;
 }
 
@@ -109,6 +134,8 @@ bool TurnPolicy::others_expected(std::uint64_t now_ns) const {
 }
 
 std::vector<Grant> TurnPolicy::update(std::uint64_t now_ns, std::span<const Usage> usage) {
+  together_ = static_cast<std::size_t>(std::count_if(
+      accounts_.begin(), accounts_.end(), [this](const auto& entry) { return on_device(entry.second); }));
   for (const Usage& one : usage) {
     const auto found = accounts_.find(one.client);
     if (found != accounts_.end()) charge(found->second, one, now_ns);

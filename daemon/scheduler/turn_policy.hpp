@@ -17,11 +17,14 @@ struct TurnRules {
   // `lead_ns`: the next holder's work is then there when that ends.
   bool exclusive = false;
   std::uint64_t lead_ns = 0;
+  // Nor is it waited for longer than that: a long kernel of one holds the others up no longer, and the device
+  // executes both by its own rules.
+  std::uint64_t most_wait_ns = kUnlimited;
   // Who comes while another has his turn, and has had less, need not wait for its end but only until it has
   // lasted so long; kUnlimited: it is not cut short.
   std::uint64_t least_ns = kUnlimited;
-  // A turn costs its holder the time for which it has it, not what was measured of its work: for devices that
-  // do not say whose work they execute.
+  // A client pays for the time for which it has the turn or work on the device, a part of it where it is not
+  // alone, and not what was measured of its work: for devices that do not say whose work they execute.
   bool by_clock = false;
 };
 
@@ -47,6 +50,7 @@ class TurnPolicy : public SchedulingPolicy {
     bool backlogged = false;
     bool in_flight = false;
     std::uint64_t in_flight_ns = 0;
+    std::uint64_t owes_ns = 0;  // for work that goes on beside the next turns: its own was not waited for
     // For the derived policies.
     double clock = 0;               // virtual time used
     std::uint64_t deadline_ns = 0;  // when it wants to be served
@@ -76,7 +80,10 @@ class TurnPolicy : public SchedulingPolicy {
  private:
   void charge(Account& account, const Usage& usage, std::uint64_t now_ns);
   // For how long the account has had the device since the last update.
-  [[nodiscard]] std::uint64_t held_ns(const Account& account, const Usage& usage, std::uint64_t now_ns);
+  [[nodiscard]] std::uint64_t held_ns(Account& account, const Usage& usage, std::uint64_t now_ns);
+  [[nodiscard]] bool on_device(const Account& account) const;
+  // Whether the next turn, the holder's being over, has to wait for work of his.
+  bool waits_for_end(const Account& holder, std::uint64_t now_ns);
   // Whether somebody but the holder is likely to want the device soon.
   [[nodiscard]] bool others_expected(std::uint64_t now_ns) const;
   // The first in order of those that have work, the holder left out; or null.
@@ -91,6 +98,9 @@ class TurnPolicy : public SchedulingPolicy {
   ClientId holder_ = 0;
   bool held_ = false;
   std::uint64_t paid_ns_ = 0;  // of this turn: the former holder paid for it, whose work ends in it
+  std::uint64_t over_ns_ = 0;  // since when the turn is over, and the next waits for its work; before
+                               // began_ns_: it is not
+  std::size_t together_ = 0;   // clients that have had the device since the last update
   std::size_t active_ = 0;
   std::uint64_t look_again_ns_ = kUnlimited;
 };
