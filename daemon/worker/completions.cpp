@@ -14,21 +14,19 @@ Completions::~Completions() {
   for (std::thread& waiter : waiters_) waiter.join();
 }
 
-CUevent Completions::take_event(CUcontext context) {
+CUresult Completions::take_event(CUcontext context, CUevent& event) {
   {
     const std::lock_guard lock(mutex_);
     std::vector<CUevent>& events = free_events_[context];
     if (!events.empty()) {
-      const CUevent event = events.back();
+      event = events.back();
       events.pop_back();
-      return event;
+      return CUDA_SUCCESS;
     }
   }
-  CUevent event = nullptr;
-  if (driver_.cuEventCreate == nullptr) return nullptr;
+  if (driver_.cuEventCreate == nullptr) return CUDA_ERROR_NOT_SUPPORTED;
   // Blocking: a waiter must sleep, not take the CPU from a software GPU.
-  driver_.cuEventCreate(&event, CU_EVENT_DISABLE_TIMING | CU_EVENT_BLOCKING_SYNC);
-  return event;
+  return driver_.cuEventCreate(&event, CU_EVENT_DISABLE_TIMING | CU_EVENT_BLOCKING_SYNC);
 }
 
 void Completions::put_event(CUcontext context, CUevent event) {
@@ -50,8 +48,9 @@ void Completions::add(std::uint64_t key, Entry entry) {
 }
 
 CUresult Completions::after_stream(CUcontext context, CUstream stream, Done done) {
-  const CUevent event = take_event(context);
-  if (event == nullptr) return CUDA_ERROR_OUT_OF_MEMORY;
+  CUevent event = nullptr;
+  // Work that has faulted already says so here.
+  if (const CUresult made = take_event(context, event); made != CUDA_SUCCESS) return made;
   const CUresult result = driver_.cuEventRecord(event, stream);
   if (result != CUDA_SUCCESS) {
     put_event(context, event);

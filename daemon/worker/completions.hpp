@@ -66,7 +66,7 @@ class Completions {
     bool with_waiter = false;
   };
   static std::uint64_t key_of(CUcontext context, CUstream stream);
-  CUevent take_event(CUcontext context);
+  CUresult take_event(CUcontext context, CUevent& event);
   void put_event(CUcontext context, CUevent event);
   void add(std::uint64_t key, Entry entry);
   void wait_loop();

@@ -28,6 +28,7 @@ struct FakeDevice {
   std::map<CUstream, int> recorded, finished;
   std::set<Event*> events;
   int created = 0;
+  CUresult fault = CUDA_SUCCESS;  // of the context
 
   void finish(CUstream stream, int points) {
     const std::lock_guard lock(mutex);
@@ -51,6 +52,7 @@ DriverTable fake_table() {
   table.cuEventCreate = [](CUevent* out, unsigned) {
     FakeDevice& device = FakeDevice::get();
     const std::lock_guard lock(device.mutex);
+    if (device.fault != CUDA_SUCCESS) return device.fault;
     ++device.created;
     *out = reinterpret_cast<CUevent>(*device.events.insert(new FakeDevice::Event).first);
     return CUDA_SUCCESS;
@@ -105,6 +107,14 @@ TEST_F(CompletionsTest, PolledInOrderAsTheStreamGetsOn) {
   FakeDevice::get().finish(stream_number(1), 2);
   EXPECT_FALSE(completions.poll());
   EXPECT_EQ(done, (std::vector<int>{0, 1, 2, 3}));
+}
+
+TEST_F(CompletionsTest, AFaultBeforeTheFirstEventIsReportedAsWhatItIs) {
+  Completions completions(table, some_context);
+  FakeDevice::get().fault = CUDA_ERROR_ILLEGAL_ADDRESS;
+  EXPECT_EQ(completions.after_stream(some_context, stream_number(1), [](CUresult) { ADD_FAILURE(); }),
+            CUDA_ERROR_ILLEGAL_ADDRESS);
+  FakeDevice::get().fault = CUDA_SUCCESS;
 }
 
 TEST_F(CompletionsTest, EventsAreUsedAgain) {
