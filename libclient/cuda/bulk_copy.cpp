@@ -28,9 +28,9 @@ struct Transfer {
         bytes(length),
         stream(on_stream) {
     call.prepare(header);
-    // The software GPU copies by memcpy: a chunk and its block should stay in a core's cache. A GPU moves
-    // larger pieces while a chunk's record, event and completion are dealt with.
-    constexpr std::uint64_t kSmallest = 256 << 10;
+    // The software GPU copies by memcpy: blocks should stay in a core's cache, and be worth their records.
+    // A GPU moves larger pieces while a chunk's record, event and completion are dealt with.
+    constexpr std::uint64_t kSmallest = 512 << 10;
     constexpr std::uint64_t kLargest = 1 << 20;
     const std::uint64_t wanted =
         connection.device().software != 0
