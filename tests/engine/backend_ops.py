@@ -185,17 +185,26 @@ class Process:
         self.log.close()
 
 
+def run_alone(home, env, case, timeout):
+    """A case in a process of its own: the program can run each case once."""
+    process = Process(home, env)
+    result = process.run(case, timeout)
+    if result[0] != "CRASH":
+        process.close()
+    return result
+
+
 def is_close(reason):
     """Whether errors barely above their limits are all that a failed case complains of."""
     errors = re.findall(r"ERR = ([\d.]+) > ([\d.]+)", reason)
     return bool(errors) and all(float(error) <= CLOSE * float(limit) for error, limit in errors)
 
 
-def draw_again(process, case, timeout, first):
+def draw_again(run_once, first):
     """The result of most of DRAWS runs of a case, the `first` among them; each has random numbers of its own."""
     draws = [first]
     while len(draws) < DRAWS and draws[-1][0] != "CRASH":
-        draws.append(process.run(case, timeout))
+        draws.append(run_once())
     failed = [draw for draw in draws if draw[0] != "OK"]
     seconds = sum(draw[1] for draw in draws)
     hard = [draw for draw in failed if draw[0] != "FAIL" or not is_close(draw[2])]
@@ -227,7 +236,8 @@ def run(home, env, cases, results, service=None, timeout=600, until=None, progre
                 process = process or Process(home, env)
                 verdict, seconds, reason = process.run(case, timeout)
                 if verdict == "FAIL" and is_close(reason):
-                    verdict, seconds, reason = draw_again(process, case, timeout, (verdict, seconds, reason))
+                    verdict, seconds, reason = draw_again(lambda case=case: run_alone(home, env, case, timeout),
+                                                          (verdict, seconds, reason))
                 if verdict == "CRASH":
                     process = None
                 results.add(case, verdict, seconds, reason)
