@@ -15,6 +15,8 @@ namespace vgpu::daemon::testing {
 namespace {
 
 constexpr int kLookAroundMs = 20;
+// A message to itself, behind all that was sent before.
+constexpr const char* kCatchUp = "X_CATCH_UP=1";
 
 // The value of "KEY=value" in a notification's lines; empty when there is none.
 std::string value_of(const std::string& message, const std::string& key) {
@@ -77,6 +79,10 @@ void ServiceManager::take(const std::string& message, std::vector<UniqueFd> fds)
   const std::lock_guard lock(mutex_);
   if (value_of(message, "FDSTORE") == "1" && fds.size() == 1) stored_[name] = std::move(fds.front());
   if (value_of(message, "FDSTOREREMOVE") == "1") stored_.erase(name);
+  if (message == kCatchUp) {
+    ++answered_;
+    caught_up_.notify_all();
+  }
 }
 
 std::map<std::string, UniqueFd> ServiceManager::stored() const {
@@ -98,12 +104,30 @@ void ServiceManager::put(const std::map<std::string, UniqueFd>& fds) {
   for (const auto& [name, fd] : fds) stored_[name].reset(fcntl(fd.get(), F_DUPFD_CLOEXEC, 3));
 }
 
+void ServiceManager::catch_up() {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  path_.copy(address.sun_path, sizeof address.sun_path - 1);
+  std::unique_lock lock(mutex_);
+  const std::uint64_t mine = ++asked_;
+  lock.unlock();
+  const UniqueFd sender(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  if (sendto(sender.get(), kCatchUp, std::strlen(kCatchUp), 0, reinterpret_cast<const sockaddr*>(&address),
+             sizeof address) < 0) {
+    std::abort();
+  }
+  lock.lock();
+  caught_up_.wait(lock, [&] { return answered_ >= mine; });
+}
+
 void ServiceManager::forget(const std::string& name) {
+  catch_up();
   const std::lock_guard lock(mutex_);
   stored_.erase(name);
 }
 
 void ServiceManager::forget_all() {
+  catch_up();
   const std::lock_guard lock(mutex_);
   stored_.clear();
 }

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <atomic>
+#include <condition_variable>
+#include <cstdint>
 #include <map>
 #include <mutex>
 #include <string>
@@ -34,12 +36,16 @@ class ServiceManager {
 
  private:
   void serve();
+  // Returns when all has been taken in that was sent before: a broker that was killed may have said much.
+  void catch_up();
   void take(const std::string& message, std::vector<UniqueFd> fds);
 
   std::string folder_;
   std::string path_;
   UniqueFd socket_;
   mutable std::mutex mutex_;
+  std::condition_variable caught_up_;
+  std::uint64_t asked_ = 0, answered_ = 0;  // of catch_up()
   std::map<std::string, UniqueFd> stored_;
   std::atomic<bool> stop_{false};
   std::thread thread_;
