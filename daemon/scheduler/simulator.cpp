@@ -4,14 +4,14 @@
 
 namespace vgpu::daemon::simulation {
 
-Simulator::Simulator(std::unique_ptr<SchedulingPolicy> policy, std::vector<Program> programs, Pick pick,
-                     unsigned seed, std::uint64_t window_ns, std::uint64_t brief_ns)
+Simulator::Simulator(std::unique_ptr<SchedulingPolicy> policy, const std::vector<Program>& programs,
+                     Pick pick, unsigned seed, std::uint64_t window_ns, std::uint64_t brief_ns)
     : policy_(std::move(policy)),
       pick_(std::move(pick)),
       random_(seed),
       window_ns_(window_ns),
       brief_ns_(brief_ns) {
-  for (Program& program : programs) {
+  for (const Program& program : programs) {
     Client client;
     client.program = program;
     client.next_job_ns = program.from_ns;

@@ -42,8 +42,8 @@ class Simulator {
   using Pick = std::function<std::size_t(const std::vector<std::size_t>& ready)>;
 
   // `window_ns`: what a client may have in flight when its grant is bounded; `brief_ns`: when it is brief.
-  Simulator(std::unique_ptr<SchedulingPolicy> policy, std::vector<Program> programs, Pick pick, unsigned seed,
-            std::uint64_t window_ns = kMs, std::uint64_t brief_ns = 100 * kUs);
+  Simulator(std::unique_ptr<SchedulingPolicy> policy, const std::vector<Program>& programs, Pick pick,
+            unsigned seed, std::uint64_t window_ns = kMs, std::uint64_t brief_ns = 100 * kUs);
 
   void run(std::uint64_t duration_ns);
 
