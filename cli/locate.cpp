@@ -29,7 +29,7 @@ tl::expected<std::string, std::string> first_of(std::initializer_list<fs::path> 
 
 tl::expected<std::string, std::string> client_library_folder() {
   const fs::path prefix = own_folder().parent_path();
-  const auto library =
+  auto library =
       first_of({prefix / "lib/vgpud/libcuda.so.1", prefix / "lib/libcuda.so.1"}, "vgpud's client library");
   if (!library) return library;
   return fs::path(*library).parent_path().string();

@@ -177,7 +177,7 @@ void MapReader::finish() {
     }
     if (std::find(known_.begin(), known_.end(), key) != known_.end()) continue;
     std::string list;
-    for (const std::string& name : known_) list += (list.empty() ? "" : ", ") + name;
+    for (const std::string& name : known_) list.append(list.empty() ? "" : ", ").append(name);
     errors_.add(entry.first.Mark(), "unknown key '" + key + "' in " + what_ + " (known: " + list + ")");
   }
 }

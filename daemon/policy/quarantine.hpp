@@ -18,7 +18,7 @@ struct Subject {
   uid_t uid = 0;
   std::string executable;  // full path; empty: whatever of that user's cannot be read
 
-  auto operator<=>(const Subject&) const = default;
+  auto operator<=>(const Subject&) const = default;  // NOLINT(modernize-use-nullptr): its own 0
 };
 
 struct QuarantineEntry {

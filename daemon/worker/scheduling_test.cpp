@@ -48,6 +48,7 @@ TEST(Estimates, ThousandsOfKindsAreKeptApart) {
   Estimates estimates;
   std::uint64_t key = 1;
   std::vector<std::uint64_t> keys;
+  keys.reserve(600);
   for (int i = 0; i < 600; ++i) keys.push_back(key = mix_key(key, 5));
   for (std::size_t i = 0; i < keys.size(); ++i) {
     for (int n = 0; n < 3; ++n) estimates.learn(keys[i], (i + 1) * us);

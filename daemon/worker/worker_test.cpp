@@ -444,6 +444,7 @@ TEST_F(WorkerTest, EndsWhenTheClientHangsUp) {
 TEST_F(WorkerTest, EndsAtACorruptRingAndSaysSoInTheChannel) {
   RingProducer producer(worker->channel());
   const auto slot = producer.reserve(64, [] { return true; });
+  ASSERT_NE(slot.bytes, nullptr);
   const RecordHeader header{1, 0, 0xFFFFFFFF, 0, 0, 0};
   std::memcpy(slot.bytes, &header, sizeof header);
   producer.publish(slot);

@@ -20,9 +20,9 @@ struct Description {
 // Texture or surface objects by their numbers. Thread-safe.
 class Descriptions {
  public:
-  void insert(std::uint64_t object, Description description) {
+  void insert(std::uint64_t object, const Description& description) {
     const std::lock_guard lock(mutex_);
-    of_[object] = std::move(description);
+    of_[object] = description;
   }
   std::optional<Description> find(std::uint64_t object) {
     const std::lock_guard lock(mutex_);
@@ -238,7 +238,7 @@ VGPU_EXPORT CUresult cuTexObjectCreate(CUtexObject* pTexObject, const CUDA_RESOU
   if (const CUresult result = call.ask(record, reply); result != CUDA_SUCCESS) return result;
   Description description{*pResDesc, *pTexDesc, std::nullopt};
   if (pResViewDesc != nullptr) description.view = *pResViewDesc;
-  textures().insert(reply.object, std::move(description));
+  textures().insert(reply.object, description);
   *pTexObject = reply.object;
   return CUDA_SUCCESS;
 }

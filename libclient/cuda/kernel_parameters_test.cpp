@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <bit>
 #include <numeric>
 
 namespace vgpu::client {
@@ -19,7 +20,8 @@ TEST(ParameterLayout, PacksEachArgumentAtItsOffset) {
   std::array<std::byte, 40> packed{};
   layout.pack(arguments.data(), packed.data());
   EXPECT_EQ(std::memcmp(packed.data(), &pointer, 8), 0);
-  EXPECT_EQ(std::memcmp(packed.data() + 8, &scale, 4), 0);
+  const auto scale_bits = std::bit_cast<std::uint32_t>(scale);
+  EXPECT_EQ(std::memcmp(packed.data() + 8, &scale_bits, 4), 0);
   EXPECT_EQ(std::memcmp(packed.data() + 16, block.data(), 24), 0);
   EXPECT_EQ(packed[12], std::byte{0});
 }

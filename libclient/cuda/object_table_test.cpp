@@ -44,6 +44,7 @@ TEST(ObjectTable, GivesDistinctHandlesToManyThreads) {
   std::vector<std::thread> threads;
   for (auto& list : made) {
     threads.emplace_back([&table, &list] {
+      list.reserve(2000);
       for (int i = 0; i < 2000; ++i) list.push_back(table.create().second);
     });
   }
