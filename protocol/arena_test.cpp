@@ -63,10 +63,12 @@ TEST_F(ArenaTest, WorkerRefusesOffsetsOutside) {
 TEST_F(ArenaTest, SeveralThreadsAllocateAndFree) {
   Arena arena(channel->arena());
   std::vector<std::thread> threads;
+  threads.reserve(4);
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([&arena, t] {
       for (int i = 0; i < 500; ++i) {
-        ArenaBlock* const block = arena.allocate(static_cast<std::uint64_t>(1000 * t + i));
+        ArenaBlock* const block =
+            arena.allocate(std::uint64_t{1000} * static_cast<unsigned>(t) + static_cast<unsigned>(i));
         ASSERT_NE(block, nullptr);
         if (i % 2 == 0) {
           arena.free(block);

@@ -123,7 +123,7 @@ tl::expected<UniqueFd, std::string> connect_message_socket(const std::string& pa
   const timeval limit{timeout_ms / 1000, timeout_ms % 1000 * 1000};
   setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
   if (connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
-    return tl::unexpected(errno_text(path.c_str()));
+    return tl::unexpected(errno_text(path));
   }
   const timeval none{};
   setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &none, sizeof none);

@@ -178,7 +178,9 @@ void MapReader::finish() {
     if (std::find(known_.begin(), known_.end(), key) != known_.end()) continue;
     std::string list;
     for (const std::string& name : known_) list.append(list.empty() ? "" : ", ").append(name);
-    errors_.add(entry.first.Mark(), "unknown key '" + key + "' in " + what_ + " (known: " + list + ")");
+    std::string text = "unknown key '";
+    text.append(key).append("' in ").append(what_).append(" (known: ").append(list).append(")");
+    errors_.add(entry.first.Mark(), text);
   }
 }
 

@@ -42,6 +42,7 @@ TEST(ObjectTable, GivesDistinctHandlesToManyThreads) {
   ObjectTable<Thing> table(HandleKind::event);
   std::array<std::vector<std::uint64_t>, 4> made;
   std::vector<std::thread> threads;
+  threads.reserve(made.size());
   for (auto& list : made) {
     threads.emplace_back([&table, &list] {
       list.reserve(2000);

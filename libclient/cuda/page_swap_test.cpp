@@ -31,11 +31,11 @@ class PageSwap : public ::testing::Test {
 };
 
 TEST_F(PageSwap, KeepsContentsAndSharesLaterWrites) {
-  std::strcpy(data() + 5000, "before");
+  std::memcpy(data() + 5000, "before", sizeof "before");
   ASSERT_TRUE(can_swap_pages(begin(), kSize, begin() + 16, kSize - 100));
   ASSERT_TRUE(swap_pages_for_file(begin(), kSize, file_));
   EXPECT_STREQ(data() + 5000, "before");
-  std::strcpy(data() + 6000, "after");
+  std::memcpy(data() + 6000, "after", sizeof "after");
   std::array<char, 8> seen{};
   ASSERT_EQ(pread(file_, seen.data(), seen.size(), 6000), 8);
   EXPECT_STREQ(seen.data(), "after");
@@ -43,7 +43,7 @@ TEST_F(PageSwap, KeepsContentsAndSharesLaterWrites) {
 
 TEST_F(PageSwap, GivesPrivatePagesBack) {
   ASSERT_TRUE(swap_pages_for_file(begin(), kSize, file_));
-  std::strcpy(data(), "kept");
+  std::memcpy(data(), "kept", sizeof "kept");
   ASSERT_TRUE(swap_pages_for_private(begin(), kSize));
   EXPECT_STREQ(data(), "kept");
   data()[0] = 'K';

@@ -163,12 +163,12 @@ CUresult apply(const CUDA_TEXTURE_DESC& desc, Texture& texture) {
   return CUDA_SUCCESS;
 }
 
-CUresult publish(const Texture& texture, Description description, unsigned long long* out) {
+CUresult publish(const Texture& texture, const Description& description, unsigned long long* out) {
   const std::uint64_t handle = TextureTable::get().add(texture, description.surface);
   if (handle == 0) return CUDA_ERROR_OUT_OF_MEMORY;
   Descriptions& all = descriptions();
   const std::lock_guard lock(all.mutex);
-  all.of[handle] = std::move(description);
+  all.of[handle] = description;
   *out = handle;
   return CUDA_SUCCESS;
 }
@@ -211,7 +211,7 @@ SOFTGPU_API cuTexObjectCreate(CUtexObject* out, const CUDA_RESOURCE_DESC* resour
     if (const CUresult error = apply(*desc, texture); error != CUDA_SUCCESS) return error;
     Description description{*resource, *desc, std::nullopt, false};
     if (view != nullptr) description.view = *view;
-    return publish(texture, std::move(description), out);
+    return publish(texture, description, out);
   });
 }
 

@@ -75,8 +75,9 @@ void work(ActiveGrid& g) {
   c.frames = g.pools.back().get();
   try {
     bool yielded = false;
-    std::unique_ptr<Block> block;
-    while (!r.stop && (block = next_block(g, c, yielded)) != nullptr) {
+    while (!r.stop) {
+      std::unique_ptr<Block> block = next_block(g, c, yielded);
+      if (block == nullptr) break;
       lock.unlock();
       BlockState state = exec::run_block(c, *block);
       // With nothing else to run there is nobody to give way to on this thread.
