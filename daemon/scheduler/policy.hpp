@@ -14,6 +14,9 @@ using ClientId = std::uint64_t;
 // No bound on what a client may use.
 inline constexpr std::uint64_t kUnlimited = UINT64_MAX;
 
+// Who has had work within that time is expected to have some again soon.
+inline constexpr std::uint64_t kPresenceNs = 100'000'000;
+
 // The weight of a class that names none.
 inline constexpr std::uint32_t kUnitWeight = 100;
 

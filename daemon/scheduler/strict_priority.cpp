@@ -135,8 +135,7 @@ std::vector<Grant> StrictPriority::update(std::uint64_t now_ns, std::span<const 
       const Level& higher = levels_[above];
       if (higher.clients == 0) continue;
       grant.bounded = true;
-      grant.brief =
-          grant.brief || (higher.last_busy_ns != 0 && now_ns - higher.last_busy_ns < options_.presence_ns);
+      grant.brief = grant.brief || (higher.last_busy_ns != 0 && now_ns - higher.last_busy_ns < kPresenceNs);
     }
     found->second.granted = grant.more_ns > 0;
     grants.push_back(grant);

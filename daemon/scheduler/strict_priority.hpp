@@ -14,10 +14,9 @@ namespace vgpu::daemon {
 class StrictPriority final : public SchedulingPolicy {
  public:
   struct Options {
-    std::uint64_t linger_ns = 100'000;        // a level keeps the device through pauses as short as this
-    std::uint64_t aging_ns = 1'000'000'000;   // a client that waited so long gets one turn; 0: never
-    std::uint64_t turn_ns = 4'000'000;        // of that length
-    std::uint64_t presence_ns = 100'000'000;  // who has had work within it is expected to have some again
+    std::uint64_t linger_ns = 100'000;       // a level keeps the device through pauses as short as this
+    std::uint64_t aging_ns = 1'000'000'000;  // a client that waited so long gets one turn; 0: never
+    std::uint64_t turn_ns = 4'000'000;       // of that length
   };
   using Make = std::function<std::unique_ptr<SchedulingPolicy>()>;
 

@@ -3,13 +3,6 @@
 #include <algorithm>
 
 namespace vgpu::daemon {
-namespace {
-
-// Who has had work within it is expected to have some again soon.
-constexpr std::uint64_t kPresenceNs = 100'000'000;
-
-}  // namespace
-
 void TurnPolicy::add(ClientId client, const Terms& terms, std::uint64_t consumed_ns) {
   Account account;
   account.client = client;
