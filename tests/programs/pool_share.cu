@@ -2,22 +2,13 @@
 // by a file descriptor, its allocations by 64 bytes each; the other process reads and writes the same memory.
 #include <sys/mman.h>
 
+#include "shared_values.hpp"
 #include "two_processes.hpp"
 
 namespace {
 
 constexpr int kFirst = 300'000;  // elements of the first allocation
 constexpr int kSecond = 1'000;   // and of the second
-
-__global__ void fill(int* out, int n, int first) {
-  const int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i < n) out[i] = first + i;
-}
-
-__global__ void add(int* values, int n, int more) {
-  const int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i < n) values[i] += more;
-}
 
 struct Pointers {
   cudaMemPoolPtrExportData first, second;
@@ -26,14 +17,8 @@ struct Pointers {
 int* allocate(cudaMemPool_t pool, int n, int value, cudaStream_t stream) {
   int* memory = nullptr;
   CUDA_OK(cudaMallocFromPoolAsync(&memory, n * sizeof(int), pool, stream));
-  fill<<<(n + 255) / 256, 256, 0, stream>>>(memory, n, value);
+  check::fill<<<(n + 255) / 256, 256, 0, stream>>>(memory, n, value);
   return memory;
-}
-
-void expect_values(const int* device, int n, int first) {
-  std::vector<int> seen(n);
-  CUDA_OK(cudaMemcpy(seen.data(), device, n * sizeof(int), cudaMemcpyDeviceToHost));
-  for (int i = 0; i < n; ++i) EXPECT(seen[i] == first + i, "at %d: %d, wanted %d", i, seen[i], first + i);
 }
 
 void parent(check::Partner child) {
@@ -64,11 +49,11 @@ void parent(check::Partner child) {
   CUDA_OK(cudaMemPoolExportPointer(&pointers.second, second));
   child.send(pointers);
   child.meet();  // it has added
-  expect_values(first, kFirst, 1'100);
-  expect_values(second, kSecond, 77);
-  expect_values(before, 5'000, 9);
+  check::expect_values(first, kFirst, 1'100);
+  check::expect_values(second, kSecond, 77);
+  check::expect_values(before, 5'000, 9);
   child.meet();  // it has freed both, which ends nothing here
-  expect_values(first, kFirst, 1'100);
+  check::expect_values(first, kFirst, 1'100);
   CUDA_OK(cudaFreeAsync(first, stream));
   CUDA_OK(cudaFreeAsync(second, stream));
   CUDA_OK(cudaStreamSynchronize(stream));
@@ -79,7 +64,7 @@ void parent(check::Partner child) {
   CUDA_OK(cudaMemPoolExportPointer(&third, later));
   child.send(third);
   child.meet();  // it has subtracted
-  expect_values(later, kSecond, 4);
+  check::expect_values(later, kSecond, 4);
   CUDA_OK(cudaFreeAsync(later, stream));
   CUDA_OK(cudaFreeAsync(before, stream));
   CUDA_OK(cudaStreamSynchronize(stream));
@@ -125,12 +110,12 @@ void child(check::Partner parent) {
   int* second = nullptr;
   CUDA_OK(cudaMemPoolImportPointer(reinterpret_cast<void**>(&first), pool, &pointers.first));
   CUDA_OK(cudaMemPoolImportPointer(reinterpret_cast<void**>(&second), pool, &pointers.second));
-  expect_values(first, kFirst, 1'000);
-  expect_values(second, kSecond, 77);
+  check::expect_values(first, kFirst, 1'000);
+  check::expect_values(second, kSecond, 77);
   cudaPointerAttributes attributes{};
   CUDA_OK(cudaPointerGetAttributes(&attributes, first + 5));
   EXPECT(attributes.type == cudaMemoryTypeDevice, "it is of type %d", attributes.type);
-  add<<<(kFirst + 255) / 256, 256>>>(first, kFirst, 100);
+  check::add<<<(kFirst + 255) / 256, 256>>>(first, kFirst, 100);
   CUDA_OK(cudaDeviceSynchronize());
   // Who opened a pool makes no memory in it.
   void* refused = nullptr;
@@ -163,8 +148,8 @@ void child(check::Partner parent) {
     static_cast<void>(cudaGetLastError());
   }
   CUDA_OK(cudaMemPoolImportPointer(reinterpret_cast<void**>(&second), pool, &third));
-  expect_values(second, kSecond, 5);
-  add<<<(kSecond + 255) / 256, 256>>>(second, kSecond, -1);
+  check::expect_values(second, kSecond, 5);
+  check::add<<<(kSecond + 255) / 256, 256>>>(second, kSecond, -1);
   CUDA_OK(cudaDeviceSynchronize());
   CUDA_OK(cudaFreeAsync(second, nullptr));
   CUDA_OK(cudaStreamSynchronize(nullptr));

@@ -2,19 +2,10 @@
 // mapped in another process, which reads and writes the same memory.
 #include <sys/mman.h>
 
+#include "shared_values.hpp"
 #include "two_processes.hpp"
 
 namespace {
-
-__global__ void fill(int* out, int n, int first) {
-  const int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i < n) out[i] = first + i;
-}
-
-__global__ void add(int* values, int n, int more) {
-  const int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i < n) values[i] += more;
-}
 
 CUmemAllocationProp properties() {
   CUmemAllocationProp made{};
@@ -53,12 +44,6 @@ class Mapping {
   size_t bytes_;
 };
 
-void expect_values(const int* device, int n, int first) {
-  std::vector<int> seen(n);
-  CUDA_OK(cudaMemcpy(seen.data(), device, n * sizeof(int), cudaMemcpyDeviceToHost));
-  for (int i = 0; i < n; ++i) EXPECT(seen[i] == first + i, "at %d: %d, wanted %d", i, seen[i], first + i);
-}
-
 void parent(check::Partner child) {
   CUDA_OK(cudaFree(nullptr));
   const size_t bytes = granularity();
@@ -67,7 +52,7 @@ void parent(check::Partner child) {
   CUmemGenericAllocationHandle memory = 0;
   DRV_OK(cuMemCreate(&memory, bytes, &prop, 0));
   Mapping mapping(memory, bytes);
-  fill<<<(n + 255) / 256, 256>>>(mapping.values(), n, 5);
+  check::fill<<<(n + 255) / 256, 256>>>(mapping.values(), n, 5);
   CUDA_OK(cudaDeviceSynchronize());
   int fd = -1;
   DRV_OK(cuMemExportToShareableHandle(&fd, memory, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
@@ -75,7 +60,7 @@ void parent(check::Partner child) {
   child.send('f', fd);
   close(fd);
   child.meet();  // it has added
-  expect_values(mapping.values(), n, 105);
+  check::expect_values(mapping.values(), n, 105);
   mapping.end();
   DRV_OK(cuMemRelease(memory));
   child.meet();
@@ -93,14 +78,14 @@ void child(check::Partner parent) {
   const size_t bytes = granularity();
   const int n = static_cast<int>(bytes / sizeof(int));
   Mapping mapping(memory, bytes);
-  expect_values(mapping.values(), n, 5);
-  add<<<(n + 255) / 256, 256>>>(mapping.values(), n, 100);
+  check::expect_values(mapping.values(), n, 5);
+  check::add<<<(n + 255) / 256, 256>>>(mapping.values(), n, 100);
   CUDA_OK(cudaDeviceSynchronize());
   // The handle may go before the mapping.
   DRV_OK(cuMemRelease(memory));
   parent.meet();
   parent.meet();
-  expect_values(mapping.values(), n, 105);  // and the other process's before ours
+  check::expect_values(mapping.values(), n, 105);  // and the other process's before ours
   mapping.end();
 
   // A file of anybody's own making names nothing.
