@@ -38,6 +38,19 @@ TEST(FairQueue, LoneBusyClientIsNotLimited) {
   EXPECT_EQ(queue.active(), 1U);
 }
 
+TEST(FairQueue, WhoWasHereJustNowFindsLittleOfTheOthersInFlight) {
+  FairQueue queue(kQuantum, kIdleAfter);
+  queue.add(1, {}, 0);
+  queue.add(2, {}, 0);
+  queue.update(1, std::vector<Usage>{{1, 0, true, true}, {2, 0, true, true}});
+  const std::uint64_t alone = 1 + kIdleAfter + kMs;
+  const std::vector<Usage> usage{{1, 5 * kMs, true, true}, {2, 0, false, false}};
+  const Grant soon = queue.update(alone, usage)[0];
+  EXPECT_EQ(soon.more_ns, kUnlimited);
+  EXPECT_TRUE(soon.bounded);
+  EXPECT_FALSE(queue.update(1 + kPresenceNs, usage)[0].bounded);
+}
+
 TEST(FairQueue, IdleClientMayStartAtOnceBesideABusyOne) {
   FairQueue queue(kQuantum, kIdleAfter);
   queue.add(1, {}, 0);
