@@ -6,16 +6,42 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <array>
+#include <cerrno>
 #include <cstdlib>
 #include <ctime>
 #include <thread>
 
 namespace vgpu {
+namespace {
+
+timespec as_timespec(std::uint64_t ns) {
+  return {static_cast<time_t>(ns / 1'000'000'000), static_cast<long>(ns % 1'000'000'000)};
+}
+
+}  // namespace
 
 void futex_wait(const std::atomic<std::uint32_t>& word, std::uint32_t expected, std::uint64_t timeout_ns) {
-  timespec timeout{static_cast<time_t>(timeout_ns / 1'000'000'000),
-                   static_cast<long>(timeout_ns % 1'000'000'000)};
+  const timespec timeout = as_timespec(timeout_ns);
   syscall(SYS_futex, &word, FUTEX_WAIT, expected, &timeout, nullptr, 0);
+}
+
+void futex_wait_either(const std::atomic<std::uint32_t>& word, std::uint32_t expected,
+                       const std::atomic<std::uint32_t>& other, std::uint32_t other_expected,
+                       std::uint64_t timeout_ns) {
+  constexpr std::uint64_t look_ns = 1'000'000;
+  static std::atomic<bool> offered{true};
+  if (offered.load(std::memory_order_relaxed)) {
+    const auto waiter = [](const std::atomic<std::uint32_t>& one, std::uint32_t value) {
+      return futex_waitv{value, reinterpret_cast<std::uint64_t>(&one), FUTEX_32, 0};
+    };
+    std::array<futex_waitv, 2> waiters{waiter(word, expected), waiter(other, other_expected)};
+    const timespec end = as_timespec(now_ns() + timeout_ns);
+    if (syscall(SYS_futex_waitv, waiters.data(), waiters.size(), 0, &end, CLOCK_MONOTONIC) >= 0) return;
+    if (errno != ENOSYS && errno != EPERM) return;
+    offered.store(false, std::memory_order_relaxed);
+  }
+  if (other.load() == other_expected) futex_wait(word, expected, std::min(timeout_ns, look_ns));
 }
 
 void futex_wake(const std::atomic<std::uint32_t>& word, int count) {

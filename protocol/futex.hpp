@@ -11,6 +11,12 @@ namespace vgpu {
 /// again. Works across processes that map the same page. Source: futex(2).
 void futex_wait(const std::atomic<std::uint32_t>& word, std::uint32_t expected, std::uint64_t timeout_ns);
 
+/// The same on two words at once. Source: futex_waitv(2), Linux 5.16; an older kernel has it look at the
+/// second word every millisecond.
+void futex_wait_either(const std::atomic<std::uint32_t>& word, std::uint32_t expected,
+                       const std::atomic<std::uint32_t>& other, std::uint32_t other_expected,
+                       std::uint64_t timeout_ns);
+
 /// Wakes up to `count` sleepers on `word`.
 void futex_wake(const std::atomic<std::uint32_t>& word, int count = 1);
 

@@ -1,9 +1,19 @@
 #include "protocol/ring.hpp"
 
+#include <algorithm>
+
 namespace vgpu {
 namespace {
 constexpr std::uint64_t space_sleep_ns = 50'000'000;  // how soon a producer notices that its worker has died
+
+bool plausible(const RecordHeader& header) {
+  return header.size >= sizeof(RecordHeader) && header.size <= max_record_bytes;
 }
+
+std::uint64_t units_of(std::size_t size) {
+  return (size + ring_unit - 1) / ring_unit;
+}
+}  // namespace
 
 bool RingProducer::wait_for_space(std::uint64_t end) {
   const auto fits = [&] {
@@ -29,7 +39,7 @@ bool RingProducer::wait_for_space(std::uint64_t end) {
 
 void RingProducer::wake_consumer() {
   // Only one of several producers makes the system call.
-  if (control_->consumer_sleeps.exchange(0, std::memory_order_seq_cst) != 0) {
+  if (control_->consumer_sleeps.exchange(consumer_awake, std::memory_order_seq_cst) != consumer_awake) {
     futex_wake(control_->consumer_sleeps);
     control_->doorbells.fetch_add(1, std::memory_order_relaxed);
   }
@@ -50,14 +60,12 @@ RingConsumer::Status RingConsumer::take(std::span<std::byte> buffer, std::size_t
   __builtin_prefetch(source + ring_unit);
   __builtin_prefetch(source + 2 * ring_unit);
   std::memcpy(&header, source, sizeof header);
-  if (header.size < sizeof(RecordHeader) || header.size > max_record_bytes || header.size > buffer.size()) {
-    return Status::corrupt;
-  }
+  if (!plausible(header) || header.size > buffer.size()) return Status::corrupt;
   size = header.size;
   std::memcpy(buffer.data(), source, size);
   // The producer may have rewritten the header meanwhile; what was checked is what counts.
   std::memcpy(buffer.data(), &header, sizeof header);
-  position_ += (size + ring_unit - 1) / ring_unit;
+  position_ += units_of(size);
   control_->consumed_units.store(position_, std::memory_order_seq_cst);
   // Producers that sleep are woken when there is room for many records, not for each; at the latest when
   // there is nothing left to take.
@@ -70,17 +78,42 @@ RingConsumer::Status RingConsumer::take(std::span<std::byte> buffer, std::size_t
   return Status::record;
 }
 
-void RingConsumer::sleep(std::uint64_t timeout_ns) {
-  control_->consumer_sleeps.store(1, std::memory_order_seq_cst);
-  if (fences_) remote_fence();
-  if (publish_[position_ % ring_units].load(std::memory_order_seq_cst) != RingProducer::lap(position_)) {
-    futex_wait(control_->consumer_sleeps, 1, timeout_ns);
+RingConsumer::Status RingConsumer::look(std::uint64_t& position, std::span<std::byte> buffer) const {
+  // A full ring ends where it begins: what is published there is behind what can be looked at.
+  if (position - position_ >= ring_units || !published(position, std::memory_order_acquire)) {
+    return Status::empty;
   }
-  control_->consumer_sleeps.store(0, std::memory_order_seq_cst);
+  const std::byte* const source = data_ + position % ring_units * ring_unit;
+  RecordHeader header;
+  std::memcpy(&header, source, sizeof header);
+  if (!plausible(header) || buffer.size() < sizeof header) return Status::corrupt;
+  std::memcpy(buffer.data(), source, std::min<std::size_t>(header.size, buffer.size()));
+  std::memcpy(buffer.data(), &header, sizeof header);
+  position += units_of(header.size);
+  return Status::record;
+}
+
+void RingConsumer::sleep(std::uint64_t timeout_ns) {
+  control_->consumer_sleeps.store(consumer_asleep, std::memory_order_seq_cst);
+  if (fences_) remote_fence();
+  if (!published(position_, std::memory_order_seq_cst)) {
+    futex_wait(control_->consumer_sleeps, consumer_asleep, timeout_ns);
+  }
+  control_->consumer_sleeps.store(consumer_awake, std::memory_order_seq_cst);
+}
+
+void RingConsumer::sleep_at_gate(const std::atomic<std::uint32_t>& word, std::uint32_t expected,
+                                 std::uint64_t seen, std::uint64_t timeout_ns) {
+  control_->consumer_sleeps.store(consumer_at_gate, std::memory_order_seq_cst);
+  if (fences_) remote_fence();
+  if (!published(seen, std::memory_order_seq_cst)) {
+    futex_wait_either(word, expected, control_->consumer_sleeps, consumer_at_gate, timeout_ns);
+  }
+  control_->consumer_sleeps.store(consumer_awake, std::memory_order_seq_cst);
 }
 
 void RingConsumer::wake(const Channel& channel) {
-  channel.control().consumer_sleeps.store(0, std::memory_order_seq_cst);
+  channel.control().consumer_sleeps.store(consumer_awake, std::memory_order_seq_cst);
   futex_wake(channel.control().consumer_sleeps);
 }
 

@@ -57,8 +57,9 @@ class RingProducer {
     return {data_ + position % ring_units * ring_unit, position};
   }
 
-  /// Makes the record visible and wakes the consumer if it sleeps.
-  void publish(const Slot& slot) {
+  /// Makes the record visible and wakes the consumer if it sleeps; one that waits at its gate only for a
+  /// record that somebody `waits` for.
+  void publish(const Slot& slot, bool waits = true) {
     // Against consumer_sleeps: either the consumer sees the record before it sleeps, or this thread sees that
     // it sleeps. That takes a fence on both sides; where the consumer fences for both, this thread need not
     // wait until its record has left the store buffer.
@@ -69,7 +70,8 @@ class RingProducer {
     } else {
       word.store(lap(slot.position), std::memory_order_seq_cst);
     }
-    if (control_->consumer_sleeps.load(std::memory_order_seq_cst) != 0) wake_consumer();
+    const std::uint32_t sleeps = control_->consumer_sleeps.load(std::memory_order_seq_cst);
+    if (sleeps != consumer_awake && (waits || sleeps != consumer_at_gate)) wake_consumer();
     // The next record's memory was read by the consumer a round ago: it is fetched while the program does
     // something else.
     for (std::uint64_t unit = 1; unit <= prefetched_units; ++unit) {
@@ -116,12 +118,21 @@ class RingConsumer {
   }
 
   /// True when a record is published.
-  bool ready() const {
-    return publish_[position_ % ring_units].load(std::memory_order_acquire) == RingProducer::lap(position_);
-  }
+  bool ready() const { return published(position_, std::memory_order_acquire); }
+
+  /// Where the next record is, or will be.
+  std::uint64_t position() const { return position_; }
+  /// A look at a record that is not next yet: copies the start of the one at `position`, as much as `buffer`
+  /// takes, and sets `position` behind it. It starts from position() or where an earlier look left off, and
+  /// next() will find there what was seen, unless the client is hostile.
+  Status look(std::uint64_t& position, std::span<std::byte> buffer) const;
 
   /// Sleeps until a record is published, wake() is called, or `timeout_ns` passed.
   void sleep(std::uint64_t timeout_ns);
+  /// Sleeps as long as `word` holds `expected`, until a record that somebody waits for is published (only
+  /// from `seen` on, where look() found none), wake() is called, or `timeout_ns` passed.
+  void sleep_at_gate(const std::atomic<std::uint32_t>& word, std::uint32_t expected, std::uint64_t seen,
+                     std::uint64_t timeout_ns);
   /// Ends a sleep() of the consumer from another thread of the worker.
   static void wake(const Channel& channel);
 
@@ -133,6 +144,9 @@ class RingConsumer {
 
  private:
   Status take(std::span<std::byte> buffer, std::size_t& size);
+  bool published(std::uint64_t position, std::memory_order order) const {
+    return publish_[position % ring_units].load(order) == RingProducer::lap(position);
+  }
 
   ChannelControl* control_;
   std::atomic<std::uint32_t>* publish_;

@@ -169,7 +169,7 @@ void Accounting::admit(std::uint64_t next_ns, const Hooks& hooks) {
       page_.blocked.store(1);
       if (!told) wake_broker();
       told = true;
-      futex_wait(page_.refill, refill, gate_sleep_ns);
+      hooks.sleep(page_.refill, refill, gate_sleep_ns);
       page_.blocked.store(0);
     } else if (now - since < hooks.spin_ns) {
       hooks.poll();
@@ -177,7 +177,7 @@ void Accounting::admit(std::uint64_t next_ns, const Hooks& hooks) {
     } else {
       hooks.before_sleep();
       waiting_.store(1);
-      futex_wait(in_flight_, flying, gate_sleep_ns);
+      hooks.sleep(in_flight_, flying, gate_sleep_ns);
       waiting_.store(0);
     }
   }

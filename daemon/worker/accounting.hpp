@@ -49,6 +49,8 @@ class Accounting {
   struct Hooks {
     std::function<void()> poll;          ///< look whether something has finished
     std::function<void()> before_sleep;  ///< see to it that finished() is called while the caller sleeps
+    /// Sleep while the word holds the value, at most so many ns; earlier if there is something to look at.
+    std::function<void(const std::atomic<std::uint32_t>& word, std::uint32_t value, std::uint64_t ns)> sleep;
     std::function<bool()> stopped;
     std::uint64_t spin_ns = 0;  ///< for how long to poll before sleeping
   };

@@ -99,15 +99,15 @@ struct AdmissionTest : testing::Test {
   void SetUp() override { gate = std::move(*GateMapping::create(fd)); }
   GatePage& page() { return gate->page(); }
   static Accounting::Hooks hooks() {
-    return {[] {}, [] {}, [] { return false; }, 0};
+    return {[] {}, [] {}, futex_wait, [] { return false; }, 0};
   }
   static Accounting::Hooks no_wait() {
-    return {[] { FAIL(); }, [] { FAIL(); }, [] { return false; }, 0};
+    return {[] { FAIL(); }, [] { FAIL(); }, futex_wait, [] { return false; }, 0};
   }
   /// Whether a command that should take `ns` would have to wait.
   static bool waits(Accounting& accounting, std::uint64_t ns) {
     bool waited = false;
-    accounting.admit(ns, {[] {}, [&] { waited = true; }, [&] { return waited; }, 0});
+    accounting.admit(ns, {[] {}, [&] { waited = true; }, futex_wait, [&] { return waited; }, 0});
     return waited;
   }
   UniqueFd fd;

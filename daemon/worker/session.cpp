@@ -63,6 +63,7 @@ Session::Session(const SessionParts& parts)
       channel_(parts.channel),
       accounting_(parts.accounting),
       ring_(parts.channel),
+      early_(ring_),
       spin_long_(parts.library != nullptr && !parts.library->software() && many_cpus()),
       idle_spin_(least_idle_spin(parts), many_cpus() ? longest_idle_spin_ns : least_idle_spin(parts),
                  least_idle_spin(parts)),
@@ -133,10 +134,11 @@ SessionEnd Session::run() {
     }
     std::size_t size = 0;
     const std::uint32_t held = held_.load(std::memory_order_acquire);
+    const std::uint64_t position = ring_.position();
     const RingConsumer::Status status = held != 0 ? RingConsumer::Status::empty : ring_.next(buffer, size);
     if (status == RingConsumer::Status::corrupt) return SessionEnd::corrupt_ring;
     if (status == RingConsumer::Status::record) {
-      run_record(std::span(buffer).first(size));
+      if (!early_.answered(position)) run_record(std::span(buffer).first(size));
       idle_since = 0;
       if (++since_poll < poll_every) continue;
       since_poll = 0;
@@ -165,6 +167,7 @@ SessionEnd Session::run() {
         if (!ring_.ready()) spin_yield();
         continue;
       }
+      asleep_.store(true);
       const bool lazily = prepare_sleep();
       page.queue_depth.store(0, std::memory_order_relaxed);
       page.last_activity_ns.store(idle_since, std::memory_order_relaxed);
@@ -176,6 +179,7 @@ SessionEnd Session::run() {
       } else {
         ring_.sleep(lazily ? look_ns : sleep_ns);
       }
+      asleep_.store(false);
       if (lazily && !ring_.ready()) {
         look_for_ends();
       } else {
@@ -273,6 +277,7 @@ void Session::run_record(std::span<const std::byte> bytes) {
   std::memcpy(&header, bytes.data(), sizeof header);
   GatePage& page = accounting_.page();
   page.records.fetch_add(1, std::memory_order_relaxed);
+  running_ = bytes;
   const CallInfo* const call = find_call(header.call);
   // What this record adds to the stream is not part of what is waited for.
   if (soon_) settle_soon();
@@ -436,7 +441,8 @@ void Session::done_with(const std::shared_ptr<StreamWork>& work, std::uint64_t s
   if (!work->dirty || work->submitted != submitted) return;
   work->dirty = false;
   release_batch(std::exchange(work->open, {}));
-  if (--dirty_streams_ == 0) accounting_.work_ended(std::this_thread::get_id() == dispatcher_);
+  // A dispatcher that is not asleep may just have no CPU: it looks itself before it sleeps.
+  if (--dirty_streams_ == 0) accounting_.work_ended(!asleep_.load());
 }
 
 void Session::rest_if_done() {

@@ -31,6 +31,7 @@
 #include "daemon/worker/console.hpp"
 #include "daemon/worker/deferred_upcalls.hpp"
 #include "daemon/worker/driver_library.hpp"
+#include "daemon/worker/early_questions.hpp"
 #include "daemon/worker/estimates.hpp"
 #include "daemon/worker/foreign_waits.hpp"
 #include "daemon/worker/handle_table.hpp"
@@ -481,6 +482,10 @@ class Session {
   void submitted_command(CUstream stream, const Prediction& prediction);
   void admit_once(const Prediction& prediction, const Cost& cost);
   void throttle(const Cost& cost);
+  /// Answers what the client asks behind the command that waits now, as far as that need not wait with it.
+  void answer_early();
+  /// Sleeps while `word` holds `value`, until there is something for answer_early(), or `timeout_ns` passed.
+  void sleep_at_gate(const std::atomic<std::uint32_t>& word, std::uint32_t value, std::uint64_t timeout_ns);
   /// Counts what was submitted while nothing was bounded as one batch in flight.
   void bound_earlier_work();
   void release_batch(const Batch& batch) {
@@ -594,6 +599,7 @@ class Session {
   Channel& channel_;
   Accounting& accounting_;
   RingConsumer ring_;
+  EarlyQuestions early_;
   const bool spin_long_;             // a GPU, on a machine with CPUs to spare
   SpinTime idle_spin_;               // of the dispatcher at an empty ring
   SpinTime wait_spin_;               // while the client waits for a stream
@@ -606,6 +612,7 @@ class Session {
 
   // The record being run.
   PendingReply current_;
+  std::span<const std::byte> running_;  // the record that is being run
   bool deferred_ = false;
 
   std::unordered_map<CUstream, CUcontext> stream_contexts_;
@@ -639,6 +646,7 @@ class Session {
   std::optional<SoonWait> soon_;
   bool software_ = false;  // the device is the software GPU, whose copies this machine's CPUs make
   std::thread::id dispatcher_;
+  std::atomic<bool> asleep_{false};  // the dispatcher sleeps, or has begun to
 
   mutable std::mutex memory_mutex_;
   std::map<std::uint64_t, std::uint64_t> allocations_;   // address -> bytes

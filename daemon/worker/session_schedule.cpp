@@ -35,7 +35,6 @@ void Session::throttle(const Cost& cost) {
   if (delay == 0) return;
   settle_soon();
   fence_dirty_streams();
-  completions_.hand_off();
   const std::uint32_t refill = page.refill.load(std::memory_order_acquire);
   for (std::uint64_t now = began; now - began < delay && peers_alive(); now = now_ns()) {
     // A limit that was lifted lets the call go at once.
@@ -43,7 +42,9 @@ void Session::throttle(const Cost& cost) {
         page.byte_rate.load(std::memory_order_relaxed) != bytes) {
       break;
     }
-    futex_wait(page.refill, refill, std::min(began + delay - now, longest_sleep_ns));
+    answer_early();
+    completions_.hand_off();
+    sleep_at_gate(page.refill, refill, std::min(began + delay - now, longest_sleep_ns));
     obey_order();
   }
   page.throttled_ns.fetch_add(now_ns() - began, std::memory_order_relaxed);
@@ -64,6 +65,30 @@ void Session::bound_earlier_work() {
   for (const StreamKey& key : streams) {
     accounting_.submitted(window == no_limit_ns ? 0 : window);
     note_result(after_stream(key, nullptr));
+  }
+}
+
+void Session::answer_early() {
+  if (captures_ != 0) return;
+  const std::span<const std::byte> held = running_;
+  const PendingReply current = current_;
+  const bool answered_later = deferred_;
+  for (;;) {
+    const std::span<const std::byte> question = early_.next(held, context_index_);
+    if (question.empty()) break;
+    run_record(question);
+  }
+  running_ = held;
+  current_ = current;
+  deferred_ = answered_later;
+}
+
+void Session::sleep_at_gate(const std::atomic<std::uint32_t>& word, std::uint32_t value,
+                            std::uint64_t timeout_ns) {
+  if (captures_ == 0 && early_.looking()) {
+    ring_.sleep_at_gate(word, value, early_.seen(), timeout_ns);
+  } else {
+    futex_wait(word, value, timeout_ns);
   }
 }
 
@@ -92,12 +117,17 @@ void Session::admit_once(const Prediction& prediction, const Cost& cost) {
                        if (!fenced) fence_dirty_streams();
                        fenced = true;
                        completions_.poll();
+                       answer_early();
                        obey_order();
                      },
                      [this] {
                        fence_dirty_streams();
+                       answer_early();
                        completions_.hand_off();
                        obey_order();
+                     },
+                     [this](const std::atomic<std::uint32_t>& word, std::uint32_t value, std::uint64_t ns) {
+                       sleep_at_gate(word, value, ns);
                      },
                      [this] { return !peers_alive(); }, spin_long_ ? long_spin_ns : default_spin_ns()});
 }

@@ -274,6 +274,36 @@ TEST_F(SessionWaits, OnlyKernelsThatMayPrintCostASynchronisation) {
   EXPECT_EQ(Device::get().synchronisations, 1);
 }
 
+TEST_F(SessionWaits, AQuestionAboutAnEarlierEventNeedNotWaitAtTheGate) {
+  load(silent_kernel);
+  record::cuEventCreate made;
+  made.event = Handle::make(HandleKind::event, 0, 1);
+  post(made);
+  record::cuEventRecord recorded;
+  recorded.hEvent = made.event;
+  post(recorded);
+  ASSERT_TRUE(soon([&] { return Device::get().events_recorded > 0; }));
+  gate->page().allowance_ns.store(0);
+  record::cuLaunchKernel held;
+  held.function = Handle::make(HandleKind::function, 0, 1);
+  held.grid_x = held.grid_y = held.grid_z = held.block_x = held.block_y = held.block_z = 1;
+  post(held);
+  ASSERT_TRUE(soon([&] { return gate->page().blocked.load() == 1; }));
+  record::cuEventSynchronize question;
+  question.hEvent = made.event;
+  EXPECT_EQ(ask(question), CUDA_SUCCESS);  // which a dispatcher asleep at its gate is woken for
+  post(recorded);
+  begin(question, 0);
+  EXPECT_FALSE(answered(0, 30'000'000));  // it asks for work that has to wait
+  EXPECT_EQ(Device::get().launches, 0);
+  gate->page().allowance_ns.store(no_limit_ns);
+  gate->page().refill.fetch_add(1);
+  EXPECT_TRUE(soon([&] { return Device::get().launches == 1; }));
+  Device::get().finish();
+  EXPECT_EQ(result(0), CUDA_SUCCESS);
+  EXPECT_EQ(ask(question), CUDA_SUCCESS);
+}
+
 TEST_F(SessionWaits, OnAGpuAFreeComesBeforeLaterWork) {
   load(silent_kernel);
   record::cuMemAlloc_v2 allocation;

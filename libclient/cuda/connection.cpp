@@ -134,7 +134,9 @@ CUresult Connection::post(std::span<std::byte> record, std::span<const std::byte
   if (!slot) return final_error();
   std::memcpy(slot.bytes, record.data(), record.size());
   if (!tail.empty()) std::memcpy(slot.bytes + record.size(), tail.data(), tail.size());
-  publish(slot);
+  RecordHeader header;
+  std::memcpy(&header, record.data(), sizeof header);
+  publish(slot, header.reply != 0);
   return CUDA_SUCCESS;
 }
 

@@ -77,7 +77,8 @@ class Connection {
   RingProducer::Slot reserve(std::size_t bytes) {
     return ring_.reserve(bytes, [this] { return alive(); });
   }
-  void publish(const RingProducer::Slot& slot) { ring_.publish(slot); }
+  /// `waits`: somebody will wait for the reply.
+  void publish(const RingProducer::Slot& slot, bool waits) { ring_.publish(slot, waits); }
 
   /// Posts a record (its header at the start, size filled in here) and a tail behind it.
   CUresult post(std::span<std::byte> record, std::span<const std::byte> tail = {});

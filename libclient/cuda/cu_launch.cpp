@@ -141,7 +141,7 @@ CUresult launch(CUfunction handle, const Shape& shape, CUstream stream, bool per
   if (!slot) return connection.error();
   std::memcpy(slot.bytes, &record, sizeof record);
   write_tail(slot.bytes + sizeof record, *function, arguments, extra);
-  connection.publish(slot);
+  connection.publish(slot, false);
   return CUDA_SUCCESS;
 }
 

@@ -2,10 +2,12 @@
 // common. Writes only words that are the guest's, never by read-modify-write (docs/vgpu-stub.md, 4).
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <span>
+#include <utility>
 
 #include "protocol/channel.hpp"
 #include "protocol/record.hpp"
@@ -37,6 +39,9 @@ class RemoteRing {
   }
   /// Writes and publishes a record; has_room() was true.
   void push(std::span<const std::byte> record) {
+    RecordHeader header;
+    std::memcpy(&header, record.data(), std::min(sizeof header, record.size()));
+    waited_for_ = waited_for_ || header.reply != 0;
     std::memcpy(data_ + position_ % ring_units * ring_unit, record.data(), record.size());
     store_fence();
     publish_[position_ % ring_units].store(RingProducer::lap(position_), std::memory_order_release);
@@ -48,12 +53,15 @@ class RemoteRing {
     refresh();
     return position_ - consumed_;
   }
-  /// After pushes: true when the worker sleeps and has to be rung; says so once.
+  /// After pushes: true when the worker sleeps and has to be rung; says so once. One that waits at its gate
+  /// is rung only if a reply is waited for.
   bool wants_doorbell() {
     store_fence();
     std::atomic_thread_fence(std::memory_order_seq_cst);
-    if (control_->consumer_sleeps.load(std::memory_order_relaxed) == 0) return false;
-    control_->consumer_sleeps.store(0, std::memory_order_relaxed);
+    const bool waited_for = std::exchange(waited_for_, false);
+    const std::uint32_t sleeps = control_->consumer_sleeps.load(std::memory_order_relaxed);
+    if (sleeps == consumer_awake || (sleeps == consumer_at_gate && !waited_for)) return false;
+    control_->consumer_sleeps.store(consumer_awake, std::memory_order_relaxed);
     return true;
   }
 
@@ -68,6 +76,7 @@ class RemoteRing {
   std::byte* data_;
   std::uint64_t position_ = 0;
   std::uint64_t consumed_ = 0;
+  bool waited_for_ = false;  // something that was pushed since wants_doorbell() was asked
 };
 
 }  // namespace vgpu::stub_guest
