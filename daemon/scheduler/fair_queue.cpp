@@ -61,13 +61,6 @@ bool FairQueue::someone_may_run(double floor) const {
   });
 }
 
-bool FairQueue::others_were_here(ClientId client, std::uint64_t now_ns) const {
-  return std::any_of(accounts_.begin(), accounts_.end(), [&](const auto& entry) {
-    const std::uint64_t last = entry.second.last_busy_ns;
-    return entry.first != client && last != 0 && now_ns - last < kPresenceNs;
-  });
-}
-
 std::vector<Grant> FairQueue::update(std::uint64_t now_ns, std::span<const Usage> usage) {
   for (const Usage& one : usage) {
     const auto found = accounts_.find(one.client);
@@ -103,7 +96,7 @@ std::vector<Grant> FairQueue::update(std::uint64_t now_ns, std::span<const Usage
         grant.more_ns = static_cast<std::uint64_t>(std::max(0.0, lead) * account.weight / kUnitWeight);
       }
       // Whoever paused for a moment must not find all that the other ones had queued on the device.
-      grant.bounded = !alone || others_were_here(one.client, now_ns);
+      grant.bounded = !alone || others_expected(accounts_, one.client, now_ns);
     }
     grants.push_back(grant);
   }

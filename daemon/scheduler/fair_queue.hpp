@@ -36,8 +36,6 @@ class FairQueue final : public SchedulingPolicy {
   // The slowest clock among active clients, or only among those that have work this instant.
   [[nodiscard]] double slowest(bool only_backlogged) const;
   [[nodiscard]] bool someone_may_run(double floor) const;
-  // Whether somebody else has had work lately.
-  [[nodiscard]] bool others_were_here(ClientId client, std::uint64_t now_ns) const;
 
   double quantum_;
   std::uint64_t idle_after_ns_;

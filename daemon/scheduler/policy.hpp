@@ -3,6 +3,7 @@
 // of their own.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -16,6 +17,16 @@ inline constexpr std::uint64_t kUnlimited = UINT64_MAX;
 
 // Who has had work within that time is expected to have some again soon.
 inline constexpr std::uint64_t kPresenceNs = 100'000'000;
+
+// Whether somebody other than `client` is here or expected: `accounts` maps clients to objects with a
+// last_busy_ns, 0 for who never had work.
+template <class Accounts>
+[[nodiscard]] bool others_expected(const Accounts& accounts, ClientId client, std::uint64_t now_ns) {
+  return std::any_of(accounts.begin(), accounts.end(), [&](const auto& entry) {
+    const std::uint64_t last = entry.second.last_busy_ns;
+    return entry.first != client && last != 0 && now_ns - last < kPresenceNs;
+  });
+}
 
 // The weight of a class that names none.
 inline constexpr std::uint32_t kUnitWeight = 100;

@@ -119,13 +119,6 @@ bool TurnPolicy::pass_on(std::uint64_t now_ns) {
   return true;
 }
 
-bool TurnPolicy::others_expected(std::uint64_t now_ns) const {
-  return std::any_of(accounts_.begin(), accounts_.end(), [&](const auto& entry) {
-    const Account& account = entry.second;
-    return entry.first != holder_ && account.last_busy_ns != 0 && now_ns - account.last_busy_ns < kPresenceNs;
-  });
-}
-
 std::vector<Grant> TurnPolicy::update(std::uint64_t now_ns, std::span<const Usage> usage) {
   together_ = static_cast<std::size_t>(std::count_if(
       accounts_.begin(), accounts_.end(), [this](const auto& entry) { return on_device(entry.second); }));
@@ -151,7 +144,7 @@ std::vector<Grant> TurnPolicy::update(std::uint64_t now_ns, std::span<const Usag
       grant = {one.client, kUnlimited, false};
     } else if (may_run && held_ && one.client == holder_) {
       grant.more_ns = waited_for ? remaining(accounts_.at(holder_)) : kUnlimited;
-      grant.bounded = waited_for || others_expected(now_ns);
+      grant.bounded = waited_for || others_expected(accounts_, holder_, now_ns);
     }
     grants.push_back(grant);
   }

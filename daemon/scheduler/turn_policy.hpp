@@ -84,8 +84,6 @@ class TurnPolicy : public SchedulingPolicy {
   [[nodiscard]] bool on_device(const Account& account) const;
   // Whether the next turn, the holder's being over, has to wait for work of his.
   bool waits_for_end(const Account& holder, std::uint64_t now_ns);
-  // Whether somebody but the holder is likely to want the device soon.
-  [[nodiscard]] bool others_expected(std::uint64_t now_ns) const;
   // The first in order of those that have work, the holder left out; or null.
   Account* next();
   // Ends and begins turns; false while the device has to run empty first.

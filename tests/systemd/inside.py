@@ -247,8 +247,16 @@ class Installed(unittest.TestCase):
 
     def test_broker_and_workers_are_confined(self):
         systemctl("start", "vgpud")
-        wait_until(lambda: len(processes()) >= 2, 20, "a worker is ready")
-        for pid, name in processes().items():
+        found = {}
+
+        def a_worker_is_there():
+            found.clear()
+            found.update(processes())
+            # A child of the broker's that is about to become a worker has the broker's executable, and no capability.
+            return sorted(set(found.values())) == ["vgpud", "vgpud-worker"] and list(found.values()).count("vgpud") == 1
+
+        wait_until(a_worker_is_there, 20, "a worker is ready")
+        for pid, name in found.items():
             with self.subTest(process=name):
                 status = status_of(pid)
                 self.assertNotIn("0", status["Uid"].split())
