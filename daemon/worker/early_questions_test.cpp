@@ -5,7 +5,11 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
+#include <cstring>
+#include <memory>
 #include <thread>
+#include <vector>
 
 #include "vgpu/records.hpp"
 

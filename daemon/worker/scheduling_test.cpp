@@ -6,6 +6,7 @@
 #include "daemon/worker/accounting.hpp"
 #include "daemon/worker/estimates.hpp"
 #include "daemon/worker/token_bucket.hpp"
+#include "protocol/futex.hpp"
 
 namespace vgpu::worker {
 namespace {

@@ -3,6 +3,8 @@
 #include <cstdlib>
 #include <functional>
 #include <random>
+#include <sstream>
+#include <string>
 
 #include "softgpu/exec/test_device.hpp"
 
@@ -81,23 +83,25 @@ TEST(Video, WorksOnBytesAndHalvesAtOnce) {
     const std::string n = bits == 8 ? "4" : "2";
     for (const bool is_signed : {false, true}) {
       const std::string t = is_signed ? ".s32.s32.s32" : ".u32.u32.u32";
-      const std::string end = " %d, %a, %b, %c;";
-      check("vadd" + n + t + end, packed(bits, is_signed, false, add));
-      check("vsub" + n + t + end, packed(bits, is_signed, false, sub));
-      check("vadd" + n + t + ".sat" + end, packed(bits, is_signed, true, add));
-      check("vsub" + n + t + ".sat" + end, packed(bits, is_signed, true, sub));
-      check("vabsdiff" + n + t + end, packed(bits, is_signed, false, difference));
-      check("vabsdiff" + n + t + ".add" + end, summed(bits, is_signed, difference));
-      check("vmin" + n + t + end,
+      const auto instruction = [&](const char* name, const std::string& types, const char* suffix = "") {
+        return (std::ostringstream() << name << n << types << suffix << " %d, %a, %b, %c;").str();
+      };
+      check(instruction("vadd", t), packed(bits, is_signed, false, add));
+      check(instruction("vsub", t), packed(bits, is_signed, false, sub));
+      check(instruction("vadd", t, ".sat"), packed(bits, is_signed, true, add));
+      check(instruction("vsub", t, ".sat"), packed(bits, is_signed, true, sub));
+      check(instruction("vabsdiff", t), packed(bits, is_signed, false, difference));
+      check(instruction("vabsdiff", t, ".add"), summed(bits, is_signed, difference));
+      check(instruction("vmin", t),
             packed(bits, is_signed, false, [](s64 a, s64 b) { return std::min(a, b); }));
-      check("vmax" + n + t + end,
+      check(instruction("vmax", t),
             packed(bits, is_signed, false, [](s64 a, s64 b) { return std::max(a, b); }));
-      check("vset" + n + t.substr(4) + ".lt" + end,
+      check(instruction("vset", t.substr(4), ".lt"),
             packed(bits, is_signed, false, [](s64 a, s64 b) { return a < b; }));
-      check("vset" + n + t.substr(4) + ".ge.add" + end,
+      check(instruction("vset", t.substr(4), ".ge.add"),
             summed(bits, is_signed, [](s64 a, s64 b) { return a >= b; }));
     }
-    check("vavrg" + n + ".u32.u32.u32 %d, %a, %b, %c;",
+    check(bits == 8 ? "vavrg4.u32.u32.u32 %d, %a, %b, %c;" : "vavrg2.u32.u32.u32 %d, %a, %b, %c;",
           packed(bits, false, false, [](s64 a, s64 b) { return (a + b + 1) / 2; }));
   }
 }

@@ -246,6 +246,7 @@ bool decode_transfer(Builder& b, const Instruction& i) {
   if (!address || b.failed()) return true;
   form.narrow = address->bytes == 4;
   std::vector<Vreg> fragment;
+  fragment.reserve(list.size());
   for (const auto* o : list) fragment.push_back(store ? b.in(*o, 4) : b.out(*o, 4));
   Draft& d = b.emit(store ? store_fragment : load_fragment).use(8, address->base).use(9, stride);
   d.imm(static_cast<u64>(address->offset)).aux(form.packed());
