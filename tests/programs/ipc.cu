@@ -2,48 +2,32 @@
 // an allocation and an offset, an event that orders both processes' streams. Made-up handles open nothing.
 #include <string>
 
+#include "shared_values.hpp"
 #include "two_processes.hpp"
 
 namespace {
 
 constexpr int count = (3 << 18) + 17;  // some pages, and a part of one
 constexpr int offset = 1000;
+constexpr int first = 7;   // the value of the first element
+constexpr int more = 100;  // what a process adds to each
 
 struct Offer {
   cudaIpcMemHandle_t memory;
   cudaIpcEventHandle_t event;
 };
 
-__global__ void fill(int* out, int n, int first) {
-  const int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i < n) out[i] = first + i;
-}
-
-__global__ void triple(int* values, int n) {
-  const int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i < n) values[i] *= 3;
-}
-
 // Loads the kernels: a lazy load may synchronise the device, and these tests hold streams up.
 void load_kernels() {
   int* scratch = nullptr;
   CUDA_OK(cudaMalloc(&scratch, sizeof(int)));
-  fill<<<1, 1>>>(scratch, 1, 0);
-  triple<<<1, 1>>>(scratch, 1);
+  check::fill<<<1, 1>>>(scratch, 1, 0);
+  check::add<<<1, 1>>>(scratch, 1, 0);
   CUDA_OK(cudaFree(scratch));
 }
 
 int blocks() {
   return (count + 255) / 256;
-}
-
-void expect_values(const int* device, int factor, int from) {
-  std::vector<int> seen(count - from);
-  CUDA_OK(cudaMemcpy(seen.data(), device + from, seen.size() * sizeof(int), cudaMemcpyDeviceToHost));
-  for (size_t i = 0; i < seen.size(); ++i) {
-    const int wanted = (7 + static_cast<int>(i) + from) * factor;
-    EXPECT(seen[i] == wanted, "at %zu: %d, wanted %d", i, seen[i], wanted);
-  }
 }
 
 size_t free_memory() {
@@ -106,7 +90,7 @@ void parent(check::Partner child) {
 
   // The work that the event stands for has not begun when the other process gets the handles.
   check::HeldStream held(stream);
-  fill<<<blocks(), 256, 0, stream>>>(values, count, 7);
+  check::fill<<<blocks(), 256, 0, stream>>>(values, count, first);
   CUDA_OK(cudaEventRecord(filled, stream));
   CUDA_IS(cudaEventQuery(filled), cudaErrorNotReady);
   Offer offer{};
@@ -124,17 +108,17 @@ void parent(check::Partner child) {
   child.meet();  // it has seen that the event is not there yet, and has queued its work behind it
   held.release();
 
-  const auto tripled_handle = child.receive<cudaIpcEventHandle_t>();
-  cudaEvent_t tripled = nullptr;
-  CUDA_OK(cudaIpcOpenEventHandle(&tripled, tripled_handle));
-  CUDA_OK(cudaStreamWaitEvent(stream, tripled, 0));
-  triple<<<blocks(), 256, 0, stream>>>(values, count);
+  const auto added_handle = child.receive<cudaIpcEventHandle_t>();
+  cudaEvent_t added = nullptr;
+  CUDA_OK(cudaIpcOpenEventHandle(&added, added_handle));
+  CUDA_OK(cudaStreamWaitEvent(stream, added, 0));
+  check::add<<<blocks(), 256, 0, stream>>>(values, count, more);
   CUDA_OK(cudaStreamSynchronize(stream));
-  CUDA_OK(cudaEventSynchronize(tripled));
-  expect_values(values, 9, 0);
+  CUDA_OK(cudaEventSynchronize(added));
+  check::expect_values(values, count, first + 2 * more);
   child.meet();  // it may look now
   child.meet();  // it has closed all
-  CUDA_OK(cudaEventDestroy(tripled));
+  CUDA_OK(cudaEventDestroy(added));
   CUDA_OK(cudaFree(values));
   CUDA_OK(cudaDeviceSynchronize());
   child.meet();  // the memory is gone
@@ -164,25 +148,25 @@ void child(check::Partner parent) {
   refuse_made_up_handles(offer);
 
   cudaEvent_t filled = nullptr;
-  cudaEvent_t tripled = nullptr;
+  cudaEvent_t added = nullptr;
   CUDA_OK(cudaIpcOpenEventHandle(&filled, offer.event));
-  CUDA_OK(cudaEventCreateWithFlags(&tripled, cudaEventInterprocess | cudaEventDisableTiming));
+  CUDA_OK(cudaEventCreateWithFlags(&added, cudaEventInterprocess | cudaEventDisableTiming));
   CUDA_IS(cudaEventQuery(filled), cudaErrorNotReady);
   cudaStream_t stream = nullptr;
   CUDA_OK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
   CUDA_OK(cudaStreamWaitEvent(stream, filled, 0));
-  triple<<<blocks(), 256, 0, stream>>>(values, count);
-  CUDA_OK(cudaEventRecord(tripled, stream));
+  check::add<<<blocks(), 256, 0, stream>>>(values, count, more);
+  CUDA_OK(cudaEventRecord(added, stream));
   CUDA_IS(cudaStreamQuery(stream), cudaErrorNotReady);
   parent.meet();
   CUDA_OK(cudaEventSynchronize(filled));
   cudaIpcEventHandle_t handle{};
-  CUDA_OK(cudaIpcGetEventHandle(&handle, tripled));
+  CUDA_OK(cudaIpcGetEventHandle(&handle, added));
   parent.send(handle);
   parent.meet();
   // Closed as often as it was opened.
   CUDA_OK(cudaIpcCloseMemHandle(again));
-  expect_values(values, 9, offset);
+  check::expect_values(values + offset, count - offset, first + offset + 2 * more);
   CUDA_OK(cudaIpcCloseMemHandle(values));
   CUDA_IS(cudaIpcCloseMemHandle(values), cudaErrorInvalidValue);
   static_cast<void>(cudaGetLastError());
@@ -191,7 +175,7 @@ void child(check::Partner parent) {
   parent.meet();
   expect_refused(offer.memory);
   CUDA_OK(cudaStreamDestroy(stream));
-  CUDA_OK(cudaEventDestroy(tripled));
+  CUDA_OK(cudaEventDestroy(added));
 }
 
 // The other process is killed while its work is under way: what was opened stays, waits for it end.
@@ -209,14 +193,14 @@ void orphan(check::Partner child) {
     return;
   }
   CUDA_OK(cudaStreamWaitEvent(nullptr, never, 0));
-  triple<<<blocks(), 256>>>(values, count);
+  check::add<<<blocks(), 256>>>(values, count, more);
   child.kill_child();
   const cudaError_t ended = cudaDeviceSynchronize();
   // On the software GPU the event counts as happened. A GPU's stream cannot be freed: the client gets an
   // error.
   if (ended == cudaErrorExternalDevice && !check::software_gpu()) return;
   CUDA_OK(ended);
-  expect_values(values, 3, 0);
+  check::expect_values(values, count, first + more);
   CUDA_OK(cudaIpcCloseMemHandle(values));
 }
 
@@ -224,7 +208,7 @@ void dies(check::Partner parent) {
   load_kernels();
   int* values = nullptr;
   CUDA_OK(cudaMalloc(&values, count * sizeof(int)));
-  fill<<<blocks(), 256>>>(values, count, 7);
+  check::fill<<<blocks(), 256>>>(values, count, first);
   CUDA_OK(cudaDeviceSynchronize());
   cudaStream_t stream = nullptr;
   CUDA_OK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
