@@ -99,17 +99,13 @@ CUresult single_copy(const CopyCalls& calls, const CUDA_MEMCPY3D_BATCH_OP& box, 
 
 CUresult copy_batch(const CopyCalls& calls, const CopyList& list, std::size_t* failed, CUstream stream) {
   if (failed != nullptr) *failed = SIZE_MAX;
-  const std::size_t* const first_of = list.first_of;
-  if (list.targets == nullptr || list.sources == nullptr || list.sizes == nullptr || list.count == 0 ||
-      list.attributes == nullptr || first_of == nullptr || list.attribute_count == 0 ||
-      list.attribute_count > list.count || first_of[0] != 0) {
+  if (list.targets == nullptr || list.sources == nullptr || list.sizes == nullptr ||
+      !list.attributes.cover(list.count)) {
     return CUDA_ERROR_INVALID_VALUE;
   }
   bool during_call = false;
-  for (std::size_t i = 0; i < list.attribute_count; ++i) {
-    if ((i != 0 && first_of[i] <= first_of[i - 1]) || first_of[i] >= list.count)
-      return CUDA_ERROR_INVALID_VALUE;
-    const auto order = list.attributes[i].srcAccessOrder;
+  for (std::size_t i = 0; i < list.attributes.count; ++i) {
+    const auto order = list.attributes.values[i].srcAccessOrder;
     if (!known(order)) return CUDA_ERROR_INVALID_VALUE;
     during_call = during_call || order == CU_MEMCPY_SRC_ACCESS_ORDER_DURING_API_CALL;
   }

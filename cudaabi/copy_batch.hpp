@@ -5,6 +5,8 @@
 
 #include <cstddef>
 
+#include "cudaabi/attribute_runs.hpp"
+
 namespace cudaabi {
 
 /// The library's own calls, for its default streams of either kind.
@@ -21,9 +23,7 @@ struct CopyList {
   const CUdeviceptr* sources;
   const std::size_t* sizes;
   std::size_t count;
-  const CUmemcpyAttributes* attributes;
-  const std::size_t* first_of;  ///< the copy from which on an attribute counts
-  std::size_t attribute_count;
+  AttributeRuns<CUmemcpyAttributes> attributes;
 };
 
 /// cuMemcpyBatchAsync. `failed`, if not null: the index of the copy that failed, or SIZE_MAX.

@@ -23,20 +23,13 @@ CUresult device_of_pools(const CUmemLocation* location, CUmemAllocationType type
 CUresult prefetch_batch(const PrefetchList& list, unsigned long long flags,
                         CUresult (*prefetch)(CUdeviceptr, std::size_t, CUmemLocation, unsigned, CUstream),
                         CUstream stream) {
-  const std::size_t* const first_of = list.first_of;
-  if (list.pointers == nullptr || list.sizes == nullptr || list.count == 0 || list.locations == nullptr ||
-      first_of == nullptr || list.location_count == 0 || list.location_count > list.count ||
-      first_of[0] != 0 || flags != 0) {
+  const AttributeRuns<CUmemLocation>& locations = list.locations;
+  if (list.pointers == nullptr || list.sizes == nullptr || !locations.cover(list.count) || flags != 0)
     return CUDA_ERROR_INVALID_VALUE;
-  }
-  for (std::size_t i = 0; i < list.location_count; ++i) {
-    if ((i != 0 && first_of[i] <= first_of[i - 1]) || first_of[i] >= list.count)
-      return CUDA_ERROR_INVALID_VALUE;
-  }
   std::size_t where = 0;
   for (std::size_t i = 0; i < list.count; ++i) {
-    if (where + 1 < list.location_count && first_of[where + 1] == i) ++where;
-    const CUresult result = prefetch(list.pointers[i], list.sizes[i], list.locations[where], 0, stream);
+    if (where + 1 < locations.count && locations.first_of[where + 1] == i) ++where;
+    const CUresult result = prefetch(list.pointers[i], list.sizes[i], locations.values[where], 0, stream);
     if (result != CUDA_SUCCESS) return result;
   }
   return CUDA_SUCCESS;

@@ -6,6 +6,8 @@
 
 #include <cstddef>
 
+#include "cudaabi/attribute_runs.hpp"
+
 namespace cudaabi {
 
 /// The device whose pools cuMemGetMemPool and its kin mean. Only devices have pools here, of pinned memory.
@@ -16,9 +18,7 @@ struct PrefetchList {
   const CUdeviceptr* pointers;
   const std::size_t* sizes;
   std::size_t count;
-  const CUmemLocation* locations;
-  const std::size_t* first_of;  ///< the range from which on a location counts
-  std::size_t location_count;
+  AttributeRuns<CUmemLocation> locations;
 };
 
 /// The ranges one after the other, by the library's own cuMemPrefetchAsync_v2.

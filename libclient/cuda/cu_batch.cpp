@@ -14,27 +14,27 @@ constexpr cudaabi::CopyCalls kPerThread{cuMemcpyAsync_ptsz, cuMemcpy3DAsync_v2_p
 VGPU_EXPORT CUresult cuMemcpyBatchAsync(CUdeviceptr* dsts, CUdeviceptr* srcs, std::size_t* sizes,
                                         std::size_t count, CUmemcpyAttributes* attrs, std::size_t* attrsIdxs,
                                         std::size_t numAttrs, std::size_t* failIdx, CUstream hStream) {
-  return cudaabi::copy_batch(kLegacy, {dsts, srcs, sizes, count, attrs, attrsIdxs, numAttrs}, failIdx,
+  return cudaabi::copy_batch(kLegacy, {dsts, srcs, sizes, count, {attrs, attrsIdxs, numAttrs}}, failIdx,
                              hStream);
 }
 VGPU_EXPORT CUresult cuMemcpyBatchAsync_ptsz(CUdeviceptr* dsts, CUdeviceptr* srcs, std::size_t* sizes,
                                              std::size_t count, CUmemcpyAttributes* attrs,
                                              std::size_t* attrsIdxs, std::size_t numAttrs,
                                              std::size_t* failIdx, CUstream hStream) {
-  return cudaabi::copy_batch(kPerThread, {dsts, srcs, sizes, count, attrs, attrsIdxs, numAttrs}, failIdx,
+  return cudaabi::copy_batch(kPerThread, {dsts, srcs, sizes, count, {attrs, attrsIdxs, numAttrs}}, failIdx,
                              hStream);
 }
 VGPU_EXPORT CUresult cuMemcpyBatchAsync_v2(CUdeviceptr* dsts, CUdeviceptr* srcs, std::size_t* sizes,
                                            std::size_t count, CUmemcpyAttributes* attrs,
                                            std::size_t* attrsIdxs, std::size_t numAttrs, CUstream hStream) {
-  return cudaabi::copy_batch(kLegacy, {dsts, srcs, sizes, count, attrs, attrsIdxs, numAttrs}, nullptr,
+  return cudaabi::copy_batch(kLegacy, {dsts, srcs, sizes, count, {attrs, attrsIdxs, numAttrs}}, nullptr,
                              hStream);
 }
 VGPU_EXPORT CUresult cuMemcpyBatchAsync_v2_ptsz(CUdeviceptr* dsts, CUdeviceptr* srcs, std::size_t* sizes,
                                                 std::size_t count, CUmemcpyAttributes* attrs,
                                                 std::size_t* attrsIdxs, std::size_t numAttrs,
                                                 CUstream hStream) {
-  return cudaabi::copy_batch(kPerThread, {dsts, srcs, sizes, count, attrs, attrsIdxs, numAttrs}, nullptr,
+  return cudaabi::copy_batch(kPerThread, {dsts, srcs, sizes, count, {attrs, attrsIdxs, numAttrs}}, nullptr,
                              hStream);
 }
 VGPU_EXPORT CUresult cuMemcpy3DBatchAsync(std::size_t numOps, CUDA_MEMCPY3D_BATCH_OP* opList,

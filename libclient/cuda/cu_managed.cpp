@@ -113,16 +113,16 @@ VGPU_EXPORT CUresult cuMemPrefetchBatchAsync(CUdeviceptr* dptrs, std::size_t* si
                                              CUmemLocation* prefetchLocs, std::size_t* prefetchLocIdxs,
                                              std::size_t numPrefetchLocs, unsigned long long flags,
                                              CUstream hStream) {
-  return cudaabi::prefetch_batch({dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs}, flags,
-                                 cuMemPrefetchAsync_v2, hStream);
+  return cudaabi::prefetch_batch({dptrs, sizes, count, {prefetchLocs, prefetchLocIdxs, numPrefetchLocs}},
+                                 flags, cuMemPrefetchAsync_v2, hStream);
 }
 
 VGPU_EXPORT CUresult cuMemPrefetchBatchAsync_ptsz(CUdeviceptr* dptrs, std::size_t* sizes, std::size_t count,
                                                   CUmemLocation* prefetchLocs, std::size_t* prefetchLocIdxs,
                                                   std::size_t numPrefetchLocs, unsigned long long flags,
                                                   CUstream hStream) {
-  return cudaabi::prefetch_batch({dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs}, flags,
-                                 cuMemPrefetchAsync_v2_ptsz, hStream);
+  return cudaabi::prefetch_batch({dptrs, sizes, count, {prefetchLocs, prefetchLocIdxs, numPrefetchLocs}},
+                                 flags, cuMemPrefetchAsync_v2_ptsz, hStream);
 }
 
 VGPU_EXPORT CUresult cuMemDiscardAndPrefetchBatchAsync(CUdeviceptr* dptrs, std::size_t* sizes,

@@ -14,25 +14,25 @@ constexpr cudaabi::CopyCalls per_thread_calls{cuMemcpyAsync_ptsz, cuMemcpy3DAsyn
 SOFTGPU_API cuMemcpyBatchAsync(CUdeviceptr* dsts, CUdeviceptr* srcs, std::size_t* sizes, std::size_t count,
                                CUmemcpyAttributes* attrs, std::size_t* attrsIdxs, std::size_t numAttrs,
                                std::size_t* failIdx, CUstream hStream) {
-  return cudaabi::copy_batch(legacy_calls, {dsts, srcs, sizes, count, attrs, attrsIdxs, numAttrs}, failIdx,
+  return cudaabi::copy_batch(legacy_calls, {dsts, srcs, sizes, count, {attrs, attrsIdxs, numAttrs}}, failIdx,
                              hStream);
 }
 SOFTGPU_API cuMemcpyBatchAsync_ptsz(CUdeviceptr* dsts, CUdeviceptr* srcs, std::size_t* sizes,
                                     std::size_t count, CUmemcpyAttributes* attrs, std::size_t* attrsIdxs,
                                     std::size_t numAttrs, std::size_t* failIdx, CUstream hStream) {
-  return cudaabi::copy_batch(per_thread_calls, {dsts, srcs, sizes, count, attrs, attrsIdxs, numAttrs},
+  return cudaabi::copy_batch(per_thread_calls, {dsts, srcs, sizes, count, {attrs, attrsIdxs, numAttrs}},
                              failIdx, hStream);
 }
 SOFTGPU_API cuMemcpyBatchAsync_v2(CUdeviceptr* dsts, CUdeviceptr* srcs, std::size_t* sizes, std::size_t count,
                                   CUmemcpyAttributes* attrs, std::size_t* attrsIdxs, std::size_t numAttrs,
                                   CUstream hStream) {
-  return cudaabi::copy_batch(legacy_calls, {dsts, srcs, sizes, count, attrs, attrsIdxs, numAttrs}, nullptr,
+  return cudaabi::copy_batch(legacy_calls, {dsts, srcs, sizes, count, {attrs, attrsIdxs, numAttrs}}, nullptr,
                              hStream);
 }
 SOFTGPU_API cuMemcpyBatchAsync_v2_ptsz(CUdeviceptr* dsts, CUdeviceptr* srcs, std::size_t* sizes,
                                        std::size_t count, CUmemcpyAttributes* attrs, std::size_t* attrsIdxs,
                                        std::size_t numAttrs, CUstream hStream) {
-  return cudaabi::copy_batch(per_thread_calls, {dsts, srcs, sizes, count, attrs, attrsIdxs, numAttrs},
+  return cudaabi::copy_batch(per_thread_calls, {dsts, srcs, sizes, count, {attrs, attrsIdxs, numAttrs}},
                              nullptr, hStream);
 }
 SOFTGPU_API cuMemcpy3DBatchAsync(std::size_t numOps, CUDA_MEMCPY3D_BATCH_OP* opList, std::size_t* failIdx,

@@ -94,16 +94,16 @@ SOFTGPU_API cuMemRangeGetAttribute(void* data, std::size_t size, CUmem_range_att
 SOFTGPU_API cuMemPrefetchBatchAsync(CUdeviceptr* dptrs, std::size_t* sizes, std::size_t count,
                                     CUmemLocation* prefetchLocs, std::size_t* prefetchLocIdxs,
                                     std::size_t numPrefetchLocs, unsigned long long flags, CUstream hStream) {
-  return cudaabi::prefetch_batch({dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs}, flags,
-                                 cuMemPrefetchAsync_v2, hStream);
+  return cudaabi::prefetch_batch({dptrs, sizes, count, {prefetchLocs, prefetchLocIdxs, numPrefetchLocs}},
+                                 flags, cuMemPrefetchAsync_v2, hStream);
 }
 
 SOFTGPU_API cuMemPrefetchBatchAsync_ptsz(CUdeviceptr* dptrs, std::size_t* sizes, std::size_t count,
                                          CUmemLocation* prefetchLocs, std::size_t* prefetchLocIdxs,
                                          std::size_t numPrefetchLocs, unsigned long long flags,
                                          CUstream hStream) {
-  return cudaabi::prefetch_batch({dptrs, sizes, count, prefetchLocs, prefetchLocIdxs, numPrefetchLocs}, flags,
-                                 cuMemPrefetchAsync_v2_ptsz, hStream);
+  return cudaabi::prefetch_batch({dptrs, sizes, count, {prefetchLocs, prefetchLocIdxs, numPrefetchLocs}},
+                                 flags, cuMemPrefetchAsync_v2_ptsz, hStream);
 }
 
 SOFTGPU_API cuMemDiscardAndPrefetchBatchAsync(CUdeviceptr* dptrs, std::size_t* sizes, std::size_t count,
