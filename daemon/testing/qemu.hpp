@@ -13,6 +13,14 @@
 
 namespace vgpu::daemon::testing {
 
+// A configuration's part: one VM, "web".
+inline constexpr const char* kWebVm = "vms: [{name: web, size: 16MiB, slots: 2}]\n";
+
+// Where a broker's VM waits for its QEMU.
+inline std::filesystem::path vm_socket(const BrokerProcess& broker, const std::string& vm) {
+  return std::filesystem::path(broker.folder()) / "vm" / (vm + ".sock");
+}
+
 class Qemu {
  public:
   // connected() says whether all came that the server sends.

@@ -10,8 +10,6 @@
 namespace vgpu::daemon::testing {
 namespace {
 
-constexpr const char* kConfigured = "vms: [{name: web, size: 16MiB, slots: 2}]\n";
-
 class VmHandover : public ::testing::Test {
  protected:
   void start(const std::string& config) {
@@ -23,9 +21,7 @@ class VmHandover : public ::testing::Test {
     broker_->start();
     ASSERT_TRUE(broker_->wait_until_up()) << broker_->log();
   }
-  [[nodiscard]] std::filesystem::path path(const std::string& vm) const {
-    return std::filesystem::path(broker_->folder()) / "vm" / (vm + ".sock");
-  }
+  [[nodiscard]] std::filesystem::path path(const std::string& vm) const { return vm_socket(*broker_, vm); }
   [[nodiscard]] nlohmann::json row(const std::string& vm) const {
     const nlohmann::json answer = broker_->ask({{"request", "vms"}});
     for (const nlohmann::json& one : answer["vms"]) {
@@ -53,7 +49,7 @@ class VmHandover : public ::testing::Test {
 };
 
 TEST_F(VmHandover, QemuNoticesNothing) {
-  start(kConfigured);
+  start(kWebVm);
   const Qemu qemu(path("web"));
   ASSERT_TRUE(qemu.connected()) << broker_->log();
   for (const int signal : {SIGTERM, SIGKILL, SIGABRT}) {
@@ -72,7 +68,7 @@ TEST_F(VmHandover, QemuNoticesNothing) {
 }
 
 TEST_F(VmHandover, PeerIdsAreNotUsedAgain) {
-  start(kConfigured);
+  start(kWebVm);
   std::int64_t last = 0;
   for (int round = 0; round < 3; ++round) {
     {
@@ -86,7 +82,7 @@ TEST_F(VmHandover, PeerIdsAreNotUsedAgain) {
 }
 
 TEST_F(VmHandover, AQemuThatLeftMeanwhileIsNotTakenForPresent) {
-  start(kConfigured);
+  start(kWebVm);
   {
     const Qemu qemu(path("web"));
     broker_->end_with(SIGKILL);
@@ -118,7 +114,7 @@ TEST_F(VmHandover, AVmConfiguredOtherwiseOrNoLongerLosesItsQemu) {
   for (const char* next :
        {"vms: [{name: web, size: 32MiB, slots: 2}]\n", "vms: [{name: other, size: 16MiB, slots: 2}]\n"}) {
     SCOPED_TRACE(next);
-    start(kConfigured);
+    start(kWebVm);
     const Qemu qemu(path("web"));
     ASSERT_TRUE(qemu.connected());
     broker_->write_config("ok", next);
@@ -130,7 +126,7 @@ TEST_F(VmHandover, AVmConfiguredOtherwiseOrNoLongerLosesItsQemu) {
 }
 
 TEST_F(VmHandover, WhatIsIncompleteOrDamagedIsMadeAnew) {
-  start(kConfigured);
+  start(kWebVm);
   for (const char* part : {"vm-web/record", "vm-web/memory", "vm-web/doorbell-0", "qemu-web/connection"}) {
     SCOPED_TRACE(part);
     ASSERT_TRUE(eventually([&] { return kept() == 4; }));

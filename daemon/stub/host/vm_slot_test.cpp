@@ -14,7 +14,7 @@ class VmSlot : public ::testing::Test {
  protected:
   void SetUp() override {
     ASSERT_TRUE(broker_.wait_until_up()) << broker_.log();
-    qemu_ = std::make_unique<Qemu>(std::filesystem::path(broker_.folder()) / "vm/web.sock");
+    qemu_ = std::make_unique<Qemu>(vm_socket(broker_, "web"));
     ASSERT_TRUE(qemu_->connected()) << broker_.log();
     qemu_->guest().generation.store(1);
   }
@@ -39,7 +39,7 @@ class VmSlot : public ::testing::Test {
     return pids;
   }
 
-  BrokerProcess broker_{"ok", "vms: [{name: web, size: 16MiB, slots: 2}]\n"};
+  BrokerProcess broker_{"ok", kWebVm};
   std::unique_ptr<Qemu> qemu_;
 };
 
