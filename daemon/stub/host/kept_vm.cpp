@@ -4,6 +4,7 @@
 #include <string_view>
 
 #include "daemon/base/log.hpp"
+#include "daemon/handover/fields.hpp"
 
 namespace vgpu::daemon::stub_host {
 namespace {
@@ -31,18 +32,25 @@ std::string doorbell_part(std::size_t vector) {
   return "doorbell-" + std::to_string(vector);
 }
 
+template <class Field, Either<VmRecord> Record>
+void fields(Field& field, Record& record) {
+  auto& vm = record.config;
+  field("configured", record.configured);
+  field("next_peer", record.next_peer);
+  field("name", vm.name);
+  field("bytes", vm.bytes);
+  field("slots", vm.slots);
+  field("class", vm.class_name);
+  field("device", vm.device);
+  field("socket", vm.socket);
+  field("guest_timeout", vm.guest_timeout);
+}
+
 std::vector<std::uint8_t> encode(const VmRecord& record) {
-  const VmConfig& vm = record.config;
-  return json::to_cbor(json{{"version", kVersion},
-                            {"configured", record.configured},
-                            {"next_peer", record.next_peer},
-                            {"name", vm.name},
-                            {"bytes", vm.bytes},
-                            {"slots", vm.slots},
-                            {"class", vm.class_name},
-                            {"device", vm.device},
-                            {"socket", vm.socket},
-                            {"guest_timeout", vm.guest_timeout.count()}});
+  json value = {{"version", kVersion}};
+  FieldWriter field(value);
+  fields(field, record);
+  return json::to_cbor(value);
 }
 
 tl::expected<VmRecord, std::string> decode(std::span<const std::uint8_t> bytes) {
@@ -52,16 +60,8 @@ tl::expected<VmRecord, std::string> decode(std::span<const std::uint8_t> bytes) 
       return tl::unexpected(std::string("it was written by another version of vgpud"));
     }
     VmRecord record;
-    value.at("configured").get_to(record.configured);
-    value.at("next_peer").get_to(record.next_peer);
-    VmConfig& vm = record.config;
-    value.at("name").get_to(vm.name);
-    value.at("bytes").get_to(vm.bytes);
-    value.at("slots").get_to(vm.slots);
-    value.at("class").get_to(vm.class_name);
-    value.at("device").get_to(vm.device);
-    value.at("socket").get_to(vm.socket);
-    vm.guest_timeout = std::chrono::milliseconds(value.at("guest_timeout").get<std::int64_t>());
+    FieldReader field(value);
+    fields(field, record);
     return record;
   } catch (const json::exception& error) {
     return tl::unexpected(std::string(error.what()));
