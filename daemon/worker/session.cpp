@@ -73,7 +73,7 @@ Session::Session(const SessionParts& parts)
       completions_(parts.driver, parts.context),
       upcalls_(parts.channel),
       ipc_(parts.broker_socket),
-      blocking_(parts.driver, parts.context) {
+      blocking_([&driver = parts.driver, context = parts.context] { driver.cuCtxSetCurrent(context); }) {
   contexts_.push_back(parts.context);
   software_ = parts.library != nullptr && parts.library->software();
   if (driver_.cuThreadExchangeStreamCaptureMode != nullptr) {

@@ -25,11 +25,9 @@
 
 #include "cudaabi/blas_extension.hpp"
 #include "daemon/worker/accounting.hpp"
-#include "daemon/worker/blocking_calls.hpp"
 #include "daemon/worker/card_blas.hpp"
 #include "daemon/worker/completions.hpp"
 #include "daemon/worker/console.hpp"
-#include "daemon/worker/deferred_upcalls.hpp"
 #include "daemon/worker/driver_library.hpp"
 #include "daemon/worker/early_questions.hpp"
 #include "daemon/worker/estimates.hpp"
@@ -38,6 +36,7 @@
 #include "daemon/worker/host_regions.hpp"
 #include "daemon/worker/ipc_link.hpp"
 #include "daemon/worker/jit_state.hpp"
+#include "daemon/worker/queue_thread.hpp"
 #include "daemon/worker/residence.hpp"
 #include "daemon/worker/token_bucket.hpp"
 #include "protocol/channel.hpp"
@@ -608,7 +607,9 @@ class Session {
   Completions completions_;
   UpcallPoster upcalls_;
   std::atomic<bool> stop_{false};
-  DeferredUpcalls deferred_upcalls_{upcalls_, stop_};
+  // Upcalls to destructors of user objects, which the driver may call in the middle of any call. Once stop_
+  // is set, what is left is not delivered.
+  QueueThread destructor_calls_;
 
   // The record being run.
   PendingReply current_;
@@ -698,7 +699,9 @@ class Session {
   std::deque<std::function<void()>> later_;
   std::atomic<bool> has_later_{false};
 
-  BlockingCalls blocking_;
+  // Driver calls that may wait for the device (a free waits for all that runs, also for what was submitted
+  // after the client had freed): the dispatcher, on whose next record the device may be waiting, goes on.
+  QueueThread blocking_;
   std::atomic<std::uint32_t> held_{0};  // records are not taken until it is 0: when_all_done_apart()
 
   std::atomic<int> sticky_{0};

@@ -395,7 +395,8 @@ void CUDA_CB Session::run_user_destructor(void* call) {
   const std::lock_guard lock(session.host_calls_mutex_);
   const auto found = session.destructors_.find(static_cast<HostCall*>(call));
   if (found == session.destructors_.end()) return;
-  session.deferred_upcalls_.post(found->second->upcall);
+  session.destructor_calls_.post(
+      [&session, upcall = found->second->upcall] { session.upcalls_.call(upcall, session.stop_); });
   session.destructors_.erase(found);
 }
 

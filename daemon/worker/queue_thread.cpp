@@ -1,10 +1,10 @@
-#include "daemon/worker/blocking_calls.hpp"
+#include "daemon/worker/queue_thread.hpp"
 
 #include <utility>
 
 namespace vgpu::worker {
 
-void BlockingCalls::post(std::function<void()> call) {
+void QueueThread::post(std::function<void()> call) {
   const std::lock_guard lock(mutex_);
   if (ending_) return;
   calls_.push_back(std::move(call));
@@ -12,17 +12,17 @@ void BlockingCalls::post(std::function<void()> call) {
   changed_.notify_all();
 }
 
-bool BlockingCalls::idle() {
+bool QueueThread::idle() {
   const std::lock_guard lock(mutex_);
   return calls_.empty();
 }
 
-void BlockingCalls::drain() {
+void QueueThread::drain() {
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [this] { return ending_ || calls_.empty(); });
 }
 
-void BlockingCalls::stop() {
+void QueueThread::stop() {
   {
     const std::lock_guard lock(mutex_);
     ending_ = true;
@@ -31,8 +31,8 @@ void BlockingCalls::stop() {
   if (thread_.joinable()) thread_.join();
 }
 
-void BlockingCalls::run() {
-  driver_.cuCtxSetCurrent(context_);
+void QueueThread::run() {
+  if (begin_) begin_();
   std::unique_lock lock(mutex_);
   for (;;) {
     changed_.wait(lock, [this] { return ending_ || !calls_.empty(); });
