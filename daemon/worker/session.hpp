@@ -547,6 +547,10 @@ class Session {
   /// The same of all modules whose handles name nothing any more.
   std::vector<std::shared_ptr<Charge>> take_lost_variables();
   CUresult describe_function(CUfunction function, CUkernel kernel, const ArenaSpan& span);
+  /// Where a variable of a module or library lies, by the driver's `find`.
+  template <class Image, class Record, class Reply>
+  CUresult find_variable(CUresult (*find)(CUdeviceptr*, std::size_t*, Image, const char*),
+                         const Record& record, std::uint64_t handle, Reply& reply, Tail tail);
   CUresult allocate(const std::function<CUresult(CUdeviceptr&)>& call, std::uint64_t bytes,
                     CUdeviceptr& pointer);
   void note_allocation(CUdeviceptr pointer, std::uint64_t bytes);

@@ -218,19 +218,25 @@ CUresult Session::handle(const record::cuModuleGetFunction& record, reply::cuMod
   return result;
 }
 
-CUresult Session::handle(const record::cuModuleGetGlobal_v2& record, reply::cuModuleGetGlobal_v2& reply,
-                         Tail tail) {
-  if (driver_.cuModuleGetGlobal_v2 == nullptr) return unsupported(record.header.call);
-  CUmodule module = nullptr;
-  if (!resolve(record.hmod, module)) return CUDA_ERROR_INVALID_HANDLE;
+template <class Image, class Record, class Reply>
+CUresult Session::find_variable(CUresult (*find)(CUdeviceptr*, std::size_t*, Image, const char*),
+                                const Record& record, std::uint64_t handle, Reply& reply, Tail tail) {
+  if (find == nullptr) return unsupported(record.header.call);
+  Image image = nullptr;
+  if (!resolve(handle, image)) return CUDA_ERROR_INVALID_HANDLE;
   std::string name;
   put_name(tail, name);
   CUdeviceptr pointer = 0;
   std::size_t bytes = 0;
-  const CUresult result = driver_.cuModuleGetGlobal_v2(&pointer, &bytes, module, name.c_str());
+  const CUresult result = find(&pointer, &bytes, image, name.c_str());
   reply.dptr = pointer;
   reply.bytes = bytes;
   return result;
+}
+
+CUresult Session::handle(const record::cuModuleGetGlobal_v2& record, reply::cuModuleGetGlobal_v2& reply,
+                         Tail tail) {
+  return find_variable(driver_.cuModuleGetGlobal_v2, record, record.hmod, reply, tail);
 }
 
 CUresult Session::handle(const record::cuLibraryLoadData& record, reply::cuLibraryLoadData&, Tail) {
@@ -288,32 +294,12 @@ CUresult Session::handle(const record::cuLibraryGetKernel& record, reply::cuLibr
 
 CUresult Session::handle(const record::cuLibraryGetGlobal& record, reply::cuLibraryGetGlobal& reply,
                          Tail tail) {
-  if (driver_.cuLibraryGetGlobal == nullptr) return unsupported(record.header.call);
-  CUlibrary library = nullptr;
-  if (!resolve(record.library, library)) return CUDA_ERROR_INVALID_HANDLE;
-  std::string name;
-  put_name(tail, name);
-  CUdeviceptr pointer = 0;
-  std::size_t bytes = 0;
-  const CUresult result = driver_.cuLibraryGetGlobal(&pointer, &bytes, library, name.c_str());
-  reply.dptr = pointer;
-  reply.bytes = bytes;
-  return result;
+  return find_variable(driver_.cuLibraryGetGlobal, record, record.library, reply, tail);
 }
 
 CUresult Session::handle(const record::cuLibraryGetManaged& record, reply::cuLibraryGetManaged& reply,
                          Tail tail) {
-  if (driver_.cuLibraryGetManaged == nullptr) return unsupported(record.header.call);
-  CUlibrary library = nullptr;
-  if (!resolve(record.library, library)) return CUDA_ERROR_INVALID_HANDLE;
-  std::string name;
-  put_name(tail, name);
-  CUdeviceptr pointer = 0;
-  std::size_t bytes = 0;
-  const CUresult result = driver_.cuLibraryGetManaged(&pointer, &bytes, library, name.c_str());
-  reply.dptr = pointer;
-  reply.bytes = bytes;
-  return result;
+  return find_variable(driver_.cuLibraryGetManaged, record, record.library, reply, tail);
 }
 
 }  // namespace vgpu::worker
