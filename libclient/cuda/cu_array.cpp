@@ -60,12 +60,7 @@ CUresult create_array(CUarray* out, const CUDA_ARRAY3D_DESCRIPTOR& descriptor) {
   record::cuArray3DCreate_v2 record;
   record.array = handle;
   record.descriptor = descriptor;
-  if (const CUresult result = call.ask(record); result != CUDA_SUCCESS) {
-    call.process().arrays.destroy(handle);
-    return result;
-  }
-  *out = from_bits<CUarray>(handle);
-  return CUDA_SUCCESS;
+  return hand_out(call.process().arrays, handle, call.ask(record), out);
 }
 
 CUresult descriptor_of(CUarray handle, CUDA_ARRAY3D_DESCRIPTOR& out) {
@@ -169,12 +164,7 @@ VGPU_EXPORT CUresult cuMipmappedArrayCreate(CUmipmappedArray* pHandle,
   record.array = handle;
   record.descriptor = *pMipmappedArrayDesc;
   record.levels = numMipmapLevels;
-  if (const CUresult result = call.ask(record); result != CUDA_SUCCESS) {
-    call.process().mipmapped_arrays.destroy(handle);
-    return result;
-  }
-  *pHandle = from_bits<CUmipmappedArray>(handle);
-  return CUDA_SUCCESS;
+  return hand_out(call.process().mipmapped_arrays, handle, call.ask(record), pHandle);
 }
 
 VGPU_EXPORT CUresult cuMipmappedArrayGetLevel(CUarray* pLevelArray, CUmipmappedArray hMipmappedArray,
@@ -198,13 +188,9 @@ VGPU_EXPORT CUresult cuMipmappedArrayGetLevel(CUarray* pLevelArray, CUmipmappedA
   record.level = handle;
   record.array = bits(hMipmappedArray);
   record.index = level;
-  if (const CUresult result = call.ask(record); result != CUDA_SUCCESS) {
-    call.process().arrays.destroy(handle);
-    return result;
-  }
-  whole->levels[level] = handle;
-  *pLevelArray = from_bits<CUarray>(handle);
-  return CUDA_SUCCESS;
+  const CUresult result = hand_out(call.process().arrays, handle, call.ask(record), pLevelArray);
+  if (result == CUDA_SUCCESS) whole->levels[level] = handle;
+  return result;
 }
 
 VGPU_EXPORT CUresult cuMipmappedArrayDestroy(CUmipmappedArray hMipmappedArray) {

@@ -41,12 +41,7 @@ CUresult instantiate(CUgraphExec* out, CUgraph graph, unsigned long long flags, 
     detail.result = static_cast<CUgraphInstantiateResult>(reply.result);
     result = static_cast<CUresult>(reply.status);
   }
-  if (result != CUDA_SUCCESS) {
-    call.forget(record.exec);
-    return result;
-  }
-  *out = from_bits<CUgraphExec>(record.exec);
-  return CUDA_SUCCESS;
+  return hand_out(call.process().graph_execs, record.exec, result, out);
 }
 
 CUresult update(CUgraphExec exec, CUgraph graph, CUgraphExecUpdateResultInfo& info) {
@@ -281,12 +276,7 @@ VGPU_EXPORT CUresult cuGraphCreate(CUgraph* phGraph, unsigned int flags) {
   record::cuGraphCreate record;
   record.graph = call.mint(vgpu::HandleKind::graph);
   record.flags = flags;
-  if (const CUresult result = call.post(record); result != CUDA_SUCCESS) {
-    call.forget(record.graph);
-    return result;
-  }
-  *phGraph = from_bits<CUgraph>(record.graph);
-  return CUDA_SUCCESS;
+  return hand_out(call.process().graphs, record.graph, call.post(record), phGraph);
 }
 
 VGPU_EXPORT CUresult cuGraphDestroy(CUgraph hGraph) {
@@ -306,12 +296,7 @@ VGPU_EXPORT CUresult cuGraphClone(CUgraph* phGraphClone, CUgraph originalGraph) 
   record::cuGraphClone record;
   record.graph = call.mint(vgpu::HandleKind::graph);
   record.original = bits(originalGraph);
-  if (const CUresult result = call.ask(record); result != CUDA_SUCCESS) {
-    call.forget(record.graph);
-    return result;
-  }
-  *phGraphClone = from_bits<CUgraph>(record.graph);
-  return CUDA_SUCCESS;
+  return hand_out(call.process().graphs, record.graph, call.ask(record), phGraphClone);
 }
 
 VGPU_EXPORT CUresult cuGraphNodeFindInClone(CUgraphNode* phNode, CUgraphNode hOriginalNode,
@@ -496,11 +481,5 @@ VGPU_EXPORT CUresult cuUserObjectCreate(CUuserObject* object_out, void* ptr, CUh
   record.destroy = reinterpret_cast<std::uint64_t>(destroy);
   record.count = initialRefcount;
   record.flags = flags;
-  const CUresult result = call.ask(record);
-  if (result == CUDA_SUCCESS) {
-    *object_out = from_bits<CUuserObject>(record.object);
-  } else {
-    call.process().user_objects.destroy(record.object);
-  }
-  return result;
+  return hand_out(call.process().user_objects, record.object, call.ask(record), object_out);
 }

@@ -117,12 +117,7 @@ CUresult create_stream(CUstream* out, CUgreenCtx green, unsigned flags, int prio
   record.green = bits(green);
   record.flags = flags;
   record.priority = priority;
-  if (const CUresult result = call.ask(record); result != CUDA_SUCCESS) {
-    process.streams.destroy(handle);
-    return result;
-  }
-  *out = from_bits<CUstream>(handle);
-  return CUDA_SUCCESS;
+  return hand_out(process.streams, handle, call.ask(record), out);
 }
 
 CUresult stream_green(CUstream stream, CUgreenCtx* out) {

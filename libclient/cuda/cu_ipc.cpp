@@ -129,12 +129,7 @@ VGPU_EXPORT CUresult cuIpcOpenEventHandle(CUevent* phEvent, CUipcEventHandle han
   record::cuIpcOpenEventHandle record;
   record.event = made;
   record.handle = handle;
-  if (const CUresult result = call.ask(record); result != CUDA_SUCCESS) {
-    call.process().events.destroy(made);
-    return result;
-  }
-  *phEvent = from_bits<CUevent>(made);
-  return CUDA_SUCCESS;
+  return hand_out(call.process().events, made, call.ask(record), phEvent);
 }
 
 VGPU_EXPORT CUresult cuMemExportToShareableHandle(void* shareableHandle, CUmemGenericAllocationHandle handle,
@@ -163,12 +158,7 @@ VGPU_EXPORT CUresult cuMemImportFromShareableHandle(CUmemGenericAllocationHandle
   if (!read_file(osHandle, record.token)) return CUDA_ERROR_INVALID_VALUE;
   record.handle = call.mint(vgpu::HandleKind::mem_allocation);
   record.type = shHandleType;
-  if (const CUresult result = call.ask(record); result != CUDA_SUCCESS) {
-    call.forget(record.handle);
-    return result;
-  }
-  *handle = record.handle;
-  return CUDA_SUCCESS;
+  return hand_out(call.process().allocations, record.handle, call.ask(record), handle);
 }
 
 VGPU_EXPORT CUresult cuMemPoolExportToShareableHandle(void* handle_out, CUmemoryPool pool,
@@ -198,12 +188,7 @@ VGPU_EXPORT CUresult cuMemPoolImportFromShareableHandle(CUmemoryPool* pool_out, 
   if (!read_file(handle, record.token)) return CUDA_ERROR_INVALID_VALUE;
   record.pool = call.mint(vgpu::HandleKind::mem_pool);
   record.type = handleType;
-  if (const CUresult result = call.ask(record); result != CUDA_SUCCESS) {
-    call.forget(record.pool);
-    return result;
-  }
-  *pool_out = from_bits<CUmemoryPool>(record.pool);
-  return CUDA_SUCCESS;
+  return hand_out(call.process().pools, record.pool, call.ask(record), pool_out);
 }
 
 VGPU_EXPORT CUresult cuMemPoolExportPointer(CUmemPoolPtrExportData* shareData_out, CUdeviceptr ptr) {

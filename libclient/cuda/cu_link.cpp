@@ -42,13 +42,8 @@ CUresult create(unsigned count, CUjit_option* options, void** values, CUlinkStat
   record::cuLinkCreate_v2 record;
   record.state = handle;
   record.option_count = static_cast<std::uint32_t>(linker->options.wire().size());
-  if (const CUresult result = call.ask(record, std::as_bytes(linker->options.wire()));
-      result != CUDA_SUCCESS) {
-    call.process().linkers.destroy(handle);
-    return result;
-  }
-  *out = from_bits<CUlinkState>(handle);
-  return CUDA_SUCCESS;
+  return hand_out(call.process().linkers, handle, call.ask(record, std::as_bytes(linker->options.wire())),
+                  out);
 }
 
 CUresult add_data(CUlinkState state, CUjitInputType type, const void* data, std::size_t size,

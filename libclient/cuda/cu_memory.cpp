@@ -263,12 +263,7 @@ VGPU_EXPORT CUresult cuMemPoolCreate(CUmemoryPool* pool, const CUmemPoolProps* p
   record::cuMemPoolCreate record;
   record.pool = call.mint(vgpu::HandleKind::mem_pool);
   record.props = *poolProps;
-  if (const CUresult result = call.ask(record); result != CUDA_SUCCESS) {
-    call.forget(record.pool);
-    return result;
-  }
-  *pool = from_bits<CUmemoryPool>(record.pool);
-  return CUDA_SUCCESS;
+  return hand_out(call.process().pools, record.pool, call.ask(record), pool);
 }
 
 VGPU_EXPORT CUresult cuMemPoolDestroy(CUmemoryPool pool) {
@@ -388,12 +383,7 @@ VGPU_EXPORT CUresult cuMemCreate(CUmemGenericAllocationHandle* handle, size_t si
   record.bytes = size;
   record.prop = *prop;
   record.flags = flags;
-  if (const CUresult result = call.ask(record); result != CUDA_SUCCESS) {
-    call.forget(record.handle);
-    return result;
-  }
-  *handle = record.handle;
-  return CUDA_SUCCESS;
+  return hand_out(call.process().allocations, record.handle, call.ask(record), handle);
 }
 
 VGPU_EXPORT CUresult cuMemRelease(CUmemGenericAllocationHandle handle) {
@@ -414,12 +404,7 @@ VGPU_EXPORT CUresult cuMemRetainAllocationHandle(CUmemGenericAllocationHandle* h
   record::cuMemRetainAllocationHandle record;
   record.handle = call.mint(vgpu::HandleKind::mem_allocation);
   record.address = bits(addr);
-  if (const CUresult result = call.ask(record); result != CUDA_SUCCESS) {
-    call.forget(record.handle);
-    return result;
-  }
-  *handle = record.handle;
-  return CUDA_SUCCESS;
+  return hand_out(call.process().allocations, record.handle, call.ask(record), handle);
 }
 
 VGPU_EXPORT CUresult cuMemMap(CUdeviceptr ptr, size_t size, size_t offset,

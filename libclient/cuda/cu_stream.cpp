@@ -28,12 +28,7 @@ CUresult create_stream(CUstream* out, unsigned flags, int priority) {
   record.stream = handle;
   record.flags = flags;
   record.priority = priority;
-  if (const CUresult result = call.post(record); result != CUDA_SUCCESS) {
-    call.process().streams.destroy(handle);
-    return result;
-  }
-  *out = from_bits<CUstream>(handle);
-  return CUDA_SUCCESS;
+  return hand_out(call.process().streams, handle, call.post(record), out);
 }
 
 CUresult destroy_stream(CUstream stream) {
@@ -280,12 +275,7 @@ VGPU_EXPORT CUresult cuEventCreate(CUevent* phEvent, unsigned int Flags) {
   vgpu::record::cuEventCreate record;
   record.event = handle;
   record.flags = Flags;
-  if (const CUresult result = call.post(record); result != CUDA_SUCCESS) {
-    call.process().events.destroy(handle);
-    return result;
-  }
-  *phEvent = from_bits<CUevent>(handle);
-  return CUDA_SUCCESS;
+  return hand_out(call.process().events, handle, call.post(record), phEvent);
 }
 
 VGPU_EXPORT CUresult cuEventDestroy(CUevent hEvent) {

@@ -137,12 +137,7 @@ CUresult load_library(CUlibrary* out, const void* code, const JitOptions& option
     record.library = handle;
     result = send_with_options(call, *extent, record, options);
   }
-  if (result != CUDA_SUCCESS) {
-    call.process().libraries.destroy(handle);
-    return result;
-  }
-  *out = from_bits<CUlibrary>(handle);
-  return CUDA_SUCCESS;
+  return hand_out(call.process().libraries, handle, result, out);
 }
 
 // The names of a module's functions or a library's kernels, in the driver's order.
@@ -220,12 +215,7 @@ CUresult load_module(Call& call, CUmodule* module, const void* image, const JitO
     record.module = handle;
     result = send_with_options(call, *extent, record, options);
   }
-  if (result != CUDA_SUCCESS) {
-    call.process().modules.destroy(handle);
-    return result;
-  }
-  *module = from_bits<CUmodule>(handle);
-  return CUDA_SUCCESS;
+  return hand_out(call.process().modules, handle, result, module);
 }
 
 CUresult module_functions(CUmodule hmod, std::vector<CUfunction>& functions) {

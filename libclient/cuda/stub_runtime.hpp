@@ -30,6 +30,20 @@ T from_bits(std::uint64_t value) {
   return reinterpret_cast<T>(value);  // NOLINT(performance-no-int-to-ptr): CUDA's handles are numbers
 }
 
+/// How a call that makes an object ends: by naming it to the program, or by taking its handle back into
+/// `table` where `made` says that there is no such object.
+template <class Table, class Out>
+CUresult hand_out(Table& table, std::uint64_t handle, CUresult made, Out* out) {
+  if (made != CUDA_SUCCESS) {
+    table.destroy(handle);
+  } else if constexpr (std::is_pointer_v<Out>) {
+    *out = from_bits<Out>(handle);
+  } else {
+    *out = handle;
+  }
+  return made;
+}
+
 /// A call of the calling thread. Made on the stack, used once, by that thread alone.
 class Call {
  public:
