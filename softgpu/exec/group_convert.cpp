@@ -17,13 +17,6 @@ bool is_signed(Type t) {
   return t == Type::s8 || t == Type::s16 || t == Type::s32 || t == Type::s64;
 }
 
-template <class F>
-bool with_any_integer(Type t, F f) {
-  if (t == Type::u8 || t == Type::b8) return f(Tag<u8>{}), true;
-  if (t == Type::s8) return f(Tag<s8>{}), true;
-  return with_integer(t, f);
-}
-
 // The low part of a register as E, extended to the destination.
 template <class D, class S, class E>
 const Op* extend(Context& c, const Op* op) {

@@ -98,45 +98,30 @@ const Op* store_area(Context& c, const Op* op) {
   return op + 1;
 }
 
-template <class F>
-bool with_memory_type(ptx::Type t, F f) {
+// Floats in memory count as their bits.
+ptx::Type bits_type(ptx::Type t) {
   using ptx::Type;
   switch (t) {
-    case Type::b8:
-    case Type::u8:
-      f(Tag<u8>{});
-      return true;
-    case Type::s8:
-      f(Tag<s8>{});
-      return true;
-    case Type::b16:
-    case Type::u16:
     case Type::f16:
     case Type::bf16:
-      f(Tag<u16>{});
-      return true;
-    case Type::s16:
-      f(Tag<s16>{});
-      return true;
-    case Type::b32:
-    case Type::u32:
+      return Type::b16;
     case Type::f16x2:
     case Type::bf16x2:
     case Type::f32:
-      f(Tag<u32>{});
-      return true;
-    case Type::s32:
-      f(Tag<s32>{});
-      return true;
-    case Type::b64:
-    case Type::u64:
-    case Type::s64:
+      return Type::b32;
     case Type::f64:
-      f(Tag<u64>{});
-      return true;
+      return Type::b64;
     default:
-      return false;
+      return t;
   }
+}
+
+template <class F>
+bool with_memory_type(ptx::Type t, F f) {
+  return with_any_integer(bits_type(t), [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    f(Tag<std::conditional_t<sizeof(T) == 8, u64, T>>{});  // nothing is wider: their sign says nothing
+  });
 }
 
 template <unsigned N>

@@ -42,6 +42,14 @@ bool with_integer(ptx::Type t, F f) {
   }
 }
 
+/// The same with integers of 8 bits.
+template <class F>
+bool with_any_integer(ptx::Type t, F f) {
+  if (t == ptx::Type::u8 || t == ptx::Type::b8) return f(Tag<u8>{}), true;
+  if (t == ptx::Type::s8) return f(Tag<s8>{}), true;
+  return with_integer(t, f);
+}
+
 /// f(Tag<unsigned type>) for 2, 4 or 8 bytes.
 template <class F>
 bool with_bytes(u32 bytes, F f) {
