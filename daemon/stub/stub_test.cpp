@@ -190,6 +190,50 @@ TEST_F(HostMemoryTest, ACopyBackAndForthWithoutAWaitKeepsTheDevicesBytes) {
   EXPECT_EQ(device_[8], std::byte{1});
 }
 
+TEST_F(HostMemoryTest, ACopyThatHasEndedComesBackOnce) {
+  std::byte* const client = region(kAddress);
+  const std::uint64_t number = memory_.before_copy_to(kAddress + 10, 100, 5, 0, 1);
+  ASSERT_NE(number, 0U);
+  device_[10] = std::byte{1};
+  memory_.ended_copy_to(number, false);
+  EXPECT_EQ(client[10], std::byte{1});
+  client[10] = std::byte{2};
+  memory_.ended_copy_to(number, false);
+  memory_.learned_stream(5, 0, 2);
+  EXPECT_EQ(client[10], std::byte{2});
+}
+
+TEST_F(HostMemoryTest, OnlyTheLastCopyToAPlaceComesBack) {
+  std::byte* const client = region(kAddress);
+  const std::uint64_t first = memory_.before_copy_to(kAddress, 100, 5, 0, 1);
+  const std::uint64_t second = memory_.before_copy_to(kAddress, 100, 5, 0, 2);
+  device_[0] = std::byte{1};
+  memory_.ended_copy_to(first, false);
+  EXPECT_EQ(client[0], std::byte{0});
+  device_[0] = std::byte{2};
+  memory_.ended_copy_to(second, false);
+  EXPECT_EQ(client[0], std::byte{2});
+}
+
+TEST_F(HostMemoryTest, ARefusedCopyLeavesTheClientsBytes) {
+  std::byte* const client = region(kAddress);
+  device_[0] = std::byte{1};
+  client[0] = std::byte{2};
+  memory_.ended_copy_to(memory_.before_copy_to(kAddress, 100, 5, 0, 1), true);
+  memory_.learned_all(0, 2);
+  EXPECT_EQ(client[0], std::byte{2});
+}
+
+TEST_F(HostMemoryTest, WhatIsTrackedIsTold) {
+  using Kind = HostMemory::Kind;
+  region(kAddress);
+  EXPECT_EQ(memory_.kind(kAddress + 1, 100), Kind::only_copied);
+  EXPECT_EQ(memory_.kind(kAddress + 1, kMiB), Kind::other);
+  memory_.track_all();
+  EXPECT_EQ(memory_.kind(kAddress + 1, 100), Kind::tracked);
+  EXPECT_EQ(memory_.before_copy_to(kAddress, 100, 5, 0, 1), 0U);
+}
+
 TEST_F(HostMemoryTest, TrackedMemoryMergesBothSidesByBytes) {
   std::byte* const client = region(kAddress, true);
   EXPECT_TRUE(memory_.tracks());

@@ -86,13 +86,16 @@ CUresult Session::handle(const record::copy_from_device_block& record, reply::co
   if (!resolve(record.stream, stream)) return guard.refuse(CUDA_ERROR_INVALID_HANDLE);
   if (!device_range(record.src, record.block.bytes)) return guard.refuse(CUDA_ERROR_INVALID_VALUE);
   admit_copy(stream, record.block.bytes, true);
-  if ((software_ || record.block.bytes <= blocking_copy_bytes) && driver_.cuMemcpyDtoH_v2 != nullptr &&
-      nothing_under_way()) {
+  // Of no bytes it is a mark: its block is done when what stands before it in the stream has ended.
+  const bool mark = record.block.bytes == 0;
+  if (!mark && (software_ || record.block.bytes <= blocking_copy_bytes) &&
+      driver_.cuMemcpyDtoH_v2 != nullptr && nothing_under_way()) {
     const CUresult result = driver_.cuMemcpyDtoH_v2(block + 1, record.src, record.block.bytes);
     if (result == CUDA_SUCCESS) count_bytes(accounting_.page().bytes_from_device, record.block.bytes);
     return guard.finish(result);
   }
-  CUresult result = driver_.cuMemcpyDtoHAsync_v2(block + 1, record.src, record.block.bytes, stream);
+  CUresult result =
+      mark ? CUDA_SUCCESS : driver_.cuMemcpyDtoHAsync_v2(block + 1, record.src, record.block.bytes, stream);
   if (result != CUDA_SUCCESS) return guard.refuse(result);
   count_bytes(accounting_.page().bytes_from_device, record.block.bytes);
   note_stream_work(stream);

@@ -71,6 +71,17 @@ class Loud(unittest.TestCase):
             self.assertGreaterEqual(ended[0]["launches"], 100000)
             self.assertLessEqual(ended[0]["link_doorbells"], 5000)
 
+    def test_a_copy_that_goes_in_parts_is_one_call(self):
+        with Link(size="512MiB", slots=2) as link:
+            rounds, size = 5, (36 << 20) + 7
+            result = link.guest.run("pinned_copies", "--rounds", rounds)
+            self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
+            ended = json.loads(link.guest.cli("stats", "--json").stdout)["ended"][0]
+            self.assertEqual((ended["bytes_to_device"], ended["bytes_from_device"]), (rounds * size, rounds * size))
+            self.assertEqual(ended["errors"], 0)
+            self.assertLess(ended["records"], 3 * rounds + 100)
+            self.assertGreater(ended["link_records"], 40 * rounds + ended["records"], "no parts")
+
     def test_the_hosts_memory_quota_holds(self):
         with Link(host_classes={"default": {"memory_quota": "256MiB"}}) as link:
             result = link.guest.run("out_of_quota", env=link.guest.environment(VGPU_TEST_QUOTA_MB="256"))
@@ -258,6 +269,18 @@ class Faults(unittest.TestCase):
                 busy.communicate(timeout=10)
             wait_until(lambda: link.host.vms()["vm1"]["slots_open"] <= 1, 10, "the slots are free but for the ready one")
             self.assertEqual(link.guest.run("vector_add").returncode, 0)
+
+    def test_a_guest_process_killed_while_it_copies_gives_everything_back(self):
+        with Link(size="512MiB", slots=2) as link:
+            for turn in range(5):  # more than there are slots
+                copying = link.guest.popen("pinned_copies", "--rounds", 100000)
+                first_line(copying)
+                time.sleep(0.02 + 0.013 * turn)
+                copying.kill()
+                copying.communicate(timeout=10)
+            wait_until(lambda: link.host.vms()["vm1"]["slots_open"] <= 1, 10, "the slots are free but for the ready one")
+            result = link.guest.run("pinned_copies", "--rounds", 1)
+            self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
 
     def test_garbage_and_endless_doorbells_hurt_nobody_else(self):
         """A guest without a vgpud of ours: writes into every word of its BAR2 and rings all the time."""

@@ -201,23 +201,40 @@ void HostMemory::before_copy_from(std::uint64_t address, std::uint64_t bytes) {
   }
 }
 
-void HostMemory::before_copy_to(std::uint64_t address, std::uint64_t bytes, std::uint64_t stream,
-                                std::uint16_t context, std::uint64_t order) {
+HostMemory::Kind HostMemory::kind(std::uint64_t address, std::uint64_t bytes) {
+  std::uint64_t at = 0;
+  const Region* const region = find(address, bytes, at);
+  if (region == nullptr) return Kind::other;
+  return region->twin == nullptr ? Kind::only_copied : Kind::tracked;
+}
+
+std::uint64_t HostMemory::before_copy_to(std::uint64_t address, std::uint64_t bytes, std::uint64_t stream,
+                                         std::uint16_t context, std::uint64_t order) {
   std::uint64_t at = 0;
   Region* const region = find(address, bytes, at);
-  if (region == nullptr || region->twin != nullptr) return;
+  if (region == nullptr || region->twin != nullptr) return 0;
   for (Pending& entry : pending_) {
     if (entry.region == region && entry.at == at && entry.bytes == bytes && entry.stream == stream &&
         entry.context == context) {
       entry.order = order;
-      return;
+      return entry.number = ++copies_to_;
     }
   }
   if (pending_.size() >= kMostPending) {
     track(*region);
-    return;
+    return 0;
   }
-  pending_.push_back({region, at, bytes, stream, order, context});
+  pending_.push_back({region, at, bytes, stream, order, ++copies_to_, context});
+  return copies_to_;
+}
+
+void HostMemory::ended_copy_to(std::uint64_t number, bool refused) {
+  const auto found = std::find_if(pending_.begin(), pending_.end(),
+                                  [number](const Pending& entry) { return entry.number == number; });
+  // Not there: it has been fetched, its region is tracked or gone, or a later copy goes to the same place.
+  if (found == pending_.end()) return;
+  if (!refused) fetch_pending(*found);
+  pending_.erase(found);
 }
 
 void HostMemory::flush() {

@@ -45,6 +45,10 @@ class HostMemory {
   void remove(std::uint64_t address);
   bool any() const { return !regions_.empty(); }
   bool tracks() const { return tracked_bytes_ != 0; }
+  /// Whose [address, address + bytes) is: no region's; that of one which has only been copied from and to so
+  /// far; that of one which is tracked.
+  enum class Kind : std::uint8_t { other, only_copied, tracked };
+  Kind kind(std::uint64_t address, std::uint64_t bytes);
   /// True while so little is tracked that it can be compared all the time.
   bool tracks_little() const { return tracked_bytes_ != 0 && tracked_bytes_ <= kLittle; }
 
@@ -53,10 +57,13 @@ class HostMemory {
   /// Tracks all regions: something that is not seen here may write to them.
   void track_all();
   /// A copy is about to be sent that reads or writes [address, address + bytes) if that is a region's.
-  /// `order`: counts the records.
+  /// `order`: counts the records. The number of a copy whose bytes the client still has to get, or 0.
   void before_copy_from(std::uint64_t address, std::uint64_t bytes);
-  void before_copy_to(std::uint64_t address, std::uint64_t bytes, std::uint64_t stream, std::uint16_t context,
-                      std::uint64_t order);
+  std::uint64_t before_copy_to(std::uint64_t address, std::uint64_t bytes, std::uint64_t stream,
+                               std::uint16_t context, std::uint64_t order);
+  /// The copy with that number has ended, whether or not the program knows: the client gets its bytes now. Or
+  /// it was `refused`: then it keeps its own.
+  void ended_copy_to(std::uint64_t number, bool refused);
 
   /// From now on the end of one stream's work may say something of another's (cuStreamWaitEvent).
   void note_dependency() { dependencies_ = true; }
@@ -80,7 +87,7 @@ class HostMemory {
   /// A copy into a region that is not tracked, which the client may not look at before it knows of its end.
   struct Pending {
     Region* region;
-    std::uint64_t at, bytes, stream, order;
+    std::uint64_t at, bytes, stream, order, number;
     std::uint16_t context;
   };
   static constexpr std::uint64_t kLittle = 1 << 20;
@@ -99,6 +106,7 @@ class HostMemory {
   std::uint64_t used_ = 0;
   std::map<std::uint64_t, std::unique_ptr<Region>> regions_;  // by address in the client
   std::vector<Pending> pending_;
+  std::uint64_t copies_to_ = 0;
   std::uint64_t tracked_bytes_ = 0;
   bool dependencies_ = false;
 };

@@ -132,8 +132,9 @@ std::uint16_t id(CallId call) {
 }  // namespace
 
 bool LinkSession::take_records() {
+  if (copy_.bytes != 0) return send_part();
   unsigned taken = 0;
-  while (taken < kMostAtOnce && remote_ring_.has_room()) {
+  while (taken < kMostAtOnce && copy_.bytes == 0 && remote_ring_.has_room()) {
     std::size_t size = std::exchange(held_, 0);
     if (size == 0) {
       const RingConsumer::Status status = ring_.next(buffer_, size);
@@ -197,6 +198,7 @@ void LinkSession::send(std::span<std::byte> record) {
   std::memcpy(&header, record.data(), sizeof header);
   ++order_;
   count(record);
+  if (header.call == id(CallId::cuMemcpyAsync) && begin_parts(record)) return;
   Waiting waiting;
   waiting.reference = header.reply;
   waiting.call = header.call;
@@ -218,6 +220,10 @@ void LinkSession::send(std::span<std::byte> record) {
     begin_reply(slot, ReplyRef::slot(header.reply), ReplyRef::ticket(header.reply));
     waiting_.push_back(waiting);
   }
+  push(record);
+}
+
+void LinkSession::push(std::span<const std::byte> record) {
   remote_ring_.push(record);
   GatePage& page = parts_.page;
   page.link_records.fetch_add(1, std::memory_order_relaxed);
@@ -353,7 +359,8 @@ void LinkSession::keep_memory_equal(std::span<const std::byte> bytes, Waiting& w
       if (captures_ != 0) memory_.note_addresses(bytes.subspan(sizeof(RecordHeader)));
       memory_.flush();
       memory_.before_copy_from(record.src, record.ByteCount);
-      memory_.before_copy_to(record.dst, record.ByteCount, record.hStream, waiting.context, order_);
+      waiting.copy =
+          memory_.before_copy_to(record.dst, record.ByteCount, record.hStream, waiting.context, order_);
       return;
     }
     case CallId::cuStreamWaitEvent:
@@ -366,12 +373,6 @@ void LinkSession::keep_memory_equal(std::span<const std::byte> bytes, Waiting& w
       return;
     case CallId::cuEventDestroy_v2:
       events_.erase(waiting.handle);
-      return;
-    case CallId::cuStreamBeginCapture_v2:
-      ++captures_;
-      return;
-    case CallId::cuStreamEndCapture:
-      captures_ -= captures_ != 0 ? 1 : 0;
       return;
     case CallId::cuLaunchHostFunc:
     case CallId::cuStreamAddCallback:
@@ -461,6 +462,13 @@ void LinkSession::count(std::span<const std::byte> record) {
       break;
     case CallId::cuGraphAddNode_v2:
       if (adds_host_node(record)) host_functions_ = true;
+      break;
+    case CallId::cuStreamBeginCapture_v2:
+    case CallId::cuStreamBeginCaptureToGraph:
+      ++captures_;
+      break;
+    case CallId::cuStreamEndCapture:
+      captures_ -= captures_ != 0 ? 1 : 0;
       break;
     case CallId::client_refused:
       add(page.unsupported);

@@ -70,7 +70,8 @@ LinkEnd LinkSession::run() {
 
 // True while something may come from the host at any moment.
 bool LinkSession::busy() {
-  return !waiting_.empty() || !blocks_.empty() || upcalls_begun_ != upcalls_ended_ || held_ != 0;
+  return !waiting_.empty() || !blocks_.empty() || !marks_.empty() || upcalls_begun_ != upcalls_ended_ ||
+         held_ != 0 || copy_.bytes != 0;
 }
 
 void LinkSession::rest(std::uint64_t idle_ns) {
@@ -109,8 +110,8 @@ void LinkSession::rest(std::uint64_t idle_ns) {
   if (soon) {
     longest = std::clamp(idle_ns / kPausePart, kShortestPauseNs, kLongestPauseNs);
   }
-  if (held_ != 0) {
-    // A record waits for the guest's scheduler, or for the worker to take some.
+  if (held_ != 0 || copy_.bytes != 0) {
+    // A record waits for the guest's scheduler, for the worker to take some, or behind a copy's first part.
     const std::uint32_t refill = parts_.page.refill.load(std::memory_order_acquire);
     futex_wait(parts_.page.refill, refill, std::min(longest, kLongestPauseNs));
     return;
@@ -142,8 +143,10 @@ bool LinkSession::look_around(LinkEnd& end) {
     end = LinkEnd::host_gone;
     return true;
   }
-  // What a client sent before it went is run by the host before the slot is closed.
-  if (held_ == 0 && !ring_.ready() && remote_ring_.backlog() == 0 && parts_.direct_socket >= 0 &&
+  // What a client sent before it went is run by the host before the slot is closed; but nobody waits any more
+  // for the answer that a copy's other parts wait for.
+  const bool unsent = held_ != 0 || (copy_.bytes != 0 && copy_.answered);
+  if (!unsent && !ring_.ready() && remote_ring_.backlog() == 0 && parts_.direct_socket >= 0 &&
       peer_hung_up(parts_.direct_socket)) {
     end = LinkEnd::client_gone;
     return true;
@@ -215,6 +218,12 @@ void LinkSession::answer(const Waiting& waiting) {
     parts_.page.link_bytes_in.fetch_add(span.bytes, std::memory_order_relaxed);
   }
   if (waiting.room != 0) memory_.give_back(waiting.room);
+  if (waiting.copy != 0 && result != CUDA_SUCCESS) memory_.ended_copy_to(waiting.copy, true);
+  if (copy_.bytes != 0 && waiting.reference == copy_.header.reply) {
+    // Of a copy that is refused, the program hears once.
+    copy_.answered = true;
+    if (result != CUDA_SUCCESS) copy_ = {};
+  }
   if (memory_.any()) learned(waiting, result);
   if (waiting.call == static_cast<std::uint16_t>(CallId::host_map)) {
     reply::host_map reply;
@@ -226,6 +235,10 @@ void LinkSession::answer(const Waiting& waiting) {
     }
   } else if (waiting.call == static_cast<std::uint16_t>(CallId::host_unmap) && result == CUDA_SUCCESS) {
     memory_.remove(waiting.address);
+  } else if ((waiting.call == static_cast<std::uint16_t>(CallId::cuStreamBeginCapture_v2) ||
+              waiting.call == static_cast<std::uint16_t>(CallId::cuStreamBeginCaptureToGraph)) &&
+             result != CUDA_SUCCESS) {
+    captures_ -= captures_ != 0 ? 1 : 0;
   }
   if ((flags & ReplyFlags::console) != 0) forward_text();
   mirror_errors();
@@ -286,7 +299,7 @@ bool LinkSession::take_blocks() {
     any = true;
     return true;
   });
-  return any;
+  return take_marks() || any;
 }
 
 // Entries of the two channels correspond one to one: only this process posts into the local one.

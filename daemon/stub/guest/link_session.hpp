@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -72,6 +73,7 @@ class LinkSession {
     std::array<Span, most_spans> back;  ///< to be copied to the client before it is answered
     std::uint64_t address = 0;          ///< of host_map and host_unmap
     std::uint64_t room = 0;             ///< taken of host memory for an image; 0: none
+    std::uint64_t copy = 0;             ///< to host memory: its number (HostMemory::before_copy_to)
   };
   /// An arena block that a copy will complete.
   struct Block {
@@ -81,6 +83,25 @@ class LinkSession {
     std::uint64_t stream = 0;
     std::uint16_t context = 0;
     std::uint64_t order = 0;
+  };
+  /// A large copy between host memory and the device, of which bytes from `at` on are still to be sent.
+  struct Copy {
+    RecordHeader header;
+    std::uint64_t to = 0;
+    std::uint64_t from = 0;
+    std::uint64_t bytes = 0;  ///< 0: there is none
+    std::uint64_t at = 0;
+    std::uint64_t part = 0;
+    std::uint64_t stream = 0;
+    std::uint64_t order = 0;
+    bool back = false;           ///< to host memory
+    bool answered = false;       ///< false: not before the answer to the first part
+    std::uint64_t unmarked = 0;  ///< number of the first part, if that is to get its mark when it is answered
+  };
+  /// Stands in a stream behind a part of a copy to host memory: an arena block that the worker completes.
+  struct Mark {
+    unsigned index = 0;      ///< in the room for marks
+    std::uint64_t copy = 0;  ///< the part's number (HostMemory::before_copy_to)
   };
   /// A point in a stream that an event stands for.
   struct Point {
@@ -96,11 +117,20 @@ class LinkSession {
   bool carry_spans(std::span<std::byte> record, Waiting& waiting);
   bool carry_image(std::span<std::byte> record, Waiting& waiting);
   bool carry_region(std::span<std::byte> record, Waiting& waiting);
+  void push(std::span<const std::byte> record);
   void keep_memory_equal(std::span<const std::byte> record, Waiting& waiting);
   void refuse(const RecordHeader& header, std::int32_t result);
   UniqueFd take_fd(std::uint64_t token);
   void count(std::span<const std::byte> record);
   void kick();
+
+  // Large copies, in parts.
+  bool begin_parts(std::span<const std::byte> record);
+  bool send_part();
+  bool may_mark();
+  void send_mark(std::uint64_t copy, std::uint64_t from);
+  ArenaBlock* mark_block(unsigned index) const;
+  bool take_marks();
 
   // Answers.
   bool take_replies();
@@ -128,6 +158,10 @@ class LinkSession {
   std::size_t held_ = 0;  ///< bytes of a record in buffer_ that may not be sent yet
   std::vector<Waiting> waiting_;
   std::vector<Block> blocks_;
+  Copy copy_;
+  std::vector<Mark> marks_;
+  std::optional<std::uint64_t> marks_room_;  ///< of host memory; while there are marks
+  std::uint64_t free_marks_ = ~std::uint64_t{0};
   std::vector<std::pair<std::uint64_t, UniqueFd>> fds_;
   std::unordered_map<std::uint64_t, Point> events_;
   std::uint64_t order_ = 0;
