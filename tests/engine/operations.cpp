@@ -12,7 +12,7 @@
 // A case builds its graph, computes it on CUDA0 and on the CPU backend's reference implementation, and
 // compares.
 #define main test_backend_ops_main
-#include "test-backend-ops.cpp"
+#include "test-backend-ops.cpp"  // NOLINT(bugprone-suspicious-include): as it is
 #undef main
 
 namespace {
@@ -87,7 +87,7 @@ void run(const Backends& backends, std::vector<std::unique_ptr<test_case>>& case
 
 }  // namespace
 
-int main(int argc, char** argv) {
+int main(int argc, char** argv) try {
   const std::string mode = argc > 1 ? argv[1] : "";
   if (mode != "list" && mode != "run") return test_backend_ops_main(argc, argv);
   const Backends backends = Backends::open();
@@ -98,4 +98,7 @@ int main(int argc, char** argv) {
     run(backends, cases);
   }
   return 0;
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "operations: %s\n", error.what());
+  return 4;
 }
