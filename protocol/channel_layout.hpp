@@ -32,15 +32,16 @@ struct ChannelHeader {
 
 /// ChannelControl::consumer_sleeps.
 inline constexpr std::uint32_t consumer_awake = 0;
-inline constexpr std::uint32_t consumer_asleep = 1;  ///< to be woken for any record
-inline constexpr std::uint32_t consumer_at_gate =
-    2;  ///< may not go on; to be woken for what is waited for only
+/// To be woken for any record.
+inline constexpr std::uint32_t consumer_asleep = 1;
+/// May not go on with what it has: to be woken for records with a reply only.
+inline constexpr std::uint32_t consumer_at_gate = 2;
 
 /// Each word on a cache line of its own, by who writes it.
 struct ChannelControl {
   alignas(64) std::atomic<std::uint64_t> reserved_units;   ///< producers: units handed out so far
   alignas(64) std::atomic<std::uint64_t> consumed_units;   ///< consumer: units that may be used again
-  alignas(64) std::atomic<std::uint32_t> consumer_sleeps;  ///< one of the words below (futex word)
+  alignas(64) std::atomic<std::uint32_t> consumer_sleeps;  ///< one of the values above (futex word)
   std::atomic<std::uint32_t> consumer_fences;  ///< 1: the consumer fences for the producers before it sleeps
   alignas(64) std::atomic<std::uint32_t> space_waiters;  ///< producers that sleep for space
   std::atomic<std::uint32_t> space_event;                ///< futex word: bumped when space came for sleepers

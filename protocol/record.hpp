@@ -11,6 +11,11 @@ inline constexpr std::size_t ring_unit = 64;            ///< bytes; a record beg
 inline constexpr std::size_t max_record_bytes = 65536;  ///< header and tail together
 inline constexpr std::size_t max_inline_bytes = 4096;   ///< host data that may travel inside a record
 
+/// The units that a record of `size` bytes takes.
+constexpr std::uint64_t units_of(std::size_t size) {
+  return (size + ring_unit - 1) / ring_unit;
+}
+
 /// First 16 bytes of every record. `size` counts header, fields and tail in bytes.
 struct RecordHeader {
   std::uint16_t call = 0;     ///< CallId

@@ -5,14 +5,6 @@
 namespace vgpu {
 namespace {
 constexpr std::uint64_t space_sleep_ns = 50'000'000;  // how soon a producer notices that its worker has died
-
-bool plausible(const RecordHeader& header) {
-  return header.size >= sizeof(RecordHeader) && header.size <= max_record_bytes;
-}
-
-std::uint64_t units_of(std::size_t size) {
-  return (size + ring_unit - 1) / ring_unit;
-}
 }  // namespace
 
 bool RingProducer::wait_for_space(std::uint64_t end) {
@@ -54,17 +46,24 @@ RingConsumer::RingConsumer(const Channel& channel)
   if (fences_) control_->consumer_fences.store(1, std::memory_order_seq_cst);
 }
 
-RingConsumer::Status RingConsumer::take(std::span<std::byte> buffer, std::size_t& size) {
-  const std::byte* const source = data_ + position_ % ring_units * ring_unit;
+std::size_t RingConsumer::copy(std::uint64_t position, std::span<std::byte> buffer) const {
+  const std::byte* const source = data_ + position % ring_units * ring_unit;
   RecordHeader header;
   __builtin_prefetch(source + ring_unit);
   __builtin_prefetch(source + 2 * ring_unit);
   std::memcpy(&header, source, sizeof header);
-  if (!plausible(header) || header.size > buffer.size()) return Status::corrupt;
-  size = header.size;
-  std::memcpy(buffer.data(), source, size);
+  if (header.size < sizeof header || header.size > max_record_bytes || buffer.size() < sizeof header)
+    return 0;
+  std::memcpy(buffer.data(), source, std::min<std::size_t>(header.size, buffer.size()));
   // The producer may have rewritten the header meanwhile; what was checked is what counts.
   std::memcpy(buffer.data(), &header, sizeof header);
+  return header.size;
+}
+
+RingConsumer::Status RingConsumer::take(std::span<std::byte> buffer, std::size_t& size) {
+  const std::size_t copied = copy(position_, buffer);
+  if (copied == 0 || copied > buffer.size()) return Status::corrupt;
+  size = copied;
   position_ += units_of(size);
   control_->consumed_units.store(position_, std::memory_order_seq_cst);
   // Producers that sleep are woken when there is room for many records, not for each; at the latest when
@@ -83,33 +82,30 @@ RingConsumer::Status RingConsumer::look(std::uint64_t& position, std::span<std::
   if (position - position_ >= ring_units || !published(position, std::memory_order_acquire)) {
     return Status::empty;
   }
-  const std::byte* const source = data_ + position % ring_units * ring_unit;
-  RecordHeader header;
-  std::memcpy(&header, source, sizeof header);
-  if (!plausible(header) || buffer.size() < sizeof header) return Status::corrupt;
-  std::memcpy(buffer.data(), source, std::min<std::size_t>(header.size, buffer.size()));
-  std::memcpy(buffer.data(), &header, sizeof header);
-  position += units_of(header.size);
+  const std::size_t size = copy(position, buffer);
+  if (size == 0) return Status::corrupt;
+  position += units_of(size);
   return Status::record;
 }
 
-void RingConsumer::sleep(std::uint64_t timeout_ns) {
-  control_->consumer_sleeps.store(consumer_asleep, std::memory_order_seq_cst);
+template <class Wait>
+void RingConsumer::sleep_as(std::uint32_t how, std::uint64_t position, Wait&& wait) {
+  control_->consumer_sleeps.store(how, std::memory_order_seq_cst);
   if (fences_) remote_fence();
-  if (!published(position_, std::memory_order_seq_cst)) {
-    futex_wait(control_->consumer_sleeps, consumer_asleep, timeout_ns);
-  }
+  if (!published(position, std::memory_order_seq_cst)) wait();
   control_->consumer_sleeps.store(consumer_awake, std::memory_order_seq_cst);
+}
+
+void RingConsumer::sleep(std::uint64_t timeout_ns) {
+  sleep_as(consumer_asleep, position_,
+           [&] { futex_wait(control_->consumer_sleeps, consumer_asleep, timeout_ns); });
 }
 
 void RingConsumer::sleep_at_gate(const std::atomic<std::uint32_t>& word, std::uint32_t expected,
                                  std::uint64_t seen, std::uint64_t timeout_ns) {
-  control_->consumer_sleeps.store(consumer_at_gate, std::memory_order_seq_cst);
-  if (fences_) remote_fence();
-  if (!published(seen, std::memory_order_seq_cst)) {
+  sleep_as(consumer_at_gate, seen, [&] {
     futex_wait_either(word, expected, control_->consumer_sleeps, consumer_at_gate, timeout_ns);
-  }
-  control_->consumer_sleeps.store(consumer_awake, std::memory_order_seq_cst);
+  });
 }
 
 void RingConsumer::wake(const Channel& channel) {

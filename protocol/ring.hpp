@@ -38,7 +38,7 @@ class RingProducer {
   /// channel is closed, the result is empty.
   template <class Alive>
   Slot reserve(std::size_t size, Alive&& alive) {
-    const std::uint64_t units = (size + ring_unit - 1) / ring_unit;
+    const std::uint64_t units = units_of(size);
     // The order of reservations is the order of the calls, also for what threads tell each other about them.
     const std::uint64_t position = control_->reserved_units.fetch_add(units, std::memory_order_acq_rel);
     const std::uint64_t end = position + units;
@@ -144,6 +144,12 @@ class RingConsumer {
 
  private:
   Status take(std::span<std::byte> buffer, std::size_t& size);
+  /// Copies the start of the record at `position`, as much as `buffer` takes; its whole size, or 0 if that is
+  /// one that no client of ours writes.
+  std::size_t copy(std::uint64_t position, std::span<std::byte> buffer) const;
+  /// Says how it sleeps, and does by calling `wait` unless a record is published at `position`.
+  template <class Wait>
+  void sleep_as(std::uint32_t how, std::uint64_t position, Wait&& wait);
   bool published(std::uint64_t position, std::memory_order order) const {
     return publish_[position % ring_units].load(order) == RingProducer::lap(position);
   }

@@ -10,19 +10,16 @@
 #include <vector>
 
 #include "protocol/message_socket.hpp"
+#include "protocol/testing.hpp"
 
 namespace vgpu {
 namespace {
 
 struct RingTest : testing::Test {
   void SetUp() override {
-    auto fd = create_channel_memory(1 << 20);
-    ASSERT_TRUE(fd) << fd.error();
-    memory = std::move(*fd);
+    client = testing_support::new_channel();
+    ASSERT_TRUE(client);
     // One mapping for both sides: ThreadSanitizer knows memory by its address.
-    auto mapping = Channel::attach(memory.get());
-    ASSERT_TRUE(mapping);
-    client = std::move(*mapping);
     worker = client;
     buffer.resize(max_record_bytes);
   }
@@ -55,7 +52,6 @@ struct RingTest : testing::Test {
     return true;
   }
 
-  UniqueFd memory;
   std::shared_ptr<Channel> client, worker;
   std::vector<std::byte> buffer;
 };

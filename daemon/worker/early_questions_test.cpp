@@ -11,6 +11,7 @@
 #include <thread>
 #include <vector>
 
+#include "protocol/testing.hpp"
 #include "vgpu/records.hpp"
 
 namespace vgpu::worker {
@@ -18,12 +19,8 @@ namespace {
 
 struct EarlyQuestionsTest : testing::Test {
   void SetUp() override {
-    auto fd = create_channel_memory(1 << 20);
-    ASSERT_TRUE(fd) << fd.error();
-    memory = std::move(*fd);
-    auto mapping = Channel::attach(memory.get());
-    ASSERT_TRUE(mapping);
-    channel = std::move(*mapping);
+    channel = testing_support::new_channel();
+    ASSERT_TRUE(channel);
     producer = std::make_unique<RingProducer>(*channel);
     ring = std::make_unique<RingConsumer>(*channel);
     early = std::make_unique<EarlyQuestions>(*ring);
@@ -65,8 +62,7 @@ struct EarlyQuestionsTest : testing::Test {
     return early->answered(position);
   }
 
-  UniqueFd memory;
-  std::shared_ptr<Channel> channel;
+  std::unique_ptr<Channel> channel;
   std::unique_ptr<RingProducer> producer;
   std::unique_ptr<RingConsumer> ring;
   std::unique_ptr<EarlyQuestions> early;
@@ -146,7 +142,7 @@ TEST_F(EarlyQuestionsTest, AnotherContextsQuestionComesInItsTurn) {
 }
 
 TEST_F(EarlyQuestionsTest, AFullRingIsLookedThroughOnce) {
-  constexpr std::uint64_t units = (sizeof(record::cuLaunchKernel) + ring_unit - 1) / ring_unit;
+  constexpr std::uint64_t units = units_of(sizeof(record::cuLaunchKernel));
   constexpr unsigned launches = ring_units / units - 1;
   for (unsigned i = 0; i < launches; ++i) post(record::cuLaunchKernel{});
   ask(8, 0x100);

@@ -45,7 +45,7 @@ class RemoteRing {
     std::memcpy(data_ + position_ % ring_units * ring_unit, record.data(), record.size());
     store_fence();
     publish_[position_ % ring_units].store(RingProducer::lap(position_), std::memory_order_release);
-    position_ += (record.size() + ring_unit - 1) / ring_unit;
+    position_ += units_of(record.size());
     control_->reserved_units.store(position_, std::memory_order_relaxed);
   }
   /// Units that the worker has not taken yet.
