@@ -67,6 +67,11 @@ bool few_cpus() {
   return few;
 }
 
+bool many_cpus() {
+  static const bool many = std::thread::hardware_concurrency() > 8;
+  return many;
+}
+
 std::uint32_t this_cpu() {
   return static_cast<std::uint32_t>(sched_getcpu() + 1);
 }

@@ -59,6 +59,11 @@ class SpinTime {
 
 /// True where CPUs are so few that a thread and the peer it spins for may well have to share one.
 bool few_cpus();
+/// True where CPUs are so many that a spinning thread takes its own from nobody.
+bool many_cpus();
+/// For how long a wait for a GPU's work may spin there: CUDA's own waits spin for as long as they last
+/// (CU_CTX_SCHED_AUTO, CU_CTX_SCHED_SPIN), and a waiter that sleeps has to be woken.
+constexpr std::uint64_t longest_wait_spin_ns = 10'000'000;
 /// 1 + the CPU on which the caller runs. Source: getcpu(2).
 std::uint32_t this_cpu();
 

@@ -125,7 +125,8 @@ class HostMemoryTest : public testing::Test {
 
   std::vector<std::byte> arena_ = std::vector<std::byte>(kMiB);
   std::vector<UniqueFd> fds_;
-  HostMemory memory_{arena_, 4096};
+  CopyCrew crew_{2};
+  HostMemory memory_{arena_, 4096, crew_};
   std::byte* device_ = nullptr;  // the pages in BAR2 of the last region
   static constexpr std::uint64_t kAddress = host_window_base + (1 << 20);
 };

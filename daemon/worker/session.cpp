@@ -25,11 +25,6 @@ constexpr unsigned poll_every = 64;  // records between looks at completions whi
 
 constexpr std::uint64_t look_ns = 1'000'000;  // between looks at work that nobody waits for
 constexpr std::uint64_t longest_idle_spin_ns = 5'000'000;
-constexpr std::uint64_t longest_wait_spin_ns = 10'000'000;
-
-bool many_cpus() {
-  return std::thread::hardware_concurrency() > 8;
-}
 
 std::uint64_t least_idle_spin(const SessionParts& parts) {
   return parts.memory_fd >= 0 ? std::max(default_spin_ns(), vm_spin_ns) : default_spin_ns();

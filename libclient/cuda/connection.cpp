@@ -15,16 +15,6 @@ namespace {
 
 // How long a waiter sleeps before it looks whether its peer still lives.
 constexpr std::uint64_t kLookAround = 20'000'000;
-// With more CPUs than this a waiter spins longer: CUDA's own waits spin for as long as they last
-// (CU_CTX_SCHED_AUTO, CU_CTX_SCHED_SPIN), and a waiter that sleeps has to be woken. How long, the waits
-// themselves teach.
-constexpr unsigned kFewCpus = 8;
-constexpr std::uint64_t kLongestSpin = 10'000'000;
-
-bool cpus_to_spare() {
-  static const bool many = std::thread::hardware_concurrency() > kFewCpus;
-  return many;
-}
 constexpr int kMoreHellos = 2;
 constexpr std::uint32_t kMaxTicket = 0xFFFFFF;
 
@@ -57,9 +47,9 @@ Connection::Connection(UniqueFd socket, UniqueFd direct, const Welcome& welcome,
       channel_(std::move(channel)),
       ring_(*channel_),
       arena_(std::make_unique<Arena>(channel_->arena())),
-      spin_(cpus_to_spare() ? 10 * default_spin_ns() : default_spin_ns(),
-            cpus_to_spare() ? kLongestSpin : default_spin_ns(),
-            cpus_to_spare() && welcome.device.software == 0 ? kLongestSpin : default_spin_ns()) {
+      spin_(many_cpus() ? 10 * default_spin_ns() : default_spin_ns(),
+            many_cpus() ? longest_wait_spin_ns : default_spin_ns(),
+            many_cpus() && welcome.device.software == 0 ? longest_wait_spin_ns : default_spin_ns()) {
   // Four blocks of a copy under way at once keep both sides busy.
   largest_block_ = arena_->largest() / 6 / 4096 * 4096;
 }
@@ -204,7 +194,7 @@ std::uint64_t Connection::spin_time(const ThreadState& thread) const {
 }
 
 CUresult Connection::wait(ArenaBlock& block) {
-  std::uint64_t spin = cpus_to_spare() ? 10 * default_spin_ns() : default_spin_ns();
+  std::uint64_t spin = many_cpus() ? 10 * default_spin_ns() : default_spin_ns();
   while (!await_block(block, spin, kLookAround, &channel_->control())) {
     spin = 0;
     if (!alive() && !block_done(block)) return final_error();

@@ -63,8 +63,8 @@ struct HostMemory::Region {
   }
 };
 
-HostMemory::HostMemory(std::span<std::byte> arena, std::uint64_t begin)
-    : arena_(arena), begin_((begin + kPage - 1) / kPage * kPage) {}
+HostMemory::HostMemory(std::span<std::byte> arena, std::uint64_t begin, CopyCrew& crew)
+    : crew_(crew), arena_(arena), begin_((begin + kPage - 1) / kPage * kPage) {}
 HostMemory::~HostMemory() = default;
 
 std::optional<std::uint64_t> HostMemory::take(std::uint64_t bytes) {
@@ -184,10 +184,10 @@ void HostMemory::copy_in(Region& region, std::uint64_t at, std::uint64_t bytes) 
   const std::uint64_t end = at + bytes;
   for (const auto& [from, to] : device) {
     if (from >= end) break;
-    if (from > at) std::memcpy(region.shared + at, region.client + at, from - at);
+    if (from > at) crew_.copy(region.shared + at, region.client + at, from - at);
     at = std::max(at, std::min(to, end));
   }
-  if (at < end) std::memcpy(region.shared + at, region.client + at, end - at);
+  if (at < end) crew_.copy(region.shared + at, region.client + at, end - at);
 }
 
 void HostMemory::before_copy_from(std::uint64_t address, std::uint64_t bytes) {
@@ -255,7 +255,7 @@ void HostMemory::fetch() {
 }
 
 void HostMemory::fetch_pending(const Pending& pending) {
-  std::memcpy(pending.region->client + pending.at, pending.region->shared + pending.at, pending.bytes);
+  crew_.copy(pending.region->client + pending.at, pending.region->shared + pending.at, pending.bytes);
 }
 
 // `known`: entries that have ended. `perhaps`: entries that may have, for all that the client may know.

@@ -16,6 +16,7 @@
 #include <span>
 #include <vector>
 
+#include "protocol/copy_crew.hpp"
 #include "protocol/unique_fd.hpp"
 
 namespace vgpu::stub_guest {
@@ -23,8 +24,8 @@ namespace vgpu::stub_guest {
 /// One thread.
 class HostMemory {
  public:
-  /// `arena`: the slot's arena; the part from `begin` on is handed out here.
-  HostMemory(std::span<std::byte> arena, std::uint64_t begin);
+  /// `arena`: the slot's arena; the part from `begin` on is handed out here. `crew` outlives the object.
+  HostMemory(std::span<std::byte> arena, std::uint64_t begin, CopyCrew& crew);
   ~HostMemory();
   HostMemory(const HostMemory&) = delete;
   HostMemory& operator=(const HostMemory&) = delete;
@@ -100,6 +101,7 @@ class HostMemory {
   template <class Known, class Perhaps>
   void settle(Known&& known, Perhaps&& perhaps);
 
+  CopyCrew& crew_;
   std::span<std::byte> arena_;
   std::uint64_t begin_;
   std::map<std::uint64_t, std::uint64_t> taken_;  // offset -> bytes

@@ -248,7 +248,7 @@ bool LinkSession::carry_spans(std::span<std::byte> record, Waiting& waiting) {
     const bool out = i == 0 || !call.completes;  // copy_3d: first the source, then the target
     if (call.completes) begin_block(*to);
     if (call.to_host && (out || call.to_client)) {
-      std::memcpy(Arena::data(to), Arena::data(from), span.bytes);
+      crew_.copy(Arena::data(to), Arena::data(from), span.bytes);
       parts_.page.link_bytes_out.fetch_add(span.bytes, std::memory_order_relaxed);
     }
     const bool back =

@@ -152,6 +152,7 @@ class LinkSession {
   LinkParts parts_;
   RingConsumer ring_;
   RemoteRing remote_ring_;
+  CopyCrew crew_;
   HostMemory memory_;
   std::vector<std::byte> buffer_;
   bool corrupt_ = false;
