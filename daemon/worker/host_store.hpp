@@ -1,6 +1,6 @@
-// Host memory that holds what was moved out of a device, and the threads that carry it there and back. It is
-// pinned after it has been filled, while nobody waits: pinning 16 GiB takes seconds, copying them does not,
-// if a few threads copy through small pinned buffers. Once pinned, it is copied to and from directly.
+// Host memory that holds what was moved out of a device, and the threads that carry it there and back. Each
+// takes huge pages for a piece of it, pins them and lets the device copy, while the others do the same: so
+// the first move, too, goes at the bus's speed (docs/decisions.md, 71).
 //
 // Knows bytes and addresses; not whose they are.
 #pragma once
@@ -9,7 +9,6 @@
 #include <cstdint>
 #include <memory>
 #include <span>
-#include <thread>
 #include <vector>
 
 #include "vgpu/driver_table.hpp"
@@ -40,8 +39,6 @@ class HostStore {
   CUresult restore(std::span<const Piece> pieces);
   /// Gives back what lies before `offset`: it is not needed any more.
   void forget_before(std::uint64_t offset);
-  /// Pins what is not pinned yet, in a thread of its own, until all is or the next call of this object.
-  void pin_meanwhile();
   std::uint64_t bytes() const { return bytes_; }
 
  private:
@@ -52,38 +49,27 @@ class HostStore {
     bool pinned = false;
     bool empty = true;  // its pages are not taken
   };
-  /// What lies in one chunk of a piece.
+  /// What a piece has in one chunk.
   struct Item {
     CUdeviceptr device = 0;
     std::byte* host = nullptr;
     std::uint64_t bytes = 0;
-    bool pinned = false;
-  };
-  /// One copying thread's tools.
-  struct Lane {
-    CUstream stream = nullptr;
-    CUevent events[2] = {};
-    std::byte* buffers[2] = {};
+    Chunk* chunk = nullptr;
   };
 
   CUresult copy(std::span<const Piece> pieces, bool out);
-  std::vector<Item> items_of(std::span<const Piece> pieces);
-  CUresult make_lanes();
-  CUresult run_lane(Lane& lane, const std::vector<Item>& items, std::atomic<std::size_t>& next,
-                    bool out) const;
-  CUresult copy_item(Lane& lane, const Item& item, bool out) const;
-  CUresult stage_out(Lane& lane, const Item& item) const;
-  CUresult stage_in(Lane& lane, const Item& item) const;
+  std::vector<std::vector<Item>> items_of(std::span<const Piece> pieces);
+  CUresult make_streams();
+  CUresult run_lane(CUstream stream, const std::vector<std::vector<Item>>& work,
+                    std::atomic<std::size_t>& next, bool out) const;
+  void prepare(Chunk& chunk) const;
   void drop_last();
-  void stop_pinning();
 
   const DriverTable& driver_;
   const CUcontext context_;
   std::vector<Chunk> chunks_;
   std::uint64_t bytes_ = 0;
-  std::vector<Lane> lanes_;
-  std::thread pinner_;
-  std::atomic<bool> stop_pinning_{false};
+  std::vector<CUstream> streams_;  // one a thread that copies
 };
 
 }  // namespace vgpu::worker

@@ -240,7 +240,7 @@ std::vector<MovableMemory::Place> MovableMemory::next_part(bool on_device) {
   return part;
 }
 
-CUresult MovableMemory::move_out(const std::function<void(std::uint64_t bytes)>& moved, bool keep) {
+CUresult MovableMemory::move_out(const std::function<void(std::uint64_t bytes)>& moved) {
   const std::lock_guard lock(mutex_);
   if (!out_) {
     if (!store_.resize(bytes_)) return CUDA_ERROR_OUT_OF_MEMORY;
@@ -267,7 +267,6 @@ CUresult MovableMemory::move_out(const std::function<void(std::uint64_t bytes)>&
     moved(bytes);
   }
   out_ = true;
-  if (keep) store_.pin_meanwhile();
   return CUDA_SUCCESS;
 }
 

@@ -44,9 +44,8 @@ class MovableMemory {
   /// Of bytes(), what is not on the device.
   std::uint64_t bytes_out() const;
   /// Moves all of it out, part by part: `moved` is told of each one that has left the device. When it fails,
-  /// some of it may have been moved. `keep`: the host memory is kept when all is back, so it is worth
-  /// pinning.
-  CUresult move_out(const std::function<void(std::uint64_t bytes)>& moved, bool keep);
+  /// some of it may have been moved.
+  CUresult move_out(const std::function<void(std::uint64_t bytes)>& moved);
   /// The size of the part that move_in() brings next; 0: all is there.
   std::uint64_t next_in();
   /// Brings the next part. CUDA_ERROR_OUT_OF_MEMORY: there is no room for it, nothing has changed. `keep`:

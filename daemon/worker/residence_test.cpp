@@ -137,7 +137,7 @@ TEST_F(ResidenceTest, MemoryComesBackAtItsAddressWithWhatWasInIt) {
   EXPECT_EQ(page().memory_out.load(), 0U);
   EXPECT_EQ(page().memory_claim.load(), 12 * MiB);
   EXPECT_EQ(page().bytes_moved_in.load(), 12 * MiB);
-  // Again, now through memory that has been pinned meanwhile, perhaps.
+  // Again, into memory that is pinned already.
   fill(pointers[1], sizes[1], 99);
   EXPECT_EQ(synchronize(), CUDA_SUCCESS);
   ASSERT_TRUE(order());

@@ -100,12 +100,10 @@ void Session::obey_order() {
   std::uint64_t bytes = 0;
   driver_.cuCtxSetCurrent(parts_.context);
   // What has left the device is somebody else's at once.
-  const CUresult result = residence_->memory.move_out(
-      [&](std::uint64_t part) {
-        bytes += part;
-        grant.moved_out(part);
-      },
-      grant.keep());
+  const CUresult result = residence_->memory.move_out([&](std::uint64_t part) {
+    bytes += part;
+    grant.moved_out(part);
+  });
   driver_.cuCtxSetCurrent(contexts_[context_index_]);
   if (result != CUDA_SUCCESS) return grant.excuse(order);
   const std::uint64_t took = now_ns() - began;
