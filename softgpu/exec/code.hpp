@@ -116,7 +116,9 @@ struct Warp {
   std::uint32_t live = 0;  ///< lanes that have not exited
   std::uint32_t initial = 0;
   std::uint32_t index = 0;
-  std::uint32_t used = 0;  ///< splits not free
+  std::uint32_t used = 0;   ///< splits not free
+  std::int64_t budget = 0;  ///< left before it counts as spinning
+  bool turned = false;      ///< its turn was over; it goes on with `current`
   std::byte* local = nullptr;
   alignas(64) std::array<std::uint32_t, lanes> tid_x{}, tid_y{}, tid_z{};
 };
@@ -153,6 +155,7 @@ struct Context {
   const Op* rejoin = nullptr;
   std::uint64_t executed = 0;  ///< lane instructions
   std::int64_t budget = 0;
+  std::int64_t turn = 0;  ///< instructions before another warp of the block has its turn
   Warp* warp = nullptr;
   Block* block = nullptr;
   GridRun* grid = nullptr;

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <new>
 
 #include "softgpu/exec/fault.hpp"
@@ -14,6 +15,9 @@ namespace softgpu::exec {
 namespace {
 
 constexpr std::int64_t slice_budget = 1 << 16;
+// Warps that share memory go on side by side, as they do in hardware, none some hundred instructions ahead of
+// the others: kernels whose barriers do not order all that they do rely on it (docs/decisions.md, 72).
+constexpr std::int64_t turn_instructions = 32;
 constexpr std::uint32_t frame_stack_charge = 16;
 
 std::uint32_t popcount(std::uint32_t m) {
@@ -359,6 +363,13 @@ const Op* op_block(Context& c, const Op* op) {
     return schedule(c);
   }
   c.executed += op->imm * popcount(c.mask);
+  c.turn -= static_cast<std::int64_t>(op->imm);
+  if (c.turn < 0) [[unlikely]] {
+    Warp& w = *c.warp;
+    split(w, w.current).pc = op + 1;
+    w.turned = true;
+    return nullptr;
+  }
   return op + 1;
 }
 
@@ -551,7 +562,13 @@ const Op* op_barrier(Context& c, const Op* op) {
   }
   if (bar.arrived >= (threads != 0 ? threads : c.block->threads)) finish_barrier(*c.block, id);
   if (op->aux == 1) return op + 1;
-  if (split(w, w.current).state == Split::State::ready) return switch_to(c, w.current);
+  if (split(w, w.current).state == Split::State::ready) {
+    if (c.turn > turn_instructions) return switch_to(c, w.current);
+    // Behind a barrier all warps start alike: who came last is not ahead.
+    c.budget = slice_budget;
+    w.turned = true;
+    return nullptr;
+  }
   return schedule(c);
 }
 
@@ -721,6 +738,8 @@ void start_block(Context& c, Block& block, GridRun& grid, std::uint64_t index) {
     w->used = 1;
     w->current = 0;
     w->live = w->initial;
+    w->budget = slice_budget;
+    w->turned = false;
   }
 }
 
@@ -731,20 +750,23 @@ enum class WarpEnd : std::uint8_t { stopped, yielded };
 WarpEnd run_warp(Context& c, Warp& w) {
   c.warp = &w;
   c.local = w.local;
-  c.budget = slice_budget;
+  c.budget = w.budget;
+  const bool alone = w.block->warps.size() == 1 || w.block->shared_size == 0;
+  c.turn = alone ? std::numeric_limits<std::int64_t>::max() : turn_instructions;
   c.yielded = false;
   // The next ready split after the one that ran last, so that splits that spin take turns.
-  const Op* op = nullptr;
+  const Op* op = w.turned ? switch_to(c, w.current) : nullptr;
+  w.turned = false;
   const std::size_t n = w.splits.size();
-  for (std::size_t k = 1; k <= n; ++k) {
+  for (std::size_t k = 1; k <= n && op == nullptr; ++k) {
     const std::size_t i = (static_cast<std::size_t>(w.current) + k) % n;
     if (w.splits[i].state == Split::State::ready) {
       op = switch_to(c, static_cast<std::int32_t>(i));
-      break;
     }
   }
   if (op == nullptr) op = schedule(c);
   while (op != nullptr) op = op->fn(c, op);
+  w.budget = w.turned ? c.budget : slice_budget;
   return c.yielded ? WarpEnd::yielded : WarpEnd::stopped;
 }
 
