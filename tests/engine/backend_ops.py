@@ -2,14 +2,17 @@
 """Runs llama.cpp's test-backend-ops on the CUDA backend and makes a table of it: every case compares the engine's CUDA
 kernels with its own CPU backend.
 
-    backend_ops.py --on softgpu|vgpud [--cases few|all] [--ops REGEX] [--journal FILE] [--table FILE] [--seconds N]
+    backend_ops.py --on softgpu|vgpud|native [--cases few|all] [--ops REGEX] [--journal FILE] [--table FILE] [--seconds N]
+                   [--jobs N]
 
 `few` is a representative selection: every operation with every combination of types, the smallest cases of each. `all` is
 every case that both backends support, small ones first; with a journal it can be stopped (also by --seconds) and goes on
 where it was. A case whose error is above its limit by a quarter at most is run four times more with other random numbers, and
 has failed if three of the five have: a sum of three f16 tensors that rounds once has an error of 0.9 of its limit against the
 CPU backend, which rounds twice, and is above it in one run of twenty. Through vgpud the launches of each group of cases are counted: a group that gave the device less to do than
-it has cases has failed, whatever it computed. The exit status is 0 when no case failed.
+it has cases has failed, whatever it computed. `--jobs` runs groups in so many processes at once, through vgpud as so many
+clients. On a machine with an NVIDIA GPU, VGPU_TEST_DEVICE=cuda makes vgpud serve the card, and `native` does without vgpud.
+The exit status is 0 when no case failed.
 """
 
 import argparse
@@ -30,6 +33,7 @@ import engine  # noqa: E402  (the path must be set first)
 
 FEW = 1000
 PER_SIGNATURE = 4
+MOST_A_GROUP = 64
 MANY = 1 << 24  # Larger cases are left to `all`, unless an operation has no smaller one.
 # Calls that make the device compute or move: what a case must cause at least one of.
 DEVICE_CALLS = re.compile(r"cuLaunch|cuGraphLaunch|cuMemcpyDtoD|cuMemcpyAsync|copy_3d|cuMemset|extension_blas")
@@ -94,19 +98,20 @@ def select_few(cases):
 
 
 def groups(cases):
-    """Cases of one operation and of like size, small ones first."""
+    """Cases of one operation and of like size, small ones first; large groups in parts that several processes can share."""
     by_key = collections.defaultdict(list)
     for case in cases:
         by_key[size(case).bit_length() // 4, case.op].append(case)
-    return [by_key[key] for key in sorted(by_key)]
+    return [by_key[key][at:at + MOST_A_GROUP] for key in sorted(by_key) for at in range(0, len(by_key[key]), MOST_A_GROUP)]
 
 
 class Results:
-    """What became of the cases, and how long each took."""
+    """What became of the cases, and how long each took. add() is thread-safe."""
 
     def __init__(self, journal=None):
         self.verdicts, self.reasons, self.seconds = {}, {}, {}
         self.journal = journal
+        self.lock = threading.Lock()
 
     def read(self, cases):
         """Takes over what the journal says of these cases, in which a later line overrides."""
@@ -117,14 +122,15 @@ class Results:
                 self.add(by_index[int(index)], verdict, float(seconds), reason, write=False)
 
     def add(self, case, verdict, seconds, reason="", write=True):
-        self.verdicts[case], self.seconds[case] = verdict, seconds
-        self.reasons[case] = " ".join(reason.split())
-        if write and self.journal:
-            with self.journal.open("a") as out:
-                out.write(f"{case.index}\t{verdict}\t{seconds:.3f}\t{self.reasons[case]}\n")
+        with self.lock:
+            self.verdicts[case], self.seconds[case] = verdict, seconds
+            self.reasons[case] = " ".join(reason.split())
+            if write and self.journal:
+                with self.journal.open("a") as out:
+                    out.write(f"{case.index}\t{verdict}\t{seconds:.3f}\t{self.reasons[case]}\n")
 
     def of(self, *verdicts):
-        return [case for case, verdict in self.verdicts.items() if verdict in verdicts]
+        return [case for case, verdict in list(self.verdicts.items()) if verdict in verdicts]
 
     def bad(self):
         return [f"{self.verdicts[case]} {name(case)}: {self.reasons[case]}" for case in self.of(*BAD)]
@@ -185,15 +191,6 @@ class Process:
         self.log.close()
 
 
-def run_alone(home, env, case, timeout):
-    """A case in a process of its own: the program can run each case once."""
-    process = Process(home, env)
-    result = process.run(case, timeout)
-    if result[0] != "CRASH":
-        process.close()
-    return result
-
-
 def is_close(reason):
     """Whether errors barely above their limits are all that a failed case complains of."""
     errors = re.findall(r"ERR = ([\d.]+) > ([\d.]+)", reason)
@@ -214,55 +211,108 @@ def draw_again(run_once, first):
     return "OK", seconds, ""
 
 
-def device_calls(service):
-    """How many calls that make the device work vgpud has seen, of clients now and before."""
+def device_calls(service, pids):
+    """How many calls that make the device work vgpud has seen of these processes, now and before."""
     rows = service.stats("--calls")
-    return sum(count for row in rows["clients"] + rows["ended"] for call, count in row.get("calls", {}).items()
-               if DEVICE_CALLS.match(call))
+    return sum(count for row in rows["clients"] + rows["ended"] if row["pid"] in pids
+               for call, count in row.get("calls", {}).items() if DEVICE_CALLS.match(call))
 
 
-def run(home, env, cases, results, service=None, timeout=600, until=None, progress=lambda text: None):
-    """Runs the cases that results has no verdict of. `service`: counts the device's work there. A case may take `timeout`
-    seconds; none is begun after `until` (time.monotonic())."""
-    process = None
-    todo = [[case for case in group if case not in results.verdicts] for group in groups(cases)]
-    try:
-        for group in filter(None, todo):
-            before = device_calls(service) if service else 0
-            done = []
-            for case in group:
-                if until is not None and time.monotonic() > until:
-                    break
-                process = process or Process(home, env)
-                verdict, seconds, reason = process.run(case, timeout)
-                if verdict == "FAIL" and is_close(reason):
-                    verdict, seconds, reason = draw_again(lambda case=case: run_alone(home, env, case, timeout),
-                                                          (verdict, seconds, reason))
-                if verdict == "CRASH":
-                    process = None
-                results.add(case, verdict, seconds, reason)
-                done += [case] if verdict == "OK" and case.full else []
-            work = device_calls(service) - before if service else len(done)
-            if work < len(done):
-                for case in done:
-                    results.add(case, "NO WORK", results.seconds[case], f"{work} device calls for {len(done)} cases")
-            progress(f"{len(results.verdicts)} of {len(cases)} cases, {len(results.of(*BAD))} bad, "
-                     f"{group[0].op}: {work} device calls")
-            if until is not None and time.monotonic() > until:
-                break
-    finally:
-        if process is not None:
+class Runner:
+    """Runs groups of cases, one after another in a process that it starts when need be. One thread at a time."""
+
+    def __init__(self, home, env, results, service, timeout, until):
+        self.home, self.env, self.results, self.service, self.timeout, self.until = home, env, results, service, timeout, until
+        self.process = None
+        self.pids = set()
+
+    def late(self):
+        return self.until is not None and time.monotonic() > self.until
+
+    def start(self):
+        process = Process(self.home, self.env)
+        self.pids.add(process.process.pid)
+        return process
+
+    def run_alone(self, case):
+        """A case in a process of its own: the program can run each case once."""
+        process = self.start()
+        result = process.run(case, self.timeout)
+        if result[0] != "CRASH":
             process.close()
+        return result
+
+    def run_case(self, case):
+        self.process = self.process or self.start()
+        result = self.process.run(case, self.timeout)
+        if result[0] == "FAIL" and is_close(result[2]):
+            result = draw_again(lambda: self.run_alone(case), result)
+        if result[0] == "CRASH":
+            self.process = None
+        self.results.add(case, *result)
+        return result[0]
+
+    def run(self, group):
+        """Returns how many calls that make the device work the group caused (without a service: how many it must have)."""
+        before = device_calls(self.service, self.pids) if self.service else 0
+        done = []
+        for case in group:
+            if self.late():
+                break
+            if self.run_case(case) == "OK" and case.full:
+                done.append(case)
+        work = device_calls(self.service, self.pids) - before if self.service else len(done)
+        if work < len(done):
+            for case in done:
+                self.results.add(case, "NO WORK", self.results.seconds[case], f"{work} device calls for {len(done)} cases")
+        return work
+
+    def close(self):
+        if self.process is not None:
+            self.process.close()
+
+
+def run(home, env, cases, results, service=None, timeout=600, until=None, progress=lambda text: None, jobs=1):
+    """Runs the cases that results has no verdict of, in `jobs` processes at once. `service`: counts the device's work there.
+    A case may take `timeout` seconds; none is begun after `until` (time.monotonic())."""
+    todo = collections.deque(filter(None, ([case for case in group if case not in results.verdicts] for group in groups(cases))))
+    problems = []
+
+    def work():
+        runner = Runner(home, env, results, service, timeout, until)
+        try:
+            while todo and not runner.late() and not problems:
+                try:
+                    group = todo.popleft()
+                except IndexError:
+                    break
+                calls = runner.run(group)
+                progress(f"{len(results.verdicts)} of {len(cases)} cases, {len(results.of(*BAD))} bad, "
+                         f"{group[0].op}: {calls} device calls")
+        except BaseException as error:
+            problems.append(error)
+        finally:
+            runner.close()
+
+    threads = [threading.Thread(target=work) for _ in range(jobs - 1)]
+    for thread in threads:
+        thread.start()
+    work()
+    for thread in threads:
+        thread.join()
+    if problems:
+        raise problems[0]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--on", choices=["softgpu", "vgpud"], required=True)
+    parser.add_argument("--on", choices=["softgpu", "vgpud", "native"], required=True)
     parser.add_argument("--cases", choices=["few", "all"], default="few")
     parser.add_argument("--ops", default="", help="only operations that match this expression")
     parser.add_argument("--journal", type=pathlib.Path, help="append each result to this file; skip what is in it")
     parser.add_argument("--table", type=pathlib.Path, help="write the table to this file")
     parser.add_argument("--seconds", type=float, help="begin no case after so long")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at once")
     parser.add_argument("--timeout", type=float, default=600, help="of one case, in seconds")
     options = parser.parse_args()
 
@@ -276,7 +326,7 @@ def main():
         cases = [case for case in cases if re.search(options.ops, case.op)]
         results.read(cases)
         run(home, env, cases, results, service, options.timeout, until,
-            lambda text: print(text, file=sys.stderr, flush=True))
+            lambda text: print(text, file=sys.stderr, flush=True), options.jobs)
     print("\n".join(results.bad()))
     table = results.table(cases)
     print(table, end="")

@@ -20,7 +20,9 @@ CUBLAS = harness.BUILD / "lib" / "cublas"
 
 @functools.cache
 def home():
-    """The engine's folder (setup.sh), prepared if need be."""
+    """The engine's folder: VGPUD_ENGINE_HOME, or what setup.sh prepares if need be."""
+    if "VGPUD_ENGINE_HOME" in os.environ:
+        return pathlib.Path(os.environ["VGPUD_ENGINE_HOME"]).resolve()
     found = subprocess.run([HERE / "setup.sh"], check=True, stdout=subprocess.PIPE, text=True)
     return pathlib.Path(found.stdout.strip().splitlines()[-1])
 
@@ -41,12 +43,16 @@ def model(kind, seed=1, **sizes):
 
 def environment(libraries, **more):
     """The caller's environment with these folders first on the library path."""
-    return {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries)), **QUIET, **more}
+    return {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(map(str, [*libraries, home() / "bin"])), **QUIET, **more}
 
 
 @contextlib.contextmanager
 def device(kind, **options):
-    """(environment, service): the engine finds the software GPU alone (`softgpu`, no service) or a private `vgpud`."""
+    """(environment, service): the engine finds the software GPU alone (`softgpu`, no service), the machine's own GPU
+    (`native`, no service) or a private `vgpud`."""
+    if kind == "native":
+        yield environment([]), None
+        return
     if kind == "softgpu":
         yield environment([harness.SOFTWARE_GPU, CUBLAS]), None
         return
@@ -57,7 +63,7 @@ def device(kind, **options):
 def service_environment(service, **more):
     """The environment of a client of this harness.Service."""
     libraries = [harness.CLIENT_LIBRARY] + ([CUBLAS] if harness.DEVICE_KIND == "software" else [])
-    return {**service.environment(**QUIET, **more), "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries))}
+    return {**service.environment(**QUIET, **more), "LD_LIBRARY_PATH": environment(libraries)["LD_LIBRARY_PATH"]}
 
 
 class Output:
