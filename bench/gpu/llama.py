@@ -47,3 +47,11 @@ class Engine:
         start = time.monotonic()
         self.rates(environment, work=("-p", "0", "-n", "1", "-r", "1", "--no-warmup"))
         return time.monotonic() - start
+
+    def all_rates(self, environment):
+        """What one process reaches: name -> seconds or tokens a second."""
+        self.first_token_seconds(environment)  # the model's file is then in memory for all alike
+        return {"load + first token, s": self.first_token_seconds(environment),
+                "decode with graphs, tokens/s": self.rates(environment)[0],
+                "decode without graphs, tokens/s": self.rates(environment, graphs=False)[0],
+                "prompt, tokens/s": self.rates(environment, work=PROMPT)[0]}

@@ -11,7 +11,12 @@ import tempfile
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "integration"))
 import harness  # noqa: E402
 
-MEMORY = pathlib.Path("/dev/shm")  # BAR2 in memory, not in a file system's page cache
+
+def memory_folder(size):
+    """Where a BAR2 of this size ("64MiB") fits: in memory, or else, where that is small, in the folder of temporary files."""
+    memory = pathlib.Path("/dev/shm")
+    wanted = int(size[:-3]) << {"MiB": 20, "GiB": 30}[size[-3:]]
+    return memory if memory.is_dir() and shutil.disk_usage(memory).free > wanted else None
 
 
 class Guest(harness.Service):
@@ -55,7 +60,7 @@ class Link:
     """Both, started and joined; use it as a context manager. `size` and `slots` are the VM's."""
 
     def __init__(self, size="64MiB", slots=4, guest_classes=None, host_classes=None, prestart=1, **vm):
-        self.tree = pathlib.Path(tempfile.mkdtemp(prefix="vgpud-pci-", dir=MEMORY if MEMORY.is_dir() else None))
+        self.tree = pathlib.Path(tempfile.mkdtemp(prefix="vgpud-pci-", dir=memory_folder(size)))
         self.host = Host(self.tree, {"vm1": {"size": size, "slots": slots, **vm}}, host_classes, prestart)
         self.guest = Guest(self.tree, prestart, guest_classes)
 

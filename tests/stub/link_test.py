@@ -13,7 +13,7 @@ import pathlib
 import time
 import unittest
 
-from link import MEMORY, Guest, Host, Link, harness
+from link import Guest, Host, Link, harness, memory_folder
 from harness import first_line, wait_until
 
 FUNCTION = "bus/pci/devices/0000:00:05.0"
@@ -95,7 +95,7 @@ class Loud(unittest.TestCase):
                 self.assertEqual(result.returncode == 0, works, visible + result.stdout + result.stderr)
 
     def test_a_vm_can_be_added_and_removed(self):
-        with tempfile.TemporaryDirectory(dir=MEMORY) as tree, Host(pathlib.Path(tree)) as host:
+        with tempfile.TemporaryDirectory(dir=memory_folder("64MiB")) as tree, Host(pathlib.Path(tree)) as host:
             answer = host.cli("vm", "add", "other", "--size", "32M", "--slots", 2)
             self.assertIn("ivshmem-doorbell", answer.stdout)
             self.assertEqual(host.vms()["other"]["bytes"], 32 << 20)
@@ -169,7 +169,7 @@ class Shares(unittest.TestCase):
                            "--in-flight", 64)
 
     def test_the_hosts_classes_order_the_vms(self):
-        tree = pathlib.Path(tempfile.mkdtemp(prefix="vgpud-pci-", dir=MEMORY))
+        tree = pathlib.Path(tempfile.mkdtemp(prefix="vgpud-pci-", dir=memory_folder("64MiB")))
         classes = {"default": {}, "heavy": {"weight": 300}, "light": {"weight": 100}}
         vms = {"heavy": {"class": "heavy"}, "light": {"class": "light"}}
         try:
@@ -284,7 +284,7 @@ class Faults(unittest.TestCase):
 
     def test_garbage_and_endless_doorbells_hurt_nobody_else(self):
         """A guest without a vgpud of ours: writes into every word of its BAR2 and rings all the time."""
-        tree = pathlib.Path(tempfile.mkdtemp(prefix="vgpud-pci-", dir=MEMORY))
+        tree = pathlib.Path(tempfile.mkdtemp(prefix="vgpud-pci-", dir=memory_folder("64MiB")))
         good, bad = tree / "good", tree / "bad"
         try:
             with Host(tree, {"good": {}, "bad": {"size": "16MiB", "slots": 2}}) as host, Guest(good) as guest:
