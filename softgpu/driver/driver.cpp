@@ -53,11 +53,15 @@ void stop_at_exit() {
   Driver& driver = Driver::get();
   driver.primary.cancel.store(true);
   driver.scheduler.stop(1000);
+  if (driver.kernel_counts == nullptr) return;
+  if (guarded([&] { return driver.kernel_counts->save() ? CUDA_SUCCESS : CUDA_ERROR_OPERATING_SYSTEM; }) !=
+      CUDA_SUCCESS)
+    log_line("cannot write the table of kernels");
 }
 
 }  // namespace
 
-Driver::Driver() {
+Driver::Driver() : kernel_counts(wanted_kernel_counts()) {
   set_printf_sink(keep_printf);
 }
 

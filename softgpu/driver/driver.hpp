@@ -4,11 +4,13 @@
 #include <cuda.h>
 
 #include <atomic>
+#include <memory>
 #include <mutex>
 #include <string>
 
 #include "softgpu/driver/context.hpp"
 #include "softgpu/driver/handle_table.hpp"
+#include "softgpu/driver/kernel_counts.hpp"
 #include "softgpu/driver/scheduler.hpp"
 #include "softgpu/engine.hpp"
 #include "softgpu/memory/device_memory.hpp"
@@ -31,7 +33,8 @@ struct Driver {
   DeviceMemory memory{configured_device_memory()};
   Executor executor;
   Scheduler scheduler;
-  std::atomic<std::uint64_t> blas_ns{0};  ///< spent in matrix operations
+  std::atomic<std::uint64_t> blas_ns{0};        ///< spent in matrix operations
+  std::unique_ptr<KernelCounts> kernel_counts;  ///< null unless wanted
   Context primary{true, 0};
   std::atomic<int> primary_references{0};
 

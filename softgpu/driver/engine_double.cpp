@@ -153,7 +153,10 @@ LaunchResult Executor::run(const Launch& launch) {
   LaunchResult result;
   result.fault = launch.kernel->body(launch);
   const auto spent = std::chrono::steady_clock::now() - start;
-  impl_->busy += static_cast<std::uint64_t>(std::chrono::nanoseconds(spent).count());
+  result.busy_ns = static_cast<std::uint64_t>(std::chrono::nanoseconds(spent).count());
+  impl_->busy += result.busy_ns;
+  const auto size = [](Dim3 d) { return std::uint64_t{d.x} * d.y * d.z; };
+  result.lane_instructions = double_instructions * size(launch.grid) * size(launch.block);
   return result;
 }
 

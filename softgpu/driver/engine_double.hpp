@@ -2,6 +2,8 @@
 // thread.
 #pragma once
 
+#include <cstdint>
+
 namespace softgpu {
 
 /// What modules look like to the stand-in: it finds every kernel below in any text that starts with
@@ -13,6 +15,9 @@ namespace softgpu {
 ///   shared(u64 pointer)                       writes the launch's dynamic shared bytes
 ///   print()                                   prints "hello\n"
 ///   unsupported()                             cannot be prepared
+/// What its executor counts for each thread of a launch.
+inline constexpr std::uint64_t double_instructions = 10;
+
 inline constexpr char double_image[] = ".version 8.0\n.target sm_75\n";
 
 }  // namespace softgpu

@@ -59,7 +59,10 @@ void run_kernel(Context& context, const KernelWork& work) {
   launch.params = work.params;
   launch.cooperative = work.cooperative;
   launch.cancel = &context.cancel;
-  const LaunchResult result = Driver::get().executor.run(launch);
+  Driver& driver = Driver::get();
+  const LaunchResult result = driver.executor.run(launch);
+  if (driver.kernel_counts != nullptr)
+    driver.kernel_counts->add(work.function->name, result.busy_ns, result.lane_instructions);
   if (result.fault == Fault::none) return;
   log_line("kernel " + work.function->name + " failed: " + result.reason);
   context.fail(error_of(result.fault));

@@ -442,6 +442,29 @@ TEST(Exec, AllocatesOnTheDeviceHeapAndTheStack) {
   for (unsigned i = 0; i < 64; ++i) EXPECT_EQ(out[i], i + 5);
 }
 
+// Lane i runs the loop's three instructions i + 1 times: a lane counts only where it takes part.
+TEST(Exec, CountsInstructionsForTheLanesThatExecuteThem) {
+  Program p(header() + R"(.visible .entry k()
+{
+  .reg .pred %p; .reg .b32 %r<3>;
+  mov.u32 %r1, %tid.x; mov.u32 %r2, 0;
+$L: setp.lt.u32 %p, %r2, %r1; add.u32 %r2, %r2, 1; @%p bra $L;
+  ret;
+})");
+  const auto count = [&](std::uint32_t blocks, std::uint32_t threads) {
+    const std::uint64_t before = p.executor().total_lane_instructions();
+    const LaunchResult result = p.run("k", {blocks}, {threads}, Params());
+    EXPECT_EQ(result.fault, Fault::none) << result.reason;
+    EXPECT_EQ(p.executor().total_lane_instructions() - before, result.lane_instructions);
+    return result.lane_instructions;
+  };
+  const std::uint64_t one = count(1, 1);
+  EXPECT_GE(one, 6U);
+  EXPECT_LE(one, 8U);
+  EXPECT_EQ(count(1, 40), 40 * one + 3 * (39 * 40 / 2));
+  EXPECT_EQ(count(5, 40), 5 * count(1, 40));
+}
+
 TEST(Exec, CancelsAnEndlessKernel) {
   Program p(header() + ".visible .entry k()\n{\n$L: bra $L;\n}\n");
   const std::atomic<bool> cancel{true};
