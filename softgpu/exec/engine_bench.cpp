@@ -80,6 +80,19 @@ $L:
   @%p1 bra $L;
   mul.wide.u32 %rd2, %r1, 4; add.s64 %rd3, %rd1, %rd2; st.global.f32 [%rd3], %f2; ret;
 }
+.visible .entry shuffle(.param .u64 a, .param .u64 b, .param .u64 c, .param .u32 n)
+{
+  .reg .pred %p<4>; .reg .b32 %r<12>; .reg .b64 %rd<11>;
+  ld.param.u64 %rd1, [a]; mov.u32 %r1, %tid.x; mov.u32 %r2, 0; mov.u32 %r3, %r1;
+$L:
+  shfl.sync.bfly.b32 %r4, %r3, 16, 31, -1; add.s32 %r3, %r3, %r4;
+  shfl.sync.bfly.b32 %r4, %r3, 8, 31, -1; add.s32 %r3, %r3, %r4;
+  shfl.sync.down.b32 %r4, %r3, 4, 31, -1; add.s32 %r3, %r3, %r4;
+  shfl.sync.idx.b32 %r4|%p2, %r3, %r2, 31, -1; add.s32 %r3, %r3, %r4;
+  add.s32 %r2, %r2, 1; setp.lt.u32 %p1, %r2, 64;
+  @%p1 bra $L;
+  mul.wide.u32 %rd2, %r1, 4; add.s64 %rd3, %rd1, %rd2; st.global.u32 [%rd3], %r3; ret;
+}
 .visible .entry divergent(.param .u64 a, .param .u64 b, .param .u64 c, .param .u32 n)
 {
   .reg .pred %p<4>; .reg .b32 %r<12>; .reg .b64 %rd<11>;
@@ -132,6 +145,7 @@ BENCHMARK_CAPTURE(run, vector_add, "add", Dim3{4096}, Dim3{256});
 BENCHMARK_CAPTURE(run, fma_chain, "fma", Dim3{16}, Dim3{256});
 BENCHMARK_CAPTURE(run, integer, "integer", Dim3{16}, Dim3{256});
 BENCHMARK_CAPTURE(run, shared_memory, "shared", Dim3{16}, Dim3{256});
+BENCHMARK_CAPTURE(run, shuffle, "shuffle", Dim3{16}, Dim3{256});
 BENCHMARK_CAPTURE(run, divergent, "divergent", Dim3{16}, Dim3{256});
 BENCHMARK_CAPTURE(run, empty_launch, "add", Dim3{1}, Dim3{32});
 

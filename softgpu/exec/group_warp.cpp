@@ -15,48 +15,45 @@ u32 united(Context& c, const u32* masks) {
   return need;
 }
 
+// True when members that run elsewhere must come first; `out` is what runs meanwhile. Asks a diverged warp
+// only: in any other all lanes are here.
+bool must_wait(Context& c, const Op* op, const u32* masks, const Op*& out) {
+  return c.warp->used > 1 && wait_for_lanes(c, op, united(c, masks), out);
+}
+
 enum class Mode : u16 { up, down, bfly, idx };
 
 // r0 d, r1 predicate (when aux bit 4), r2 value, r3 lane or delta, r4 clamp and segment, r5 members (when aux
 // bit 5).
+template <Mode M>
 const Op* shuffle(Context& c, const Op* op) {
   if ((op->aux & 32) != 0) {
     const Op* out = nullptr;
-    if (wait_for_lanes(c, op, united(c, reg<u32>(c, op->r[5])), out)) return out;
+    if (must_wait(c, op, reg<u32>(c, op->r[5]), out)) return out;
   }
-  const u32* a = reg<u32>(c, op->r[2]);
   const u32* delta = reg<u32>(c, op->r[3]);
   const u32* clamp = reg<u32>(c, op->r[4]);
-  alignas(64) u32 t[lanes];
-  alignas(64) u32 in[lanes];
-  const auto mode = static_cast<Mode>(op->aux & 15);
-  for (unsigned i = 0; i < lanes; ++i) {
+  alignas(64) u32 from[lanes];
+  alignas(64) u32 valid[lanes];
+  SOFTGPU_LANES {
     const u32 b = delta[i] & 31, cv = clamp[i] & 31, segment = clamp[i] >> 8 & 31;
-    const u32 most = (i & segment) | (cv & ~segment), least = i & segment;
-    u32 j = 0;
-    bool ok = false;
-    switch (mode) {
-      case Mode::up:
-        j = i - b;
-        ok = static_cast<s32>(j) >= static_cast<s32>(most);
-        break;
-      case Mode::down:
-        j = i + b;
-        ok = j <= most;
-        break;
-      case Mode::bfly:
-        j = i ^ b;
-        ok = j <= most;
-        break;
-      case Mode::idx:
-        j = least | (b & ~segment);
-        ok = j <= most;
-        break;
-    }
-    in[i] = ok ? 1 : 0;
-    t[i] = a[ok ? j & 31 : i];
+    const u32 least = i & segment, most = least | (cv & ~segment);
+    const u32 j = M == Mode::up     ? i - b
+                  : M == Mode::down ? i + b
+                  : M == Mode::bfly ? i ^ b
+                                    : least | (b & ~segment);
+    const bool ok = M == Mode::up ? static_cast<s32>(j) >= static_cast<s32>(most) : j <= most;
+    from[i] = ok ? j & 31 : i;
+    valid[i] = ok ? lane_bit[i] : 0;
   }
-  if ((op->aux & 16) != 0) set_predicate(c, op->r[1], bits_of([&](unsigned i) { return in[i] != 0; }));
+  // The destination may be the value's register.
+  alignas(64) u32 t[lanes];
+  permute(t, reg<u32>(c, op->r[2]), from);
+  if ((op->aux & 16) != 0) {
+    u32 bits = 0;
+    SOFTGPU_LANES bits |= valid[i];
+    set_predicate(c, op->r[1], bits);
+  }
   merge(c.mask, reg<u32>(c, op->r[0]), t);
   return op + 1;
 }
@@ -66,7 +63,7 @@ const Op* vote(Context& c, const Op* op) {
   const u32* members = reg<u32>(c, op->r[5]);
   if ((op->aux & 32) != 0) {
     const Op* out = nullptr;
-    if (wait_for_lanes(c, op, united(c, members), out)) return out;
+    if (must_wait(c, op, members, out)) return out;
   }
   const u32 p = *reg<u32>(c, op->r[1]);
   const u32 active = c.mask;
@@ -88,7 +85,7 @@ template <class T, bool All>
 const Op* match(Context& c, const Op* op) {
   const u32* members = reg<u32>(c, op->r[5]);
   const Op* out = nullptr;
-  if (wait_for_lanes(c, op, united(c, members), out)) return out;
+  if (must_wait(c, op, members, out)) return out;
   const T* a = reg<T>(c, op->r[2]);
   alignas(64) u32 t[lanes] = {};
   u32 all = 0;
@@ -116,7 +113,7 @@ const Op* active_mask(Context& c, const Op* op) {
 
 const Op* warp_barrier(Context& c, const Op* op) {
   const Op* out = nullptr;
-  if (wait_for_lanes(c, op, united(c, reg<u32>(c, op->r[5])), out)) return out;
+  if (must_wait(c, op, reg<u32>(c, op->r[5]), out)) return out;
   return op + 1;
 }
 
@@ -125,7 +122,7 @@ template <class T>
 const Op* reduce(Context& c, const Op* op) {
   const u32* members = reg<u32>(c, op->r[5]);
   const Op* out = nullptr;
-  if (wait_for_lanes(c, op, united(c, members), out)) return out;
+  if (must_wait(c, op, members, out)) return out;
   const T* a = reg<T>(c, op->r[2]);
   alignas(64) T t[lanes] = {};
   each_active(c.mask, [&](unsigned i) {
@@ -175,19 +172,19 @@ bool decode_warp(Builder& b, const Instruction& i) {
   }
   const bool sync = i.has("sync");
   if (name == "shfl") {
-    const Mode mode = i.has("up")     ? Mode::up
-                      : i.has("down") ? Mode::down
-                      : i.has("bfly") ? Mode::bfly
-                                      : Mode::idx;
+    const Handler fn = i.has("up")     ? &shuffle<Mode::up>
+                       : i.has("down") ? &shuffle<Mode::down>
+                       : i.has("bfly") ? &shuffle<Mode::bfly>
+                                       : &shuffle<Mode::idx>;
     if (n != (sync ? 5U : 4U)) return b.fail("shfl operands");
     const Vreg a = b.in(i.operand(1), 4), lane = b.in(i.operand(2), 4), clamp = b.in(i.operand(3), 4);
     const Vreg m = sync ? b.in(i.operand(4), 4) : a;
     const auto* two = std::get_if<ptx::PairOperand>(&i.operand(0).value);
     const Vreg d = two != nullptr ? b.out(ptx::Operand{two->first}, 4) : b.out(i.operand(0), 4);
     const Vreg p = two != nullptr ? b.out(ptx::Operand{two->second}, 0) : 0;
-    Draft& draft = b.emit(&shuffle).def(0, d).use(2, a).use(3, lane).use(4, clamp).use(5, m);
+    Draft& draft = b.emit(fn).def(0, d).use(2, a).use(3, lane).use(4, clamp).use(5, m);
     if (two != nullptr) draft.def(1, p);
-    draft.aux(static_cast<u16>(static_cast<u16>(mode) | (two != nullptr ? 16 : 0) | (sync ? 32 : 0)));
+    draft.aux(static_cast<u16>((two != nullptr ? 16 : 0) | (sync ? 32 : 0)));
     return true;
   }
   if (name == "vote") {

@@ -5,6 +5,9 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
 
 #include "softgpu/exec/code.hpp"
 
@@ -53,6 +56,18 @@ inline __attribute__((always_inline)) void each(Context& c, D* d, F f) {
     SOFTGPU_LANES t[i] = f(i);
     merge(c.mask, d, t);
   }
+}
+
+/// t[i] = a[from[i]]; from[i] < lanes. All are 64-byte aligned, and t is none of the other two.
+inline __attribute__((always_inline)) void permute(u32* t, const u32* a, const u32* from) {
+#if defined(__AVX512F__)
+  // One instruction for half a warp; the compiler finds single loads only.
+  const __m512i low = _mm512_load_si512(a), high = _mm512_load_si512(a + lanes / 2);
+  for (unsigned i = 0; i < lanes; i += lanes / 2)
+    _mm512_store_si512(t + i, _mm512_permutex2var_epi32(low, _mm512_load_si512(from + i), high));
+#else
+  SOFTGPU_LANES t[i] = a[from[i]];
+#endif
 }
 
 /// Calls f(lane) for every active lane, lowest first.
