@@ -19,7 +19,7 @@ const Op* load(Context& c, const Op* op) {
     return op + 1;
   }
   alignas(64) D t[N][lanes];
-  for (unsigned i = 0; i < lanes; ++i) {
+  SOFTGPU_EACH_LANE {
     const T* p = reinterpret_cast<const T*>(h.at[i]);
     for (unsigned n = 0; n < N; ++n) t[n][i] = static_cast<D>(p[n]);
   }
@@ -40,7 +40,7 @@ const Op* store(Context& c, const Op* op) {
   const S* s[N];
   for (unsigned n = 0; n < N; ++n) s[n] = reg<S>(c, op->r[1 + n]);
   if (c.mask == all_lanes) {
-    for (unsigned i = 0; i < lanes; ++i) {
+    SOFTGPU_EACH_LANE {
       T* p = reinterpret_cast<T*>(h.at[i]);
       for (unsigned n = 0; n < N; ++n) p[n] = static_cast<T>(s[n][i]);
     }
