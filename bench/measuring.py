@@ -24,6 +24,12 @@ def commit():
     return os.environ.get("VGPU_COMMIT") or result.stdout.strip() or "unknown"
 
 
+def processor():
+    """What /proc/cpuinfo calls this machine's CPU."""
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        return next((line.split(":")[1].strip() for line in file if line.startswith("model name")), "unknown processor")
+
+
 def numbers(text):
     """`name value` lines as a dictionary."""
     found = {}
