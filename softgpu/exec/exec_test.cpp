@@ -174,6 +174,29 @@ $END: ret;
   EXPECT_EQ(p.run("k", {1}, {256}, Params().add(out.address()), 64).fault, Fault::illegal_address);
 }
 
+// Two warps count in shared memory, and write how far each saw itself ahead of the other at most.
+TEST(Exec, WarpsThatShareMemoryGoOnSideBySide) {
+  Program p(header() + R"(
+.visible .entry k(.param .u64 out)
+{
+  .shared .align 4 .b8 counts[8];
+  .reg .pred %p<2>; .reg .b32 %r<12>; .reg .b64 %rd<4>;
+  ld.param.u64 %rd1, [out]; mov.u32 %r1, %tid.x; shr.u32 %r2, %r1, 5; shl.b32 %r3, %r2, 2;
+  mov.u32 %r4, counts; add.s32 %r5, %r4, %r3; xor.b32 %r6, %r3, 4; add.s32 %r6, %r4, %r6;
+  mov.u32 %r7, 0; st.shared.u32 [%r5], %r7; mov.u32 %r8, 0;
+  bar.sync 0;
+$LOOP:
+  add.s32 %r7, %r7, 1; st.volatile.shared.u32 [%r5], %r7; ld.volatile.shared.u32 %r9, [%r6];
+  sub.s32 %r10, %r7, %r9; max.s32 %r8, %r8, %r10;
+  setp.lt.u32 %p1, %r7, 1000;
+  @%p1 bra $LOOP;
+  mul.wide.u32 %rd2, %r1, 4; add.s64 %rd3, %rd1, %rd2; st.global.u32 [%rd3], %r8; ret;
+})");
+  Array<std::uint32_t> out(64);
+  p.expect_ok("k", {1}, {64}, Params().add(out.address()));
+  for (unsigned i = 0; i < 64; ++i) EXPECT_LE(out[i], 40U) << i;
+}
+
 TEST(Exec, LanesOfAWarpTakeALockInTurn) {
   Program p(header() + R"(
 .global .align 4 .u32 lock;

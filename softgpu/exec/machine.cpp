@@ -17,7 +17,7 @@ namespace {
 constexpr std::int64_t slice_budget = 1 << 16;
 // Warps that share memory go on side by side, as they do in hardware, none some hundred instructions ahead of
 // the others: kernels whose barriers do not order all that they do rely on it (docs/decisions.md, 72).
-constexpr std::int64_t turn_instructions = 32;
+constexpr std::int64_t turn_instructions = 64;
 constexpr std::uint32_t frame_stack_charge = 16;
 
 std::uint32_t popcount(std::uint32_t m) {
