@@ -3,7 +3,6 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -26,25 +25,23 @@ class CopyCrew {
   /// Runs `work` in the calling thread and, if nobody else has them, in the helpers too; returns when all
   /// have returned. `work` must be safe to run in several threads at once, and to run alone.
   void run(const std::function<void()>& work);
-  /// memcpy, by all of the crew if that is worth it.
+  /// memcpy, by all of the crew if that is worth it. Much memory goes past the caches.
   void copy(void* to, const void* from, std::size_t bytes);
 
  private:
   void start();
   void help();
+  void leave();
 
   const unsigned most_;
   const std::uint64_t spin_ns_;
-  std::mutex turn_;   // held during run()
-  std::mutex mutex_;  // all below; the atomics may be looked at without it
-  std::condition_variable begin_;
-  std::condition_variable end_;
+  std::mutex turn_;  // held during run()
   std::vector<std::thread> helpers_;
-  bool started_ = false;
-  unsigned asleep_ = 0;
-  const std::function<void()>* work_ = nullptr;
-  std::atomic<std::uint64_t> round_{0};
-  std::atomic<unsigned> running_{0};
+  const std::function<void()>* work_ = nullptr;  // of the open round
+  std::atomic<std::uint32_t> round_{0};          // odd: open
+  std::atomic<std::uint32_t> running_{0};        // helpers that may be in the round's work
+  std::atomic<std::uint32_t> asleep_{0};
+  std::atomic<std::uint32_t> waits_{0};  // the caller sleeps until running_ is 0
   std::atomic<bool> over_{false};
 };
 

@@ -19,7 +19,7 @@ namespace {
 constexpr std::uint64_t kShortestPauseNs = 20'000;
 constexpr std::uint64_t kPausePart = 16;  // a pause is at most this part of the time waited so far
 constexpr std::uint64_t kLeastPendingSpinNs = 50'000;  // a sleep takes longer: nobody can wake this process
-constexpr unsigned kMostHelpers = 7;
+constexpr unsigned kMostHelpers = 11;
 constexpr std::uint64_t kHelperSpinNs = 100'000;  // from one part of a copy to the next
 constexpr std::uint64_t kLongestPauseNs = 1'000'000;
 constexpr std::uint64_t kIdleSleepNs = 50'000'000;
@@ -33,7 +33,7 @@ std::uint32_t done_word(std::uint32_t ticket) {
 
 // One thread copies at 8 to 10 GB/s, and every byte is copied here once more than without a link.
 unsigned helpers() {
-  return many_cpus() ? std::min(std::thread::hardware_concurrency() / 2 - 1, kMostHelpers) : 0;
+  return many_cpus() ? std::min(std::thread::hardware_concurrency() * 3 / 4 - 1, kMostHelpers) : 0;
 }
 
 }  // namespace
