@@ -80,12 +80,16 @@ bool LinkSession::busy() {
          held_ != 0 || copy_.bytes != 0;
 }
 
+// The worker's own word; until it has taken what was sent, there is work too. Not for every turn of a spin:
+// the worker writes these lines with every record.
+bool LinkSession::device_busy() {
+  return parts_.slot.control().host.backlogged.load(std::memory_order_relaxed) != 0 ||
+         remote_ring_.backlog() != 0;
+}
+
 void LinkSession::rest(std::uint64_t idle_ns) {
   const bool under_way = busy();
-  // The worker's own word; until it has taken what was sent, there is work too.
-  const bool device_busy = parts_.slot.control().host.backlogged.load(std::memory_order_relaxed) != 0 ||
-                           remote_ring_.backlog() != 0;
-  if (memory_.tracks_little() && (under_way || device_busy)) {
+  if (memory_.tracks_little() && (under_way || device_busy())) {
     if (const std::uint64_t now = now_ns(); now - compared_ns_ > kCompareNs) {
       compared_ns_ = now;
       memory_.compare();
@@ -101,18 +105,21 @@ void LinkSession::rest(std::uint64_t idle_ns) {
     waiter_here = control.waiter_cpu.load(std::memory_order_relaxed) == here;
   }
   if (idle_ns < (under_way ? pending_spin_ns_ : default_spin_ns()) && (under_way || !waiter_here)) {
-    for (int i = 0; i < 32 && !ring_.ready(); ++i) cpu_relax();
+    // An answer is seen by the loop around this only.
+    const int looks = under_way && !few_cpus() ? 1 : 32;
+    for (int i = 0; i < looks && !ring_.ready(); ++i) cpu_relax();
     if (!ring_.ready()) spin_yield();
     return;
   }
   mirror_use();
-  if (!under_way && !device_busy && parts_.page.backlogged.load(std::memory_order_relaxed) != 0) {
+  const bool at_work = device_busy();
+  if (!under_way && !at_work && parts_.page.backlogged.load(std::memory_order_relaxed) != 0) {
     parts_.page.backlogged.store(0, std::memory_order_release);
     if (parts_.page.others_wait.load(std::memory_order_relaxed) != 0) call_broker();
   }
   const bool soon =
-      under_way || host_functions_ || (device_busy && (flags_in_memory_ || memory_.tracks_little()));
-  std::uint64_t longest = device_busy ? kLongestPauseNs : kIdleSleepNs;
+      under_way || host_functions_ || (at_work && (flags_in_memory_ || memory_.tracks_little()));
+  std::uint64_t longest = at_work ? kLongestPauseNs : kIdleSleepNs;
   if (soon) {
     longest = std::clamp(idle_ns / kPausePart, kShortestPauseNs, kLongestPauseNs);
   }

@@ -144,6 +144,7 @@ class LinkSession {
   // Scheduling and ends.
   void mirror_use();
   bool busy();
+  bool device_busy();
   void rest(std::uint64_t idle_ns);
   void call_broker() const;
   static std::string_view find_name(std::uint16_t call);
