@@ -22,6 +22,7 @@ namespace vgpu::stub_guest {
 namespace {
 
 constexpr unsigned kMostAtOnce = 64;
+constexpr std::uint64_t kLargeBlock = 256 << 10;
 constexpr std::uint64_t kContendedUnits =
     16;  // ring units under way when others of the guest want the device
 constexpr std::size_t kMostWaitingFds = 64;
@@ -149,8 +150,11 @@ bool LinkSession::take_records() {
       held_ = size;
       break;
     }
+    const std::uint64_t before = carried_;
     send(record);
     ++taken;
+    // Blocks that have ended are given back between two large ones: the client waits for them with the next.
+    if (carried_ - before >= kLargeBlock) break;
   }
   if (taken != 0 && remote_ring_.wants_doorbell()) kick();
   return taken != 0;
@@ -249,6 +253,7 @@ bool LinkSession::carry_spans(std::span<std::byte> record, Waiting& waiting) {
     if (call.completes) begin_block(*to);
     if (call.to_host && (out || call.to_client)) {
       crew_.copy(Arena::data(to), Arena::data(from), span.bytes);
+      carried_ += span.bytes;
       parts_.page.link_bytes_out.fetch_add(span.bytes, std::memory_order_relaxed);
     }
     const bool back =

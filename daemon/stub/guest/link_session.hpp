@@ -156,6 +156,7 @@ class LinkSession {
   CopyCrew crew_;
   HostMemory memory_;
   std::vector<std::byte> buffer_;
+  std::uint64_t carried_ = 0;  ///< bytes of blocks that were copied to the host's arena
   bool corrupt_ = false;
   std::size_t held_ = 0;  ///< bytes of a record in buffer_ that may not be sent yet
   std::vector<Waiting> waiting_;
