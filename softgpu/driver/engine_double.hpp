@@ -6,6 +6,9 @@
 
 namespace softgpu {
 
+/// What its executor counts for each thread of a launch.
+inline constexpr std::uint64_t double_instructions = 10;
+
 /// What modules look like to the stand-in: it finds every kernel below in any text that starts with
 /// ".version".
 ///   add(u64 pointer, u32 count, u32 value)    adds to each word
@@ -15,9 +18,6 @@ namespace softgpu {
 ///   shared(u64 pointer)                       writes the launch's dynamic shared bytes
 ///   print()                                   prints "hello\n"
 ///   unsupported()                             cannot be prepared
-/// What its executor counts for each thread of a launch.
-inline constexpr std::uint64_t double_instructions = 10;
-
 inline constexpr char double_image[] = ".version 8.0\n.target sm_75\n";
 
 }  // namespace softgpu
