@@ -18,7 +18,7 @@ namespace {
 constexpr std::size_t piece_bytes = std::size_t{64} << 10;
 // From here on the target is not read again soon enough to be in a cache.
 constexpr std::size_t streamed_bytes = std::size_t{2} << 20;
-constexpr std::uint64_t look_ns = 1'000'000'000;  // nobody depends on it: a wake-up comes
+constexpr std::uint64_t longest_sleep_ns = 1'000'000'000;  // nobody depends on it: a wake-up comes
 
 void copy_through_caches(std::byte* to, const std::byte* from, std::size_t bytes) {
   std::memcpy(to, from, bytes);
@@ -83,7 +83,8 @@ void CopyCrew::run(const std::function<void()>& work) {
   const std::uint64_t since = spin_ns_ != 0 ? now_ns() : 0;
   while (spin_ns_ != 0 && running_.load() != 0 && now_ns() - since < spin_ns_) cpu_relax();
   waits_.store(1);
-  for (std::uint32_t inside = 0; (inside = running_.load()) != 0;) futex_wait(running_, inside, look_ns);
+  for (std::uint32_t inside = 0; (inside = running_.load()) != 0;)
+    futex_wait(running_, inside, longest_sleep_ns);
   waits_.store(0);
 }
 
@@ -118,7 +119,7 @@ void CopyCrew::help() {
     if (round == seen || round % 2 == 0) {
       seen = round;
       asleep_.fetch_add(1);
-      futex_wait(round_, round, look_ns);
+      futex_wait(round_, round, longest_sleep_ns);
       asleep_.fetch_sub(1);
       continue;
     }
