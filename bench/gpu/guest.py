@@ -9,24 +9,16 @@ import sys
 
 from llama import Engine
 from measuring import ROOT, measure
+from rows import CALLS, STEPS
 
 HERE = pathlib.Path(__file__).resolve().parent
-
-CALLS = (("issue a launch, us", "launch_issue_us"), ("launch + synchronize p50, us", "launch_sync_p50_us"),
-         ("launch + synchronize p99, us", "launch_sync_p99_us"), ("20,000 launches, us each", "launch_throughput_us"),
-         ("waited-for copy, spinning p50, us", "waited_call_spinning_p50_us"),
-         ("waited-for copy, sleeping p50, us", "waited_call_sleeping_p50_us"),
-         ("pinned to device, GB/s", "pinned_to_device_gbs"), ("device to pinned, GB/s", "device_to_pinned_gbs"),
-         ("pageable to device, GB/s", "pageable_to_device_gbs"), ("device to pageable, GB/s", "device_to_pageable_gbs"))
-STEPS = (("PyTorch training step, ms", "training_step_ms"), ("PyTorch eager inference, ms", "eager_inference_ms"),
-         ("PyTorch graph replay, ms", "graph_replay_ms"), ("PyTorch loss", "loss"))
 
 
 def measured(harness, options, environment):
     """name -> number, of everything that is compared, in this environment."""
     found = {}
     for command, rounds, names in (([harness.BUILD / "bench" / "measure", "--bulk-mb", "256"], 3, CALLS),
-                                   ([sys.executable, HERE / "torch_steps.py"], 1, STEPS)):
+                                   ([sys.executable, HERE / "torch_steps.py"], 1, (*STEPS, ("PyTorch loss", "loss")))):
         try:
             numbers = measure(command, environment, rounds)
         except subprocess.CalledProcessError as error:

@@ -111,7 +111,6 @@ CUresult HostStore::make_streams() {
 
 // Takes the chunk's pages and pins them. What cannot be pinned is copied by the driver as any memory is.
 void HostStore::prepare(Chunk& chunk) const {
-  if (chunk.pinned) return;
   if (madvise(chunk.data, chunk.bytes, MADV_POPULATE_WRITE) != 0) {
     // Before Linux 5.14. What cannot be had here is missed by the copy.
     for (std::uint64_t at = 0; at < chunk.bytes; at += small_page) {
@@ -121,6 +120,7 @@ void HostStore::prepare(Chunk& chunk) const {
   chunk.pinned =
       driver_.cuMemHostRegister_v2 != nullptr && driver_.cuMemHostUnregister != nullptr &&
       driver_.cuMemHostRegister_v2(chunk.data, chunk.bytes, CU_MEMHOSTREGISTER_PORTABLE) == CUDA_SUCCESS;
+  chunk.empty = false;
 }
 
 CUresult HostStore::run_lane(CUstream stream, const std::vector<std::vector<Item>>& work,
@@ -128,7 +128,6 @@ CUresult HostStore::run_lane(CUstream stream, const std::vector<std::vector<Item
   CUresult result = driver_.cuCtxSetCurrent(context_);
   for (std::size_t i = next.fetch_add(1); i < work.size() && result == CUDA_SUCCESS; i = next.fetch_add(1)) {
     if (out && work[i].front().chunk->empty) prepare(*work[i].front().chunk);
-    work[i].front().chunk->empty = false;
     for (const Item& item : work[i]) {
       result = out ? driver_.cuMemcpyDtoHAsync_v2(item.host, item.device, item.bytes, stream)
                    : driver_.cuMemcpyHtoDAsync_v2(item.device, item.host, item.bytes, stream);

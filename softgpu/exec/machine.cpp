@@ -215,6 +215,16 @@ const Op* spend(Context& c, const Op* target) {
   return nullptr;
 }
 
+bool takes_turns(const Warp& w) {
+  return w.block->warps.size() > 1 && w.block->shared_size != 0;
+}
+
+// Lets the block's other warps go on; this one resumes with the running split at its pc.
+const Op* end_turn(Warp& w) {
+  w.turned = true;
+  return nullptr;
+}
+
 template <bool Negate, bool Back>
 inline const Op* branch(Context& c, const Op* op) {
   const std::uint32_t p = *reg<std::uint32_t>(c, op->r[0]);
@@ -367,8 +377,7 @@ const Op* op_block(Context& c, const Op* op) {
   if (c.turn < 0) [[unlikely]] {
     Warp& w = *c.warp;
     split(w, w.current).pc = op + 1;
-    w.turned = true;
-    return nullptr;
+    return end_turn(w);
   }
   return op + 1;
 }
@@ -563,11 +572,10 @@ const Op* op_barrier(Context& c, const Op* op) {
   if (bar.arrived >= (threads != 0 ? threads : c.block->threads)) finish_barrier(*c.block, id);
   if (op->aux == 1) return op + 1;
   if (split(w, w.current).state == Split::State::ready) {
-    if (c.turn > turn_instructions) return switch_to(c, w.current);
+    if (!takes_turns(w)) return switch_to(c, w.current);
     // Behind a barrier all warps start alike: who came last is not ahead.
     c.budget = slice_budget;
-    w.turned = true;
-    return nullptr;
+    return end_turn(w);
   }
   return schedule(c);
 }
@@ -751,8 +759,7 @@ WarpEnd run_warp(Context& c, Warp& w) {
   c.warp = &w;
   c.local = w.local;
   c.budget = w.budget;
-  const bool alone = w.block->warps.size() == 1 || w.block->shared_size == 0;
-  c.turn = alone ? std::numeric_limits<std::int64_t>::max() : turn_instructions;
+  c.turn = takes_turns(w) ? turn_instructions : std::numeric_limits<std::int64_t>::max();
   c.yielded = false;
   // The next ready split after the one that ran last, so that splits that spin take turns.
   const Op* op = w.turned ? switch_to(c, w.current) : nullptr;

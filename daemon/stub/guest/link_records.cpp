@@ -132,6 +132,10 @@ std::uint16_t id(CallId call) {
 
 }  // namespace
 
+std::uint64_t LinkSession::bytes_out() const {
+  return parts_.page.link_bytes_out.load(std::memory_order_relaxed);
+}
+
 bool LinkSession::take_records() {
   if (copy_.bytes != 0) return send_part();
   unsigned taken = 0;
@@ -150,11 +154,11 @@ bool LinkSession::take_records() {
       held_ = size;
       break;
     }
-    const std::uint64_t before = carried_;
+    const std::uint64_t before = bytes_out();
     send(record);
     ++taken;
     // Blocks that have ended are given back between two large ones: the client waits for them with the next.
-    if (carried_ - before >= kLargeBlock) break;
+    if (bytes_out() - before >= kLargeBlock) break;
   }
   if (taken != 0 && remote_ring_.wants_doorbell()) kick();
   return taken != 0;
@@ -253,7 +257,6 @@ bool LinkSession::carry_spans(std::span<std::byte> record, Waiting& waiting) {
     if (call.completes) begin_block(*to);
     if (call.to_host && (out || call.to_client)) {
       crew_.copy(Arena::data(to), Arena::data(from), span.bytes);
-      carried_ += span.bytes;
       parts_.page.link_bytes_out.fetch_add(span.bytes, std::memory_order_relaxed);
     }
     const bool back =

@@ -111,6 +111,7 @@ class LinkSession {
   };
 
   // Records.
+  std::uint64_t bytes_out() const;  ///< sent so far, blocks and records
   bool take_records();
   bool may_send(std::uint16_t call);
   void send(std::span<std::byte> record);
@@ -156,7 +157,6 @@ class LinkSession {
   CopyCrew crew_;
   HostMemory memory_;
   std::vector<std::byte> buffer_;
-  std::uint64_t carried_ = 0;  ///< bytes of blocks that were copied to the host's arena
   bool corrupt_ = false;
   std::size_t held_ = 0;  ///< bytes of a record in buffer_ that may not be sent yet
   std::vector<Waiting> waiting_;
