@@ -130,7 +130,15 @@ SessionEnd Session::run() {
     std::size_t size = 0;
     const std::uint32_t held = held_.load(std::memory_order_acquire);
     const std::uint64_t position = ring_.position();
-    const RingConsumer::Status status = held != 0 ? RingConsumer::Status::empty : ring_.next(buffer, size);
+    const NextRecord next = held != 0 ? NextRecord::none : awaited_ ? behind_awaited() : NextRecord::may_run;
+    if (next == NextRecord::waits) {
+      completions_.poll();
+      spin_yield();
+      continue;
+    }
+    // What was not there yet when it was looked at must be looked at again.
+    const RingConsumer::Status status =
+        next == NextRecord::none ? RingConsumer::Status::empty : ring_.next(buffer, size);
     if (status == RingConsumer::Status::corrupt) return SessionEnd::corrupt_ring;
     if (status == RingConsumer::Status::record) {
       if (!early_.answered(position)) run_record(std::span(buffer).first(size));
@@ -578,8 +586,13 @@ void Session::when_all_done(std::function<void(CUresult)> done, CUcontext contex
     for (const auto& [key, work] : work_) {
       if (work->dirty && (context == nullptr || key.first == context)) streams.push_back(key);
     }
+    for (const auto& orphan : orphans_) {
+      if (context != nullptr && orphan->context != context) continue;
+      waiting->left.fetch_add(1);
+      orphan->waiting.emplace_back([waiting](CUresult what) { waiting->one(what); });
+    }
   }
-  if (streams.size() == 1) {
+  if (streams.size() == 1 && waiting->left.load() == 1) {
     const CUresult result = after_stream_soon(
         streams.front(), [waiting](CUresult what) { waiting->one(what); }, true);
     if (result != CUDA_SUCCESS) waiting->one(result);

@@ -287,6 +287,7 @@ class Session {
   VGPU_HANDLER(cuStreamCreate);
   VGPU_HANDLER(cuStreamDestroy_v2);
   VGPU_HANDLER(cuStreamSynchronize);
+  VGPU_HANDLER(await_stream);
   VGPU_HANDLER(cuStreamQuery);
   VGPU_HANDLER(cuStreamBatchMemOp_v2);
   VGPU_HANDLER(cuEventDestroy_v2);
@@ -345,6 +346,11 @@ class Session {
     std::uint64_t fenced = 0;  // of `submitted`, what a completion will report
     bool dirty = false;
     Batch open;
+  };
+  /// Unfinished work of a stream that the client has destroyed, and who is to hear of its end.
+  struct OrphanedWork {
+    CUcontext context = nullptr;
+    std::vector<std::function<void(CUresult)>> waiting;
   };
   /// A waited call that is answered later.
   struct PendingReply {
@@ -430,6 +436,8 @@ class Session {
   void submitted_to(CUstream stream);
   void done_with(const std::shared_ptr<StreamWork>& work, std::uint64_t submitted);
   void fence_dirty_streams();
+  /// Before a stream with unfinished work is destroyed.
+  void orphan_work(CUstream stream);
   CUresult after_stream(const StreamKey& key, std::function<void(CUresult)> done);
   /// The same for a wait that probably ends before the client's next record: the stream is asked, and an
   /// event is recorded only when another record or a sleep comes first. `print`: the driver is to write out
@@ -439,6 +447,10 @@ class Session {
   bool poll_soon();
   /// Turns it into one by an event.
   void settle_soon();
+  /// Whether the next record may be run while awaited_ is set. When the stream takes long, records are held
+  /// back until an event has told of its end.
+  enum class NextRecord : std::uint8_t { none, waits, may_run };
+  NextRecord behind_awaited();
   /// True when no work of the client's is unfinished: a copy by the driver's blocking call comes in order.
   bool nothing_under_way();
   /// For how long the dispatcher looks at an empty ring before it sleeps; `pending`: something is to be
@@ -638,6 +650,7 @@ class Session {
 
   std::mutex work_mutex_;  // the two below and all StreamWork
   std::map<StreamKey, std::shared_ptr<StreamWork>> work_;
+  std::vector<std::shared_ptr<OrphanedWork>> orphans_;  // under work_mutex_, as work_
   std::size_t dirty_streams_ = 0;
 
   /// The wait of after_stream_soon().
@@ -649,6 +662,14 @@ class Session {
     Batch batch;
   };
   std::optional<SoonWait> soon_;
+  /// A stream whose copies to the device are to have happened before what comes behind them.
+  struct AwaitedStream {
+    std::uint64_t handle = 0;
+    CUstream stream = nullptr;
+    std::uint16_t context = 0;
+    std::uint64_t asked_since = 0;  // 0: not asked yet
+  };
+  std::optional<AwaitedStream> awaited_;
   bool software_ = false;  // the device is the software GPU, whose copies this machine's CPUs make
   std::thread::id dispatcher_;
   std::atomic<bool> asleep_{false};  // the dispatcher sleeps, or has begun to
@@ -706,7 +727,8 @@ class Session {
   // Driver calls that may wait for the device (a free waits for all that runs, also for what was submitted
   // after the client had freed): the dispatcher, on whose next record the device may be waiting, goes on.
   QueueThread blocking_;
-  std::atomic<std::uint32_t> held_{0};  // records are not taken until it is 0: when_all_done_apart()
+  // Records are not taken until it is 0: when_all_done_apart(), behind_awaited().
+  std::atomic<std::uint32_t> held_{0};
 
   std::atomic<int> sticky_{0};
   std::atomic<int> async_error_{0};

@@ -1,7 +1,18 @@
 // Streams and events: creation, ends, and waiting for them without holding up the dispatcher.
+#include <algorithm>
+#include <array>
+#include <cstring>
+
 #include "daemon/worker/session.hpp"
+#include "protocol/futex.hpp"
 
 namespace vgpu::worker {
+namespace {
+
+/// For how long a stream that later records wait for is asked whether it has ended.
+constexpr std::uint64_t longest_asking_ns = 200'000;
+
+}  // namespace
 
 CUresult Session::handle(const record::cuStreamCreate& record, reply::cuStreamCreate&, Tail) {
   if (driver_.cuStreamCreateWithPriority == nullptr) return unsupported(record.header.call);
@@ -15,6 +26,28 @@ CUresult Session::handle(const record::cuStreamCreate& record, reply::cuStreamCr
   return CUDA_SUCCESS;
 }
 
+void Session::orphan_work(CUstream stream) {
+  const auto orphan = std::make_shared<OrphanedWork>();
+  orphan->context = key_of(stream).first;
+  {
+    const std::lock_guard lock(work_mutex_);
+    orphans_.push_back(orphan);
+  }
+  const auto ended = [this, orphan](CUresult result) {
+    std::vector<std::function<void(CUresult)>> waiting;
+    {
+      const std::lock_guard lock(work_mutex_);
+      std::erase(orphans_, orphan);
+      waiting.swap(orphan->waiting);
+    }
+    for (const auto& done : waiting) done(result);
+  };
+  // It goes on; the fence tells when it has ended.
+  const CUresult result = after_stream(stream, ended);
+  note_result(result);
+  if (result != CUDA_SUCCESS) ended(result);
+}
+
 CUresult Session::handle(const record::cuStreamDestroy_v2& record, reply::cuStreamDestroy_v2&, Tail) {
   if (driver_.cuStreamDestroy_v2 == nullptr) return unsupported(record.header.call);
   CUstream stream = nullptr;
@@ -26,8 +59,7 @@ CUresult Session::handle(const record::cuStreamDestroy_v2& record, reply::cuStre
     const std::lock_guard lock(work_mutex_);
     dirty = work_of(key_of(stream))->dirty;
   }
-  // Its unfinished work goes on; the fence tells when it ended.
-  if (dirty && !captured) note_result(after_stream(stream, nullptr));
+  if (dirty && !captured) orphan_work(stream);
   {
     const std::lock_guard lock(work_mutex_);
     work_.erase(key_of(stream));
@@ -61,6 +93,76 @@ CUresult Session::handle(const record::cuStreamSynchronize& record, reply::cuStr
       key_of(stream), [this, pending](CUresult what) { answer(pending, what); }, true);
   if (result != CUDA_SUCCESS) answer(pending, result);
   return deferred;
+}
+
+CUresult Session::handle(const record::await_stream& record, reply::await_stream&, Tail) {
+  CUstream stream = nullptr;
+  if (!resolve(record.stream, stream)) return CUDA_ERROR_INVALID_HANDLE;
+  if (driver_.cuStreamQuery == nullptr) return unsupported(record.header.call);
+  awaited_ = AwaitedStream{record.stream, stream, context_index_, 0};
+  return CUDA_SUCCESS;
+}
+
+Session::NextRecord Session::behind_awaited() {
+  std::array<std::byte, std::max({sizeof(record::copy_to_device_inline), sizeof(record::copy_to_device_block),
+                                  sizeof(record::await_stream)})>
+      next{};
+  std::uint64_t position = ring_.position();
+  const RingConsumer::Status seen = ring_.look(position, next);
+  if (seen != RingConsumer::Status::record) {
+    // What is wrong with it next() will say.
+    return seen == RingConsumer::Status::empty ? NextRecord::none : NextRecord::may_run;
+  }
+  RecordHeader header;
+  std::memcpy(&header, next.data(), sizeof header);
+  const auto same_stream = [&]<class Record>(Record record) {
+    std::memcpy(&record, next.data(), sizeof record);
+    return record.stream == awaited_->handle && header.context == awaited_->context;
+  };
+  switch (static_cast<CallId>(header.call)) {
+    case CallId::copy_to_device_inline:
+      if (same_stream(record::copy_to_device_inline{})) return NextRecord::may_run;
+      break;
+    case CallId::copy_to_device_block:
+      if (same_stream(record::copy_to_device_block{})) return NextRecord::may_run;
+      break;
+    case CallId::await_stream:
+      if (same_stream(record::await_stream{})) return NextRecord::may_run;
+      break;
+    default:
+      break;
+  }
+  if (switch_context(awaited_->context) != CUDA_SUCCESS) {
+    awaited_.reset();
+    return NextRecord::may_run;
+  }
+  const StreamKey key = key_of(awaited_->stream);
+  std::shared_ptr<StreamWork> work;
+  std::uint64_t submitted = 0;
+  {
+    const std::lock_guard lock(work_mutex_);
+    work = work_of(key);
+    submitted = work->submitted;
+  }
+  const CUresult result = driver_.cuStreamQuery(awaited_->stream);
+  if (result != CUDA_ERROR_NOT_READY) {
+    note_result(result);
+    done_with(work, submitted);
+    awaited_.reset();
+    return NextRecord::may_run;
+  }
+  const std::uint64_t now = now_ns();
+  if (awaited_->asked_since == 0) awaited_->asked_since = now;
+  if (now - awaited_->asked_since < longest_asking_ns) return NextRecord::waits;
+  // Others have the device: this thread sleeps until it is over.
+  awaited_.reset();
+  held_.fetch_add(1);
+  const auto over = [this](CUresult) {
+    held_.fetch_sub(1);
+    futex_wake(held_);
+  };
+  if (after_stream(key, over) != CUDA_SUCCESS) over(CUDA_SUCCESS);
+  return NextRecord::waits;
 }
 
 CUresult Session::handle(const record::cuStreamQuery& record, reply::cuStreamQuery&, Tail) {

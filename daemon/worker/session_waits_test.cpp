@@ -26,11 +26,13 @@ struct Device {
   std::mutex mutex;
   std::condition_variable moved;
   bool busy = false;
+  int streams = 0;
   std::atomic<int> launches{0};
   std::atomic<int> queries{0};
   std::atomic<int> events_recorded{0};
   std::atomic<int> synchronisations{0};
   std::atomic<int> blocking_copies{0};
+  std::atomic<int> copies_in{0};
   std::atomic<int> frees{0};
   std::atomic<int> launches_before_free{0};
 
@@ -41,7 +43,7 @@ struct Device {
   void reset() {
     const std::lock_guard lock(mutex);
     busy = false;
-    launches = queries = events_recorded = synchronisations = blocking_copies = 0;
+    launches = queries = events_recorded = synchronisations = blocking_copies = copies_in = 0;
     frees = launches_before_free = 0;
   }
   void finish() {
@@ -110,6 +112,18 @@ DriverTable waiting_table() {
     EXPECT_EQ(device.state(), CUDA_SUCCESS);  // a driver would wait here, and let nobody in
     device.launches_before_free = device.launches.load();
     ++device.frees;
+    return CUDA_SUCCESS;
+  };
+  table.cuStreamCreateWithPriority = [](CUstream* stream, unsigned, int) {
+    *stream = reinterpret_cast<CUstream>(0x60 + 0x10 * Device::get().streams++);
+    return CUDA_SUCCESS;
+  };
+  table.cuStreamDestroy_v2 = [](CUstream) { return CUDA_SUCCESS; };
+  table.cuMemcpyHtoDAsync_v2 = [](CUdeviceptr, const void*, size_t, CUstream) {
+    Device& device = Device::get();
+    const std::lock_guard lock(device.mutex);
+    device.busy = true;
+    ++device.copies_in;
     return CUDA_SUCCESS;
   };
   table.cuMemcpyDtoHAsync_v2 = [](void*, CUdeviceptr, size_t, CUstream) { return CUDA_SUCCESS; };
@@ -302,6 +316,79 @@ TEST_F(SessionWaits, AQuestionAboutAnEarlierEventNeedNotWaitAtTheGate) {
   Device::get().finish();
   EXPECT_EQ(result(0), CUDA_SUCCESS);
   EXPECT_EQ(ask(question), CUDA_SUCCESS);
+}
+
+// The device is not said to have finished within the 200 us for which the stream is asked, nor long after.
+TEST_F(SessionWaits, WhatFollowsAnAwaitedStreamWaitsButForItsOwnCopies) {
+  load(silent_kernel);
+  const auto copy_in = [this](std::uint64_t stream) {
+    record::copy_to_device_inline copy;
+    copy.dst = 0x100000;
+    copy.stream = stream;
+    post(copy, std::as_bytes(std::span("bytes", 5)));
+  };
+  const std::uint64_t streams[] = {Handle::make(HandleKind::stream, 0, 1),
+                                   Handle::make(HandleKind::stream, 1, 1)};
+  for (const std::uint64_t stream : streams) {
+    record::cuStreamCreate made;
+    made.stream = stream;
+    post(made);
+  }
+  for (const bool other_copy : {false, true}) {
+    Device::get().reset();
+    record::await_stream awaited;
+    awaited.stream = streams[0];
+    copy_in(streams[0]);
+    post(awaited);
+    copy_in(streams[0]);
+    post(awaited);
+    ASSERT_TRUE(soon([] { return Device::get().copies_in == 2; }));
+    record::cuLaunchKernel later;
+    later.function = Handle::make(HandleKind::function, 0, 1);
+    later.grid_x = later.grid_y = later.grid_z = later.block_x = later.block_y = later.block_z = 1;
+    if (other_copy) copy_in(streams[1]);
+    post(later);
+    begin(record::cuCtxSynchronize{}, 0);
+    EXPECT_FALSE(answered(0, 50'000'000));
+    EXPECT_EQ(Device::get().launches, 0);
+    EXPECT_EQ(Device::get().copies_in, 2);
+    Device::get().finish();
+    EXPECT_TRUE(soon([] { return Device::get().launches == 1; }));
+    EXPECT_EQ(Device::get().copies_in, other_copy ? 3 : 2);
+    Device::get().finish();
+    EXPECT_EQ(result(0), CUDA_SUCCESS);
+  }
+}
+
+TEST_F(SessionWaits, WorkOfADestroyedStreamBelongsToItsContext) {
+  load(silent_kernel);
+  record::cuStreamCreate made;
+  made.stream = Handle::make(HandleKind::stream, 0, 1);
+  post(made);
+  record::cuLaunchKernel last;
+  last.function = Handle::make(HandleKind::function, 0, 1);
+  last.stream = made.stream;
+  last.grid_x = last.grid_y = last.grid_z = last.block_x = last.block_y = last.block_z = 1;
+  post(last);
+  record::cuStreamDestroy_v2 gone;
+  gone.stream = made.stream;
+  post(gone);
+  begin(record::cuCtxSynchronize{}, 0);
+  EXPECT_FALSE(answered(0, 50'000'000));
+  EXPECT_EQ(Device::get().launches, 1);
+  Device::get().finish();
+  EXPECT_EQ(result(0), CUDA_SUCCESS);
+  EXPECT_EQ(ask(record::cuCtxSynchronize{}), CUDA_SUCCESS);
+}
+
+TEST_F(SessionWaits, AnAwaitedStreamThatIsUnknownIsAnErrorAndHoldsNothingBack) {
+  load(silent_kernel);
+  record::await_stream awaited;
+  awaited.stream = Handle::make(HandleKind::stream, 7, 1);
+  post(awaited);
+  launch();
+  Device::get().finish();
+  EXPECT_EQ(ask(record::cuCtxSynchronize{}), CUDA_ERROR_INVALID_HANDLE);
 }
 
 TEST_F(SessionWaits, OnAGpuAFreeComesBeforeLaterWork) {

@@ -30,9 +30,10 @@ CopyCrew& helpers() {
 
 // One copy, worked on by one thread or several: each takes the next chunk that nobody has.
 struct Transfer {
-  Transfer(const Call& call, std::byte* host_side, CUdeviceptr device_side, std::uint64_t length,
+  Transfer(const Call& on_call, std::byte* host_side, CUdeviceptr device_side, std::uint64_t length,
            std::uint64_t on_stream)
-      : connection(call.connection()),
+      : call(on_call),
+        connection(call.connection()),
         host(host_side),
         device(device_side),
         bytes(length),
@@ -72,7 +73,8 @@ struct Transfer {
     record.header.context = header.context;
     record.stream = stream;
     record.block = block.span(size);
-    if (const CUresult error = connection.post(std::as_writable_bytes(std::span(&record, 1)));
+    if (const CUresult error =
+            connection.post(std::as_writable_bytes(std::span(&record, 1)), {}, [this] { call.reserved(); });
         error != CUDA_SUCCESS) {
       block.discard();
       fail(error);
@@ -81,6 +83,7 @@ struct Transfer {
     return true;
   }
 
+  const Call& call;
   Connection& connection;
   std::byte* host;
   CUdeviceptr device;

@@ -116,28 +116,6 @@ bool Connection::alive() {
   return false;
 }
 
-CUresult Connection::post(std::span<std::byte> record, std::span<const std::byte> tail) {
-  const std::size_t size = record.size() + tail.size();
-  const auto bytes32 = static_cast<std::uint32_t>(size);
-  std::memcpy(record.data() + offsetof(RecordHeader, size), &bytes32, sizeof bytes32);
-  const RingProducer::Slot slot = reserve(size);
-  if (!slot) return final_error();
-  std::memcpy(slot.bytes, record.data(), record.size());
-  if (!tail.empty()) std::memcpy(slot.bytes + record.size(), tail.data(), tail.size());
-  RecordHeader header;
-  std::memcpy(&header, record.data(), sizeof header);
-  publish(slot, header.reply != 0);
-  return CUDA_SUCCESS;
-}
-
-Reply Connection::ask(ThreadState& thread, std::span<std::byte> record, std::span<const std::byte> tail) {
-  const std::uint32_t reference = begin(thread);
-  if (reference == 0) return {final_error(), {}};
-  std::memcpy(record.data() + offsetof(RecordHeader, reply), &reference, sizeof reference);
-  if (const CUresult posted = post(record, tail); posted != CUDA_SUCCESS) return {posted, {}};
-  return wait(thread);
-}
-
 std::uint32_t Connection::begin(ThreadState& thread) {
   while (thread.reply_slot == 0) {
     if (const auto slot = slots_.lease()) {

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -18,6 +19,7 @@
 #include "protocol/channel.hpp"
 #include "protocol/futex.hpp"
 #include "protocol/handshake.hpp"
+#include "protocol/record.hpp"
 #include "protocol/reply_slots.hpp"
 #include "protocol/ring.hpp"
 #include "protocol/unique_fd.hpp"
@@ -80,10 +82,33 @@ class Connection {
   /// `waits`: somebody will wait for the reply.
   void publish(const RingProducer::Slot& slot, bool waits) { ring_.publish(slot, waits); }
 
-  /// Posts a record (its header at the start, size filled in here) and a tail behind it.
-  CUresult post(std::span<std::byte> record, std::span<const std::byte> tail = {});
+  /// Posts a record (its header at the start, size filled in here) and a tail behind it. `reserved` is called
+  /// when it has its place among the process's calls, before the worker can see it.
+  template <class Reserved>
+  CUresult post(std::span<std::byte> record, std::span<const std::byte> tail, Reserved&& reserved) {
+    const std::size_t size = record.size() + tail.size();
+    const auto bytes32 = static_cast<std::uint32_t>(size);
+    std::memcpy(record.data() + offsetof(RecordHeader, size), &bytes32, sizeof bytes32);
+    const RingProducer::Slot slot = reserve(size);
+    if (!slot) return final_error();
+    reserved();
+    std::memcpy(slot.bytes, record.data(), record.size());
+    if (!tail.empty()) std::memcpy(slot.bytes + record.size(), tail.data(), tail.size());
+    RecordHeader header;
+    std::memcpy(&header, record.data(), sizeof header);
+    publish(slot, header.reply != 0);
+    return CUDA_SUCCESS;
+  }
   /// Posts the same and waits for its reply.
-  Reply ask(ThreadState& thread, std::span<std::byte> record, std::span<const std::byte> tail = {});
+  template <class Reserved>
+  Reply ask(ThreadState& thread, std::span<std::byte> record, std::span<const std::byte> tail,
+            Reserved&& reserved) {
+    const std::uint32_t reference = begin(thread);
+    if (reference == 0) return {final_error(), {}};
+    std::memcpy(record.data() + offsetof(RecordHeader, reply), &reference, sizeof reference);
+    if (const CUresult posted = post(record, tail, reserved); posted != CUDA_SUCCESS) return {posted, {}};
+    return wait(thread);
+  }
 
   /// Leases a reply slot for the thread and starts a call: the value for RecordHeader::reply, 0 if the worker
   /// is gone.

@@ -21,9 +21,52 @@ bool may_continue(MemoryKind kind) {
   return kind == MemoryKind::mapped || kind == MemoryKind::reserved;
 }
 
+// Of pinned memory, what is sent as pageable memory is.
+constexpr std::uint64_t kTakenAlong = 64 << 10;
+
+bool holds(const std::optional<MemoryRange>& range, CUdeviceptr target, std::uint64_t bytes) {
+  return range && bytes <= range->size - (target - range->base);
+}
+
+// Memory of the device alone, which the program can see by what it sends only.
+bool quiet_target(const std::optional<MemoryRange>& range, CUdeviceptr target, std::uint64_t bytes) {
+  return holds(range, target, bytes) && !range->sync_memops &&
+         (range->kind == MemoryKind::device || range->kind == MemoryKind::async);
+}
+
 CUresult gone(Call& call) {
   const CUresult error = call.connection().error();
   return error != CUDA_SUCCESS ? error : CUDA_ERROR_DEVICE_UNAVAILABLE;
+}
+
+// Pageable memory, or what is treated as such. `known`: the target is memory of the client's. An unknown one
+// may be wrong: then the answer is waited for, so that the error comes at the call.
+CUresult upload(Call& call, CUdeviceptr target, const std::byte* from, std::uint64_t bytes,
+                std::uint64_t stream, bool known) {
+  if (bytes <= max_inline_bytes) {
+    record::copy_to_device_inline record;
+    record.dst = target;
+    record.stream = stream;
+    const std::span<const std::byte> tail(from, bytes);
+    return known ? call.post(record, tail) : call.ask(record, tail);
+  }
+  if (known && call.process().captures.load(std::memory_order_relaxed) == 0) {
+    if (call.process().mirrors.any()) call.process().mirrors.before_work(call);
+    return upload_chunks(call, target, from, bytes, stream);
+  }
+  const std::uint64_t chunk = std::min(kAskedChunk, call.connection().largest_block());
+  for (std::uint64_t at = 0; at < bytes; at += chunk) {
+    const std::uint64_t size = std::min<std::uint64_t>(chunk, bytes - at);
+    ArenaLease block(call.connection(), size);
+    if (!block) return gone(call);
+    std::memcpy(block.data(), from + at, size);
+    record::copy_to_device_block record;
+    record.dst = target + at;
+    record.stream = stream;
+    record.block = block.span(size);
+    if (const CUresult result = call.ask(record); result != CUDA_SUCCESS) return result;
+  }
+  return CUDA_SUCCESS;
 }
 
 CUresult download_asking(Call& call, std::byte* to, CUdeviceptr source, std::uint64_t bytes,
@@ -104,46 +147,38 @@ CUresult copy_within(Call& call, CUdeviceptr target, CUdeviceptr source, std::si
   return synchronize(call, stream);
 }
 
+CUresult await_stream(Call& call, std::uint64_t stream) {
+  record::await_stream record;
+  record.stream = stream;
+  return call.post(record);
+}
+
 CUresult copy_to_device(Call& call, CUdeviceptr target, const void* source, std::size_t bytes,
                         std::uint64_t stream, CopyMode mode) {
   if (bytes == 0 || call.problem() != CUDA_SUCCESS) return call.problem();
   if (source == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  bool taken_along = false;
   if (const auto shared = shared_address(call.process(), bits(source), bytes)) {
-    return copy_within(call, target, shared, bytes, stream, mode);
+    // Where nothing is under way the device might read the source at once: its bytes may as well go along,
+    // and then nobody has to wait for the copy before the program changes them.
+    taken_along = bytes <= kTakenAlong && quiet_target(call.process().memory.find(target), target, bytes) &&
+                  call.only_quiet_work();
+    if (!taken_along) return copy_within(call, target, shared, bytes, stream, mode);
   }
-  CUresult problem = CUDA_SUCCESS;
-  const InCapture captured = in_capture(call, stream, mode, problem);
-  if (captured == InCapture::forbidden) return problem;
+  CUresult result = CUDA_SUCCESS;
+  const InCapture captured = in_capture(call, stream, mode, result);
+  if (captured == InCapture::forbidden) return result;
   if (captured == InCapture::yes) return captured_upload(call, target, source, bytes, stream);
-  // An unknown target may be wrong: then the answer is waited for, so that the error comes at the call.
   const auto range = call.process().memory.find(target);
-  const bool known = range && bytes <= range->size - (target - range->base);
-  if (range && !known && !may_continue(range->kind)) return CUDA_ERROR_INVALID_VALUE;
-  const auto* from = static_cast<const std::byte*>(source);
-  if (bytes <= max_inline_bytes) {
-    record::copy_to_device_inline record;
-    record.dst = target;
-    record.stream = stream;
-    const std::span<const std::byte> tail(from, bytes);
-    return known ? call.post(record, tail) : call.ask(record, tail);
+  if (range && bytes > range->size - (target - range->base) && !may_continue(range->kind)) {
+    return CUDA_ERROR_INVALID_VALUE;
   }
-  if (known && call.process().captures.load(std::memory_order_relaxed) == 0) {
-    if (call.process().mirrors.any()) call.process().mirrors.before_work(call);
-    return upload_chunks(call, target, from, bytes, stream);
-  }
-  const std::uint64_t chunk = std::min(kAskedChunk, call.connection().largest_block());
-  for (std::uint64_t at = 0; at < bytes; at += chunk) {
-    const std::uint64_t size = std::min<std::uint64_t>(chunk, bytes - at);
-    ArenaLease block(call.connection(), size);
-    if (!block) return gone(call);
-    std::memcpy(block.data(), from + at, size);
-    record::copy_to_device_block record;
-    record.dst = target + at;
-    record.stream = stream;
-    record.block = block.span(size);
-    if (const CUresult result = call.ask(record); result != CUDA_SUCCESS) return result;
-  }
-  return CUDA_SUCCESS;
+  call.adds_quiet_work(quiet_target(range, target, bytes));
+  result =
+      upload(call, target, static_cast<const std::byte*>(source), bytes, stream, holds(range, target, bytes));
+  call.adds_quiet_work(false);
+  if (result != CUDA_SUCCESS || !taken_along || mode == CopyMode::asynchronous) return result;
+  return await_stream(call, stream);
 }
 
 CUresult copy_from_device(Call& call, void* target, CUdeviceptr source, std::size_t bytes,

@@ -15,9 +15,10 @@ namespace vgpu::client {
 /// How a call relates to the host: the synchronous forms of cuMemcpy, or the ...Async ones.
 enum class CopyMode : std::uint8_t { synchronous, asynchronous };
 
-/// Host to device. Pageable: the source may be reused at return. In the host window: synchronous waits until
-/// the copy has happened, asynchronous leaves the source to be read in stream order. `stream` as
-/// Call::stream() returned it.
+/// Host to device. Pageable: the source may be reused at return. In the host window: synchronous returns when
+/// the program cannot tell whether the copy has happened, asynchronous leaves the source to be read in stream
+/// order; of a small one it may have been read at return, where no work is under way that could change it.
+/// `stream` as Call::stream() returned it.
 CUresult copy_to_device(Call& call, CUdeviceptr target, const void* source, std::size_t bytes,
                         std::uint64_t stream, CopyMode mode);
 
@@ -43,6 +44,11 @@ std::uint64_t shared_address(const Process& process, std::uint64_t pointer, std:
 /// For copies of pageable memory that graphs do not do here (boxes of rows): CUDA_ERROR_NOT_SUPPORTED if
 /// `stream` is capturing, the driver's error if it may not be used during another stream's capture.
 CUresult refuse_capture(Call& call, std::uint64_t stream);
+
+/// Has the worker begin nothing that comes behind this, but more copies to the device in `stream`, before
+/// what is in `stream` has happened. Waits for nothing: where only quiet work is under way this is all that a
+/// synchronisation is.
+CUresult await_stream(Call& call, std::uint64_t stream);
 
 /// Waits until everything in `stream` has happened, and reports its errors.
 CUresult synchronize(Call& call, std::uint64_t stream);

@@ -14,6 +14,11 @@
 namespace vgpu::client {
 namespace {
 
+/// From now on another process may look at memory of this one's: before the worker hears of it.
+void share_memory(const Call& call) {
+  call.process().shares_memory.store(true, std::memory_order_release);
+}
+
 CUresult open_memory(CUdeviceptr* out, const CUipcMemHandle& handle, unsigned flags) {
   if (out == nullptr || flags != CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS) return CUDA_ERROR_INVALID_VALUE;
   Call call;
@@ -23,6 +28,7 @@ CUresult open_memory(CUdeviceptr* out, const CUipcMemHandle& handle, unsigned fl
   record.handle = handle;
   record.flags = flags;
   reply::cuIpcOpenMemHandle_v2 reply;
+  share_memory(call);
   if (const CUresult result = call.ask(record, reply); result != CUDA_SUCCESS) return result;
   MemoryRange range;
   range.base = reply.dptr;
@@ -78,6 +84,7 @@ VGPU_EXPORT CUresult cuIpcGetMemHandle(CUipcMemHandle* pHandle, CUdeviceptr dptr
   record::cuIpcGetMemHandle record;
   record.dptr = dptr;
   reply::cuIpcGetMemHandle reply;
+  share_memory(call);
   if (const CUresult result = call.ask(record, reply); result != CUDA_SUCCESS) return result;
   *pHandle = reply.handle;
   return CUDA_SUCCESS;
@@ -144,6 +151,7 @@ VGPU_EXPORT CUresult cuMemExportToShareableHandle(void* shareableHandle, CUmemGe
   record.handle = handle;
   record.type = handleType;
   reply::cuMemExportToShareableHandle reply;
+  share_memory(call);
   if (const CUresult result = call.ask(record, reply); result != CUDA_SUCCESS) return result;
   return put_file(shareableHandle, reply.token);
 }
@@ -158,6 +166,7 @@ VGPU_EXPORT CUresult cuMemImportFromShareableHandle(CUmemGenericAllocationHandle
   if (!read_file(osHandle, record.token)) return CUDA_ERROR_INVALID_VALUE;
   record.handle = call.mint(vgpu::HandleKind::mem_allocation);
   record.type = shHandleType;
+  share_memory(call);
   return hand_out(call.process().allocations, record.handle, call.ask(record), handle);
 }
 
@@ -173,6 +182,7 @@ VGPU_EXPORT CUresult cuMemPoolExportToShareableHandle(void* handle_out, CUmemory
   record.pool = bits(pool);
   record.type = handleType;
   reply::cuMemPoolExportToShareableHandle reply;
+  share_memory(call);
   if (const CUresult result = call.ask(record, reply); result != CUDA_SUCCESS) return result;
   return put_file(handle_out, reply.token);
 }
@@ -188,6 +198,7 @@ VGPU_EXPORT CUresult cuMemPoolImportFromShareableHandle(CUmemoryPool* pool_out, 
   if (!read_file(handle, record.token)) return CUDA_ERROR_INVALID_VALUE;
   record.pool = call.mint(vgpu::HandleKind::mem_pool);
   record.type = handleType;
+  share_memory(call);
   return hand_out(call.process().pools, record.pool, call.ask(record), pool_out);
 }
 

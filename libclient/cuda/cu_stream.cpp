@@ -35,7 +35,11 @@ CUresult destroy_stream(CUstream stream) {
   Call call;
   if (const CUresult result = call.enter_without_context(); result == CUDA_ERROR_NOT_INITIALIZED)
     return result;
+  const Stream* const known = call.process().streams.find(bits(stream));
+  const bool ended =
+      known != nullptr && WorkCount::quiet_between(known->work.value(), known->work_ended.value());
   if (!call.process().streams.destroy(bits(stream))) return CUDA_ERROR_INVALID_HANDLE;
+  if (!ended) call.process().work.orphaned.count(false);
   if (const CUresult result = call.connection().error(); result != CUDA_SUCCESS) return result;
   record::cuStreamDestroy_v2 record;
   record.stream = bits(stream);
@@ -77,7 +81,13 @@ CUresult synchronize_stream(CUstream stream, bool per_thread) {
   call.adds_no_work();
   if (call.problem() == CUDA_SUCCESS && call.nothing_to_wait_for(false)) return CUDA_SUCCESS;
   const Call::Covered covered = call.covered();
-  const CUresult result = synchronize(call, handle);
+  CUresult result = CUDA_SUCCESS;
+  if (call.problem() == CUDA_SUCCESS && call.only_quiet_work()) {
+    result = await_stream(call, handle);
+  } else {
+    result = synchronize(call, handle);
+    if (result == CUDA_SUCCESS && handle > 1) call.look_at_legacy_stream();
+  }
   if (result == CUDA_SUCCESS) call.ended(covered, false);
   return result;
 }

@@ -84,6 +84,17 @@ class ObjectTable {
     }
   }
 
+  /// True when f(T&) is for each live object; stops at the first for which it is not. The same holds of f.
+  template <class F>
+  bool all_of(F&& f) {
+    const std::lock_guard lock(mutex_);
+    for (std::uint32_t index = 0; index < next_; ++index) {
+      Entry& entry = chunks_[index / kChunk].load(std::memory_order_relaxed)[index % kChunk];
+      if (entry.handle.load(std::memory_order_relaxed) != 0 && !f(entry.object)) return false;
+    }
+    return true;
+  }
+
  private:
   struct Entry {
     std::atomic<std::uint64_t> handle{0};

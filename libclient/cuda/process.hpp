@@ -48,6 +48,7 @@ struct Process {
   ObjectTable<LinkState> linkers{HandleKind::linker};
   std::atomic<std::uint32_t> captures{0};  ///< captures begun and not ended: while 0, no stream is capturing
   AllWork work;
+  std::atomic<bool> shares_memory{false};  ///< with another process, or may: something was exported or opened
   std::atomic<std::uint64_t> next_stream_id{16};
   std::uint64_t default_pool = 0;  ///< handle of the device's default memory pool, minted at start
   std::atomic<std::uint64_t> current_pool{0};

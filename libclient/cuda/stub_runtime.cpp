@@ -20,51 +20,93 @@ std::uint64_t Call::per_thread_stream() {
   record::cuStreamCreate create;
   create.stream = handle;
   prepare(create.header);
-  if (const CUresult result = connection().post(bytes_of(create)); result != CUDA_SUCCESS) bad_ = result;
+  if (const CUresult result = connection().post(bytes_of(create), {}, [] {}); result != CUDA_SUCCESS)
+    bad_ = result;
   thread_->streams.push_back({context, handle});
   return handle;
 }
 
-void Call::count_work() {
+void Call::count_work() const {
   AllWork& all = process_->work;
   const bool blocking = stream_ == nullptr || (stream_->flags & CU_STREAM_NON_BLOCKING) == 0;
-  if (stream_ != nullptr) {
-    stream_->work.count();
-  } else {
-    all.legacy.count();
-  }
-  if (blocking) all.blocking.count();
-  all.any.count();
+  (stream_ != nullptr ? stream_->work : all.legacy).count(quiet_);
+  (blocking ? all.blocking : all.apart).count(quiet_);
 }
 
 Call::Covered Call::covered() const {
   const AllWork& all = process_->work;
-  return {all.any.value(), all.blocking.value(), all.legacy.value(),
+  return {all.blocking.value(), all.apart.value(), all.legacy.value(), all.orphaned.value(),
           stream_ != nullptr ? stream_->work.value() : 0};
 }
 
-bool Call::nothing_to_wait_for(bool whole_context) const {
+bool Call::answers_alone() const {
   // The counts are of all contexts together, and the driver refuses some synchronisations during a capture.
-  if (!process_->contexts.only_primary() || process_->captures.load(std::memory_order_relaxed) != 0 ||
-      process_->mirrors.any() || connection().has_async_error()) {
-    return false;
-  }
+  return process_->contexts.only_primary() && process_->captures.load(std::memory_order_relaxed) == 0 &&
+         !process_->mirrors.any() && !connection().has_async_error();
+}
+
+bool Call::nothing_to_wait_for(bool whole_context) const {
+  if (!answers_alone()) return false;
   const AllWork& all = process_->work;
-  if (all.any.value() == all.any_ended.value()) return true;
+  const bool blocking_ended = all.blocking.value() == all.blocking_ended.value();
+  if (blocking_ended && all.apart.value() == all.apart_ended.value()) return true;
   if (whole_context) return false;
-  if (stream_ == nullptr) return all.blocking.value() == all.blocking_ended.value();
+  if (stream_ == nullptr) return blocking_ended;
   return stream_->work.value() == stream_->work_ended.value() &&
          ((stream_->flags & CU_STREAM_NON_BLOCKING) != 0 ||
           all.legacy.value() == stream_->legacy_ended.value());
 }
 
+bool Call::only_quiet_work() const {
+  if (!answers_alone() || process_->shares_memory.load(std::memory_order_acquire)) return false;
+  AllWork& all = process_->work;
+  const auto quiet = [](std::uint64_t value, const WorkCount& before) {
+    return WorkCount::quiet_between(value, before.value());
+  };
+  // Before the streams are looked at: they count first.
+  const std::uint64_t blocking = all.blocking.value();
+  const std::uint64_t apart = all.apart.value();
+  if (quiet(blocking, all.blocking_quiet) && quiet(apart, all.apart_quiet)) return true;
+  if (!quiet(blocking, all.blocking_ended) || !quiet(apart, all.apart_ended)) {
+    if (all.orphaned.value() != all.orphaned_ended.value() || !quiet(all.legacy.value(), all.legacy_ended)) {
+      return false;
+    }
+    if (!process_->streams.all_of(
+            [&](const Stream& stream) { return quiet(stream.work.value(), stream.work_ended); })) {
+      return false;
+    }
+  }
+  all.blocking_quiet.set(blocking);
+  all.apart_quiet.set(apart);
+  return true;
+}
+
+void Call::look_at_legacy_stream() {
+  AllWork& all = process_->work;
+  const std::uint64_t legacy = all.legacy.value();
+  if (WorkCount::quiet_between(legacy, all.legacy_ended.value())) return;
+  // A program that uses it all the time synchronises it, too.
+  if (all.legacy_seen.value() != legacy) return all.legacy_seen.set(legacy);
+  if (all.legacy_asked.value() == legacy || !answers_alone()) return;
+  all.legacy_asked.set(legacy);
+  record::cuStreamQuery query;
+  query.hStream = 0;
+  prepare(query.header);
+  if (connection().ask(*thread_, bytes_of(query), {}, [] {}).result == CUDA_SUCCESS) {
+    all.legacy_ended.set(legacy);
+  }
+}
+
 void Call::ended(const Covered& covered, bool whole_context) {
   AllWork& all = process_->work;
   if (whole_context) {
-    all.any_ended.set(covered.any);
     all.blocking_ended.set(covered.blocking);
+    all.apart_ended.set(covered.apart);
+    all.legacy_ended.set(covered.legacy);
+    all.orphaned_ended.set(covered.orphaned);
   } else if (stream_ == nullptr) {
     all.blocking_ended.set(covered.blocking);
+    all.legacy_ended.set(covered.legacy);
   } else {
     stream_->work_ended.set(covered.own);
     stream_->legacy_ended.set(covered.legacy);

@@ -48,10 +48,7 @@ CUresult hand_out(Table& table, std::uint64_t handle, CUresult made, Out* out) {
 class Call {
  public:
   Call() = default;
-  /// What the call named a stream for has been sent by now.
-  ~Call() {
-    if (adds_work_) count_work();
-  }
+  ~Call() = default;
   Call(const Call&) = delete;
   Call& operator=(const Call&) = delete;
 
@@ -94,18 +91,32 @@ class Call {
   }
   /// The call only asks about the stream that it named, or waits for it.
   void adds_no_work() { adds_work_ = false; }
+  /// Whether what it sends from here on is quiet (WorkCount).
+  void adds_quiet_work(bool quiet) { quiet_ = quiet; }
+  /// A record of the call's has been reserved: the work that it adds is counted. Thread-safe.
+  void reserved() const {
+    if (adds_work_) count_work();
+  }
 
   /// What a synchronisation covers: read before its record is sent.
   struct Covered {
-    std::uint64_t any = 0;
     std::uint64_t blocking = 0;
+    std::uint64_t apart = 0;
     std::uint64_t legacy = 0;
+    std::uint64_t orphaned = 0;
     std::uint64_t own = 0;
   };
   Covered covered() const;
   /// True when all that was ever sent to the named stream (`whole_context`: to any stream) is known to have
   /// ended and there is nothing that a synchronisation would have to report or bring back.
   bool nothing_to_wait_for(bool whole_context) const;
+  /// True when all work of the process that is not known to have ended is quiet, so that a synchronisation
+  /// need not wait for it, and memory is not shared with another process, which would see.
+  bool only_quiet_work() const;
+  /// After a synchronisation of another stream. Work of the legacy stream that the program once sent and
+  /// never synchronised would keep only_quiet_work() from being true for ever: unless there is more of it at
+  /// each look, the worker is asked once whether it has ended.
+  void look_at_legacy_stream();
   /// A synchronisation of the named stream (of the context) that had read `covered` has succeeded.
   void ended(const Covered& covered, bool whole_context);
 
@@ -134,9 +145,9 @@ class Call {
       process_->mirrors.before_work(*this);
     prepare(record.header);
     if (process_->captures.load(std::memory_order_relaxed) != 0) {
-      return connection().ask(*thread_, bytes_of(record), tail).result;
+      return connection().ask(*thread_, bytes_of(record), tail, [this] { reserved(); }).result;
     }
-    return connection().post(bytes_of(record), tail);
+    return connection().post(bytes_of(record), tail, [this] { reserved(); });
   }
 
   /// Sends a record and waits for the answer.
@@ -145,7 +156,8 @@ class Call {
     static_assert(std::is_trivially_copyable_v<Record>);
     if (bad_ != CUDA_SUCCESS) return bad_;
     prepare(record.header);
-    return finish(record.header, connection().ask(*thread_, bytes_of(record), tail).result);
+    return finish(record.header,
+                  connection().ask(*thread_, bytes_of(record), tail, [this] { reserved(); }).result);
   }
   /// The same, with the answer's values in `out` where the call succeeded.
   template <class Record, class Answer>
@@ -154,7 +166,7 @@ class Call {
     static_assert(std::is_trivially_copyable_v<Record> && std::is_trivially_copyable_v<Answer>);
     if (bad_ != CUDA_SUCCESS) return bad_;
     prepare(record.header);
-    const Reply reply = connection().ask(*thread_, bytes_of(record), tail);
+    const Reply reply = connection().ask(*thread_, bytes_of(record), tail, [this] { reserved(); });
     if (reply.result != CUDA_SUCCESS) return reply.result;
     if constexpr (!std::is_empty_v<Answer>) {
       if (reply.payload.size() < sizeof out) return CUDA_ERROR_UNKNOWN;
@@ -180,7 +192,8 @@ class Call {
     return result;
   }
   void waited(const RecordHeader& header);
-  void count_work();
+  bool answers_alone() const;
+  void count_work() const;
   std::uint64_t per_thread_stream();
   CUresult capture_forbids() const;
 
@@ -190,6 +203,7 @@ class Call {
   Stream* stream_ = nullptr;  // the named one; nullptr: the legacy stream
   CUresult bad_ = CUDA_SUCCESS;
   bool adds_work_ = false;
+  bool quiet_ = false;
 };
 
 }  // namespace vgpu::client

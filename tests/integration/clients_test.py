@@ -93,6 +93,19 @@ class Fairness(unittest.TestCase):
         self.assertGreater(first + second, 0.75 * alone, f"{first} + {second} shared, {alone} alone")
 
 
+class Waits(unittest.TestCase):
+    def test_a_synchronisation_behind_small_copies_to_the_device_is_not_waited_for(self):
+        """What an inference engine does before each token: input by input, copied and synchronised."""
+        with Service() as service:
+            for rounds in (10, 1010):
+                self.assertEqual(service.run("small_uploads", "--rounds", rounds).returncode, 0)
+            wait_until(lambda: not service.clients(), 10, "the clients have gone")
+            few, many = sorted(service.stats("--ended")["ended"], key=lambda row: row["session"])
+            self.assertEqual(many["bytes_to_device"] - few["bytes_to_device"], 1000 * 512)
+            self.assertEqual(many["records"] - few["records"], 2000)
+            self.assertEqual(many["waited_calls"], few["waited_calls"])
+
+
 class SmallArena(unittest.TestCase):
     def test_copies_of_many_threads_get_through_one_mebibyte(self):
         with Service(classes={"default": {"arena": "1MiB"}}) as service:

@@ -18,7 +18,7 @@ SIZE, SLOTS = "4GiB", 4
 GROUPS = {
     "memory": "async_copies copies:16 copy_2d copy_threads managed pinned_copies pinned_mapped malloc_async wait_value "
               "big_struct managed_shared",
-    "work": "graphs graph_nodes host_callback launch_ex stream_order streams_events sync_forms threads16 hot_queries "
+    "work": "graphs graph_nodes host_callback launch_ex stream_order streams_events small_uploads sync_forms threads16 hot_queries "
             "per_thread_stream grid_sync",
     "kernels": "matmul_tiled reduce symbols textures link_jit warp_ops vector_add_shared",
     "ends": "driver_api fork_after_use illegal_address images trap:trap exit_no_cleanup:_exit "
