@@ -46,8 +46,10 @@ class SpinTime {
   SpinTime(std::uint64_t least_ns, std::uint64_t most_ns, std::uint64_t start_ns)
       : least_(least_ns), most_(most_ns), now_(start_ns) {}
   std::uint64_t ns() const { return now_.load(std::memory_order_relaxed); }
-  void slept(std::uint64_t ns) {
-    now_.store(ns < most_ && least_ != 0 ? std::min(now_.load(std::memory_order_relaxed) * 2, most_) : least_,
+  void slept(std::uint64_t ns) { slept(ns, most_); }
+  /// The same with another `most` than that of the construction.
+  void slept(std::uint64_t ns, std::uint64_t most) {
+    now_.store(ns < most && least_ != 0 ? std::min(now_.load(std::memory_order_relaxed) * 2, most) : least_,
                std::memory_order_relaxed);
   }
 

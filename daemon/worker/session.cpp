@@ -25,6 +25,8 @@ constexpr unsigned poll_every = 64;  // records between looks at completions whi
 
 constexpr std::uint64_t look_ns = 1'000'000;  // between looks at work that nobody waits for
 constexpr std::uint64_t longest_idle_spin_ns = 5'000'000;
+// Of a client of high priority, whose first command after a pause is not to wait until a CPU has woken.
+constexpr std::uint64_t longest_high_idle_spin_ns = 20'000'000;
 
 std::uint64_t least_idle_spin(const SessionParts& parts) {
   return parts.memory_fd >= 0 ? std::max(default_spin_ns(), vm_spin_ns) : default_spin_ns();
@@ -60,8 +62,7 @@ Session::Session(const SessionParts& parts)
       ring_(parts.channel),
       early_(ring_),
       spin_long_(parts.library != nullptr && !parts.library->software() && many_cpus()),
-      idle_spin_(least_idle_spin(parts), many_cpus() ? longest_idle_spin_ns : least_idle_spin(parts),
-                 least_idle_spin(parts)),
+      idle_spin_(least_idle_spin(parts), longest_idle_spin_ns, least_idle_spin(parts)),
       wait_spin_(spin_long_ ? 10 * default_spin_ns() : default_spin_ns(),
                  spin_long_ ? longest_wait_spin_ns : default_spin_ns(),
                  spin_long_ ? longest_wait_spin_ns : default_spin_ns()),
@@ -186,7 +187,7 @@ SessionEnd Session::run() {
       if (lazily && !ring_.ready()) {
         look_for_ends();
       } else {
-        idle_spin_.slept(now_ns() - asleep_since);
+        idle_spin_.slept(now_ns() - asleep_since, longest_idle_spin());
         asleep_since = idle_since = 0;
       }
     }
@@ -210,6 +211,12 @@ SessionEnd Session::run() {
       }
     }
   }
+}
+
+std::uint64_t Session::longest_idle_spin() const {
+  if (!many_cpus()) return least_idle_spin(parts_);
+  return accounting_.page().level.load(std::memory_order_relaxed) == 0 ? longest_high_idle_spin_ns
+                                                                       : longest_idle_spin_ns;
 }
 
 std::uint64_t Session::spin_time(bool pending, bool soon) const {

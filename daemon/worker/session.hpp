@@ -456,6 +456,8 @@ class Session {
   /// For how long the dispatcher looks at an empty ring before it sleeps; `pending`: something is to be
   /// answered, `soon`: by poll_soon().
   std::uint64_t spin_time(bool pending, bool soon) const;
+  /// The most of it while nothing is pending; as long as the client's sleeps turn out to be shorter.
+  std::uint64_t longest_idle_spin() const;
   /// Leaves what is pending to waiter threads. True when there is work that nobody waits for, and none of
   /// them looks after it: look_for_ends() must be called now and then.
   bool prepare_sleep();

@@ -3,7 +3,7 @@
 //   busy [--seconds S] [--start-at UNIX_SECONDS] [--rounds N] [--blocks N] [--in-flight N] [--memory-mb N]
 //        [--tag TEXT]
 // With --step N it works in steps instead: N kernels, a wait for them, a pause of --pause-us; and prints how
-// long the steps took, pauses left out.
+// long the steps took, pauses left out. --steps-to FILE: a line a step there, its begin and its length in us.
 #include <algorithm>
 #include <string>
 
@@ -34,6 +34,7 @@ int main(int argc, char** argv) {
   std::string tag = "busy";
   unsigned step = 0;
   unsigned pause_us = 0;
+  std::string steps_to;
   for (int i = 1; i + 1 < argc; i += 2) {
     const std::string option = argv[i];
     if (option == "--seconds") seconds = std::atof(argv[i + 1]);
@@ -43,6 +44,7 @@ int main(int argc, char** argv) {
     if (option == "--in-flight") in_flight = static_cast<unsigned>(std::max(1, std::atoi(argv[i + 1])));
     if (option == "--memory-mb") memory_mb = std::strtoull(argv[i + 1], nullptr, 10);
     if (option == "--tag") tag = argv[i + 1];
+    if (option == "--steps-to") steps_to = argv[i + 1];
     if (option == "--step") step = static_cast<unsigned>(std::atoi(argv[i + 1]));
     if (option == "--pause-us") pause_us = static_cast<unsigned>(std::atoi(argv[i + 1]));
   }
@@ -69,11 +71,13 @@ int main(int argc, char** argv) {
   uint64_t launched = 0;
   uint64_t finished_in_time = 0;
   std::vector<double> steps;
+  std::vector<double> begins;
   while (step != 0 && check::seconds() < end) {
     const double began = check::seconds();
     for (unsigned i = 0; i < step; ++i) churn<<<blocks, kThreads>>>(data, rounds);
     CUDA_OK(cudaStreamSynchronize(nullptr));
     steps.push_back(check::seconds() - began);
+    begins.push_back(began - end + seconds);
     launched += step;
     finished_in_time += step;
     std::this_thread::sleep_for(std::chrono::microseconds(pause_us));
@@ -96,6 +100,13 @@ int main(int argc, char** argv) {
     wanted = wanted * 1664525U + 1013904223U;
   for (unsigned i = 0; i < count; ++i)
     EXPECT(seen[i] == wanted, "element %u is %u, wanted %u", i, seen[i], wanted);
+  if (!steps_to.empty()) {
+    std::FILE* const file = std::fopen(steps_to.c_str(), "w");
+    EXPECT(file != nullptr, "cannot write %s", steps_to.c_str());
+    for (size_t i = 0; i < steps.size(); ++i)
+      std::fprintf(file, "%.0f %.1f\n", 1e6 * begins[i], 1e6 * steps[i]);
+    std::fclose(file);
+  }
   if (!steps.empty()) {
     std::sort(steps.begin(), steps.end());
     const auto at = [&](double part) {

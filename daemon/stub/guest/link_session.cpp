@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <thread>
+#include <utility>
 
 #include "protocol/arena.hpp"
 #include "protocol/call_table.hpp"
@@ -23,6 +24,7 @@ constexpr int kLooksApart = 24;                        // some microsecond
 constexpr unsigned kMostHelpers = 7;
 constexpr std::uint64_t kHelperSpinNs = 100'000;  // from one part of a copy to the next
 constexpr std::uint64_t kLongestPauseNs = 1'000'000;
+constexpr std::uint64_t kLongestIdleSpinNs = 5'000'000;  // as a worker's
 constexpr std::uint64_t kIdleSleepNs = 50'000'000;
 constexpr std::uint64_t kLookAroundNs = 50'000'000;
 constexpr std::uint64_t kCompareNs =
@@ -47,7 +49,8 @@ LinkSession::LinkSession(const LinkParts& parts)
       memory_(parts.remote.arena(), parts.local.arena().size(), crew_),
       buffer_(max_record_bytes),
       pending_spin_ns_(many_cpus() ? longest_wait_spin_ns
-                                   : std::max(default_spin_ns(), kLeastPendingSpinNs)) {
+                                   : std::max(default_spin_ns(), kLeastPendingSpinNs)),
+      idle_spin_(default_spin_ns(), many_cpus() ? kLongestIdleSpinNs : default_spin_ns(), default_spin_ns()) {
   // Words of the guest's outlive a session of the slot.
   stub::SlotGuest& words = parts_.slot.control().guest;
   words.contended.store(0, std::memory_order_relaxed);
@@ -63,6 +66,7 @@ LinkEnd LinkSession::run() {
     if (corrupt_) return LinkEnd::corrupt_ring;
     if (moved) {
       idle_since = 0;
+      if (asleep_since_ != 0) idle_spin_.slept(now_ns() - std::exchange(asleep_since_, 0));
       // Who only sends is not slowed down by a look at each word that it writes.
       if (!few_cpus() && !busy()) {
         for (int i = 0; i < kLooksApart; ++i) cpu_relax();
@@ -109,7 +113,7 @@ void LinkSession::rest(std::uint64_t idle_ns) {
     }
     waiter_here = control.waiter_cpu.load(std::memory_order_relaxed) == here;
   }
-  if (idle_ns < (under_way ? pending_spin_ns_ : default_spin_ns()) && (under_way || !waiter_here)) {
+  if (idle_ns < (under_way ? pending_spin_ns_ : idle_spin_.ns()) && (under_way || !waiter_here)) {
     // An answer is seen by the loop around this only.
     const int looks = under_way && !few_cpus() ? 1 : 32;
     for (int i = 0; i < looks && !ring_.ready(); ++i) cpu_relax();
@@ -134,6 +138,7 @@ void LinkSession::rest(std::uint64_t idle_ns) {
     futex_wait(parts_.page.refill, refill, std::min(longest, kLongestPauseNs));
     return;
   }
+  if (!under_way && asleep_since_ == 0) asleep_since_ = now_ns();
   ring_.sleep(longest);
 }
 

@@ -176,6 +176,8 @@ class LinkSession {
   std::uint32_t async_error_ = 0;
   std::uint64_t text_read_ = 0;
   std::uint64_t pending_spin_ns_;
+  SpinTime idle_spin_;  // while nothing may come from the host
+  std::uint64_t asleep_since_ = 0;
   bool contended_ = false;  ///< as the host was told
   std::uint64_t looked_around_ns_ = 0;
   std::uint64_t compared_ns_ = 0;
