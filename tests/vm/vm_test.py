@@ -12,8 +12,9 @@ import sys
 import time
 import unittest
 
-sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1] / "integration")]
+sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1] / name) for name in ("integration", "engine")]
 
+import engine  # noqa: E402
 import guest  # noqa: E402
 import harness  # noqa: E402
 
@@ -45,12 +46,14 @@ def install():
     shutil.rmtree(INSTALLED / "usr/lib/vgpud/cublas", ignore_errors=True)  # large, and no program here uses it
 
 
-def guest_root(name, programs):
+def guest_root(name, programs, files=()):
     """The installed vgpud and some programs, with the users that systemd-sysusers makes."""
     root = guest.Root(WORK / f"root-{name}")
     root.copy_tree(INSTALLED)
     for program in programs:
         root.copy(harness.PROGRAMS / program, f"/opt/{program}")
+    for source, path in files:
+        root.copy(source, path)
     root.add_libraries()
     for file in ("passwd", "group"):
         root.copy(guest.CACHE / file, f"/etc/{file}")
@@ -63,22 +66,25 @@ class Vm(unittest.TestCase):
 
     CLASSES = {"default": {}}
     VMS = ("vm1",)
+    SIZE = "64MiB"
 
     @classmethod
     def setUpClass(cls):
         install()
 
     def setUp(self):
-        vms = ", ".join(f"{{name: {name}, size: 64MiB, class: {self.class_of(name)}}}" for name in self.VMS)
+        vms = ", ".join(f"{{name: {name}, size: {self.SIZE}, class: {self.class_of(name)}}}" for name in self.VMS)
         self.service = self.enterContext(harness.Service(classes=self.CLASSES, extra=f"vms: [{vms}]\n"))
         self.guests = []
 
     def class_of(self, name):
         return name if name in self.CLASSES else "default"
 
-    def boot(self, name, programs, job):
+    def boot(self, name, programs, job, files=(), memory_mb=768):
+        """`files`: (this machine's path, the guest's) pairs."""
         device = qemu_device(self.service.folder / "vm" / f"{name}.sock")
-        one = guest.Guest(name, guest_root(name, programs), PREAMBLE + job, device, WORK)
+        root = guest_root(name, programs, files)
+        one = guest.Guest(name, root, PREAMBLE + job, device, WORK, memory_mb=memory_mb)
         self.guests.append(one)
         self.addCleanup(one.kill)
         one.start()
@@ -180,6 +186,37 @@ wait $program
         """Device time in ns of each VM's program."""
         clients = json.loads(self.service.cli("stats", "--json").stdout)["clients"]
         return {client["vm"]: client["device_ns"] for client in clients if client.get("vm") and client["launches"] > 1}
+
+
+class Engine(Vm):
+    """llama.cpp's prebuilt engine in the guest, to the tokens that it computes on this machine; some minutes of emulation."""
+
+    SIZE = "256MiB"
+
+    def test_the_same_tokens_as_on_this_machine(self):
+        model = engine.model("q8_0")
+        options = {"prompt_length": 42, "tokens": 12, "flash": True}
+        wanted = engine.generate(model, engine.service_environment(self.service), **options)
+        words = " ".join(f"--{key.replace('_', '-')} {int(value)}" for key, value in options.items())
+        files = [(path.resolve(), f"/opt/engine/{path.name}") for path in sorted((engine.home() / "bin").iterdir())
+                 if ".so" in path.name or path.name == "vgpud-generate"]
+        files += [(path.resolve(), f"/opt/engine/{path.name}") for path in engine.CUBLAS.glob("*.so.13")]
+        one = self.boot("vm1", (), rf"""
+export LD_LIBRARY_PATH=/opt/engine
+vgpud-cli run -- /opt/engine/vgpud-generate --model /opt/model.gguf {words} --gpu-layers 99 --threads 1 2>/tmp/errors
+echo "ENGINE $?"; tail -n 5 /tmp/errors
+vgpud-cli stats --json --ended | tr -d '
+' | say STATS
+""", [*files, (model, "/opt/model.gguf")], memory_mb=2048)
+        self.assertEqual(one.finish(900), 0, one.console())
+        console = one.console()
+        self.assertIn("ENGINE 0", console)
+        self.assertEqual(one.find(r"^tokens (.*)").group(1).split(), [str(token) for token in wanted.tokens], console)
+        ended = json.loads(one.find(r"^STATS (.*)").group(1))["ended"]
+        client, = [row for row in ended if row["program"] == "vgpud-generate"]
+        self.assertGreaterEqual(client["graph_launches"] + client["launches"], 12)
+        print(f"\nllama.cpp in a booted guest: {client['records']} records, {client['link_doorbells']} doorbells, the host's "
+              f"tokens", file=sys.stderr)
 
 
 if __name__ == "__main__":
