@@ -48,6 +48,8 @@ struct ChannelControl {
   alignas(64) std::atomic<std::uint32_t> closed;         ///< 1: no call will be answered any more
   std::atomic<std::uint32_t> sticky_error;  ///< CUresult that every call returns from now on, or 0
   std::atomic<std::uint32_t> async_error;   ///< CUresult of the first unreported asynchronous failure
+  std::atomic<std::uint32_t> prints;        ///< 1: kernels were loaded that may print; what they print comes
+                                            ///< with the reply to a synchronisation
   alignas(64) std::atomic<std::uint32_t> upcall_event;  ///< futex word: bumped when an upcall was posted
   std::atomic<std::uint32_t> upcall_sleeps;             ///< 1 while the client's upcall thread sleeps
   alignas(64) std::atomic<std::uint64_t> doorbells;     ///< how often a producer woke the consumer

@@ -74,6 +74,7 @@ CUresult Session::fetch_image(std::uint32_t source, std::uint64_t token, const A
   if (!prints_ && may_print(image)) {
     prints_ = true;
     completions_.write_out_prints();
+    channel_.control().prints.store(1, std::memory_order_release);
   }
   return CUDA_SUCCESS;
 }

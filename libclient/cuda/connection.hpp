@@ -67,6 +67,8 @@ class Connection {
   bool has_async_error() const {
     return channel_->control().async_error.load(std::memory_order_acquire) != 0;
   }
+  /// True once there are kernels that may print: only a synchronisation that the worker answers brings that.
+  bool kernels_print() const { return channel_->control().prints.load(std::memory_order_acquire) != 0; }
   /// The first unreported failure of a call that nobody waited for; it counts as reported then.
   CUresult take_async_error() {
     std::atomic<std::uint32_t>& word = channel_->control().async_error;

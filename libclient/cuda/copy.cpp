@@ -197,6 +197,9 @@ CUresult copy_from_device(Call& call, void* target, CUdeviceptr source, std::siz
   if (captured == InCapture::forbidden) return problem;
   if (captured == InCapture::yes) return captured_download(call, target, source, bytes, stream);
   auto* to = static_cast<std::byte*>(target);
+  // It is over when this returns, and so is what the stream had to do before.
+  call.adds_no_work();
+  const Call::Covered covered = call.covered();
   if (call.process().captures.load(std::memory_order_relaxed) == 0) {
     if (call.process().mirrors.any()) call.process().mirrors.before_work(call);
     if (const CUresult result = download_chunks(call, to, source, bytes, stream); result != CUDA_SUCCESS) {
@@ -207,6 +210,7 @@ CUresult copy_from_device(Call& call, void* target, CUdeviceptr source, std::siz
     return result;
   }
   if (call.process().mirrors.any()) call.process().mirrors.after_wait(call);
+  if (!call.connection().kernels_print()) call.ended(covered, false);
   return call.connection().take_async_error();
 }
 

@@ -15,9 +15,9 @@ __global__ void speak(int base) {
   }
 }
 
-}  // namespace
-
-int main() {
+/// What three kernels print until `wait` has returned.
+template <class Wait>
+std::string printed(Wait&& wait) {
   std::fflush(stdout);
   char path[] = "/tmp/vgpu_printf_XXXXXX";
   const int file = mkstemp(path);
@@ -26,18 +26,36 @@ int main() {
   const int saved = dup(STDOUT_FILENO);
   dup2(file, STDOUT_FILENO);
   for (int i = 0; i < 3; ++i) speak<<<1, 32>>>(i);
-  CUDA_OK(cudaDeviceSynchronize());
+  wait();
   std::fflush(stdout);
   dup2(saved, STDOUT_FILENO);
+  close(saved);
   std::string text(4096, '\0');
   const ssize_t size = pread(file, text.data(), text.size(), 0);
+  close(file);
   text.resize(size > 0 ? static_cast<size_t>(size) : 0);
+  return text;
+}
+
+}  // namespace
+
+int main() {
   std::string wanted;
   for (int i = 0; i < 3; ++i) {
     char line[128];
     std::snprintf(line, sizeof line, "lane 1 of %d: %5.2f text 1099511627776 q 0xbeef%%\n", i, 2.5 * i);
     wanted += line;
   }
+  std::string text = printed([] { CUDA_OK(cudaDeviceSynchronize()); });
   EXPECT(text == wanted, "printed «%s»", text.c_str());
+  int* device = nullptr;
+  CUDA_OK(cudaMalloc(&device, sizeof *device));
+  text = printed([device] {
+    int value = 0;
+    CUDA_OK(cudaMemcpyAsync(&value, device, sizeof value, cudaMemcpyDeviceToHost, nullptr));
+    CUDA_OK(cudaStreamSynchronize(nullptr));
+  });
+  EXPECT(text == wanted, "behind a copy: printed «%s»", text.c_str());
+  CUDA_OK(cudaFree(device));
   return check::done("device_printf");
 }

@@ -1,6 +1,8 @@
 // Copies to the device that a synchronisation follows at once: whatever the program sends after it, to
 // whatever stream and from whatever thread, finds them done, and their sources may be overwritten.
-//   small_uploads [--rounds N]   only copies 512 bytes of pinned memory and synchronises, N times
+//   small_uploads [--rounds N]   only copies 512 bytes of pinned memory to the device and synchronises, and
+//   512 of
+//                                pageable memory back and synchronises, N times
 #include "check.hpp"
 
 namespace {
@@ -177,6 +179,9 @@ int main(int count, char** arguments) {
       CUDA_OK(cudaMemcpyAsync(memory.device, memory.pinned, kWords * sizeof(unsigned), cudaMemcpyHostToDevice,
                               memory.copying));
       CUDA_OK(cudaStreamSynchronize(memory.copying));
+      CUDA_OK(cudaMemcpyAsync(memory.pageable.data(), memory.device, kWords * sizeof(unsigned),
+                              cudaMemcpyDeviceToHost, memory.reading));
+      CUDA_OK(cudaStreamSynchronize(memory.reading));
     }
     return check::done("small_uploads");
   }

@@ -48,8 +48,7 @@ LinkSession::LinkSession(const LinkParts& parts)
       crew_(helpers(), kHelperSpinNs),
       memory_(parts.remote.arena(), parts.local.arena().size(), crew_),
       buffer_(max_record_bytes),
-      pending_spin_ns_(many_cpus() ? longest_wait_spin_ns
-                                   : std::max(default_spin_ns(), kLeastPendingSpinNs)),
+      pending_spin_ns_(many_cpus() ? longest_wait_spin_ns : std::max(default_spin_ns(), kLeastPendingSpinNs)),
       idle_spin_(default_spin_ns(), many_cpus() ? kLongestIdleSpinNs : default_spin_ns(), default_spin_ns()) {
   // Words of the guest's outlive a session of the slot.
   stub::SlotGuest& words = parts_.slot.control().guest;
@@ -145,7 +144,7 @@ void LinkSession::rest(std::uint64_t idle_ns) {
 bool LinkSession::look_around(LinkEnd& end) {
   GatePage& page = parts_.page;
   mirror_use();
-  mirror_errors();
+  mirror_words();
   page.queue_depth.store(ring_.backlog_units() + remote_ring_.backlog(), std::memory_order_relaxed);
   page.last_activity_ns.store(looked_around_ns_, std::memory_order_relaxed);
   page.doorbells.store(parts_.local.control().doorbells.load(std::memory_order_relaxed),
@@ -162,7 +161,7 @@ bool LinkSession::look_around(LinkEnd& end) {
     // What came before the end is still good.
     take_replies();
     take_blocks();
-    mirror_errors();
+    mirror_words();
     end = LinkEnd::host_gone;
     return true;
   }
@@ -191,7 +190,7 @@ void LinkSession::mirror_use() {
   page.consumed_ns.store(host.consumed_ns.load(relaxed), std::memory_order_release);
 }
 
-void LinkSession::mirror_errors() {
+void LinkSession::mirror_words() {
   ChannelControl& local = parts_.local.control();
   const ChannelControl& remote = parts_.remote.control();
   if (const std::uint32_t sticky = remote.sticky_error.load(std::memory_order_acquire);
@@ -199,6 +198,7 @@ void LinkSession::mirror_errors() {
     local.sticky_error.store(sticky, std::memory_order_release);
     parts_.page.sticky_error.store(sticky, std::memory_order_relaxed);
   }
+  if (remote.prints.load(std::memory_order_acquire) != 0) local.prints.store(1, std::memory_order_release);
   // The worker sets the word, and clears it when it has reported the error; the client may take it meanwhile.
   const std::uint32_t async = remote.async_error.load(std::memory_order_acquire);
   if (async != async_error_) {
@@ -264,7 +264,7 @@ void LinkSession::answer(const Waiting& waiting) {
     captures_ -= captures_ != 0 ? 1 : 0;
   }
   if ((flags & ReplyFlags::console) != 0) forward_text();
-  mirror_errors();
+  mirror_words();
   if (result != CUDA_SUCCESS && result != CUDA_ERROR_NOT_READY) {
     parts_.page.errors.fetch_add(1, std::memory_order_relaxed);
   }
@@ -317,7 +317,7 @@ bool LinkSession::take_blocks() {
       parts_.page.link_bytes_in.fetch_add(block.bytes, std::memory_order_relaxed);
       if (memory_.any()) memory_.learned_stream(block.stream, block.context, block.order);
     }
-    mirror_errors();
+    mirror_words();
     complete_block(*local, result);
     any = true;
     return true;

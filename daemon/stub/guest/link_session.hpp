@@ -140,7 +140,7 @@ class LinkSession {
   bool take_blocks();
   bool take_upcalls();
   void forward_text();
-  void mirror_errors();
+  void mirror_words();
 
   // Scheduling and ends.
   void mirror_use();
