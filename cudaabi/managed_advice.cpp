@@ -27,11 +27,11 @@ enum What { device, type, id };  // of a place: as one number, or in two
 
 }  // namespace
 
-CUresult ManagedAdvice::place_of(const CUmemLocation& location, Place& place) {
+CUresult ManagedAdvice::place_of(const CUmemLocation& location, Place& place) const {
   place = {location.type, location.id};
   switch (location.type) {
     case CU_MEM_LOCATION_TYPE_DEVICE:
-      return location.id == 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE;
+      return location.id >= 0 && location.id < devices_ ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE;
     case CU_MEM_LOCATION_TYPE_HOST:
       place.id = 0;
       return CUDA_SUCCESS;
@@ -98,8 +98,15 @@ CUresult ManagedAdvice::advise(std::uint64_t offset, std::uint64_t bytes, CUmem_
     case CU_MEM_ADVISE_SET_ACCESSED_BY:
     case CU_MEM_ADVISE_UNSET_ACCESSED_BY: {
       if (place.type == CU_MEM_LOCATION_TYPE_HOST_NUMA) return CUDA_ERROR_INVALID_VALUE;
-      bool Said::*const by = place.type == CU_MEM_LOCATION_TYPE_DEVICE ? &Said::by_device : &Said::by_host;
-      change(offset, bytes, [&](Said& said) { said.*by = advice == CU_MEM_ADVISE_SET_ACCESSED_BY; });
+      const bool set = advice == CU_MEM_ADVISE_SET_ACCESSED_BY;
+      change(offset, bytes, [&](Said& said) {
+        if (place.type != CU_MEM_LOCATION_TYPE_DEVICE) {
+          said.by_host = set;
+          return;
+        }
+        const std::uint32_t bit = std::uint32_t{1} << place.id;
+        said.by_devices = set ? said.by_devices | bit : said.by_devices & ~bit;
+      });
       return CUDA_SUCCESS;
     }
     default:
@@ -132,7 +139,7 @@ CUresult ManagedAdvice::query(void* data, std::size_t data_bytes, CUmem_range_at
     for (++pages; pages != pages_.end() && pages->first < offset + bytes; ++pages) {
       const Said& said = pages->second;
       all.read_mostly = all.read_mostly && said.read_mostly;
-      all.by_device = all.by_device && said.by_device;
+      all.by_devices &= said.by_devices;
       all.by_host = all.by_host && said.by_host;
       if (!(all.preferred == said.preferred)) all.preferred = {};
       if (!(all.prefetched == said.prefetched)) all.prefetched = {};
@@ -160,7 +167,9 @@ CUresult ManagedAdvice::query(void* data, std::size_t data_bytes, CUmem_range_at
         if (at < data_bytes) std::memcpy(static_cast<std::byte*>(data) + at, &who, sizeof who);
         at += sizeof who;
       };
-      if (all.by_device) add(0);
+      for (int id = 0; id < devices_; ++id) {
+        if ((all.by_devices >> id & 1) != 0) add(id);
+      }
       if (all.by_host) add(CU_DEVICE_CPU);
       while (at < data_bytes) add(CU_DEVICE_INVALID);
       return CUDA_SUCCESS;

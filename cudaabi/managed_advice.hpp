@@ -12,10 +12,13 @@
 
 namespace cudaabi {
 
-/// Of one allocation; offsets count from its start, and the caller has checked that they lie inside. The only
-/// device is 0. Thread-safe.
+/// Of one allocation; offsets count from its start, and the caller has checked that they lie inside.
+/// Thread-safe.
 class ManagedAdvice {
  public:
+  /// The devices are the numbers below `devices`, which is 32 at most.
+  explicit ManagedAdvice(int devices = 1) : devices_(devices) {}
+
   /// cuMemAdvise.
   CUresult advise(std::uint64_t offset, std::uint64_t bytes, CUmem_advise advice, CUmemLocation location);
   /// cuMemPrefetchAsync.
@@ -32,8 +35,8 @@ class ManagedAdvice {
   };
   struct Said {
     bool read_mostly = false;
-    bool by_device = false;  // accessed by device 0
-    bool by_host = false;    // accessed by the CPU
+    std::uint32_t by_devices = 0;  // accessed by device n: bit n
+    bool by_host = false;          // accessed by the CPU
     Place preferred;
     Place prefetched;
     bool operator==(const Said&) const = default;
@@ -41,12 +44,13 @@ class ManagedAdvice {
   /// Pages from the key on, up to the next key.
   using Pages = std::map<std::uint64_t, Said>;
 
-  static CUresult place_of(const CUmemLocation& location, Place& place);
+  CUresult place_of(const CUmemLocation& location, Place& place) const;
   static CUresult put_place(void* data, std::size_t data_bytes, const Place& place, int what);
   Pages::iterator split(std::uint64_t at);
   template <class Change>
   void change(std::uint64_t offset, std::uint64_t bytes, Change make);
 
+  const int devices_;
   mutable std::mutex mutex_;
   Pages pages_{{0, {}}};
 };

@@ -54,6 +54,27 @@ TEST(ManagedAdvice, NamesPlacesByNumberAndByType) {
   EXPECT_EQ(ask(said, CU_MEM_RANGE_ATTRIBUTE_LAST_PREFETCH_LOCATION, 0, page), CU_DEVICE_CPU);
 }
 
+TEST(ManagedAdvice, KnowsEachDeviceByItsNumber) {
+  ManagedAdvice said(3);
+  const auto last = at(CU_MEM_LOCATION_TYPE_DEVICE, 2);
+  ASSERT_EQ(said.prefetch(0, page, last), CUDA_SUCCESS);
+  EXPECT_EQ(ask(said, CU_MEM_RANGE_ATTRIBUTE_LAST_PREFETCH_LOCATION, 0, page), 2);
+  EXPECT_EQ(said.prefetch(0, page, at(CU_MEM_LOCATION_TYPE_DEVICE, 3)), CUDA_ERROR_INVALID_DEVICE);
+  EXPECT_EQ(said.prefetch(0, page, at(CU_MEM_LOCATION_TYPE_DEVICE, -1)), CUDA_ERROR_INVALID_DEVICE);
+  ASSERT_EQ(said.advise(0, 2 * page, CU_MEM_ADVISE_SET_ACCESSED_BY, last), CUDA_SUCCESS);
+  ASSERT_EQ(said.advise(0, page, CU_MEM_ADVISE_SET_ACCESSED_BY, device), CUDA_SUCCESS);
+  const auto by = [&](std::uint64_t bytes) {
+    std::vector<std::int32_t> who(4);
+    EXPECT_EQ(said.query(who.data(), 16, CU_MEM_RANGE_ATTRIBUTE_ACCESSED_BY, 0, bytes), CUDA_SUCCESS);
+    return who;
+  };
+  constexpr int none = CU_DEVICE_INVALID;
+  EXPECT_EQ(by(page), (std::vector<std::int32_t>{0, 2, none, none}));
+  EXPECT_EQ(by(2 * page), (std::vector<std::int32_t>{2, none, none, none})) << "who is said of all pages";
+  ASSERT_EQ(said.advise(0, page, CU_MEM_ADVISE_UNSET_ACCESSED_BY, last), CUDA_SUCCESS);
+  EXPECT_EQ(by(page), (std::vector<std::int32_t>{0, none, none, none}));
+}
+
 TEST(ManagedAdvice, RefusesPlacesThatAreNone) {
   ManagedAdvice said;
   const auto other = at(CU_MEM_LOCATION_TYPE_DEVICE, 1);
