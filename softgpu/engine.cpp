@@ -98,7 +98,7 @@ class ModuleImpl final : public Module {
     if (storage_ != 0) memory_.release(storage_);
   }
 
-  tl::expected<void, LoadError> build(std::unique_ptr<ptx::Module> ast);
+  tl::expected<void, LoadError> build(std::unique_ptr<ptx::Module> ast, const Module* original);
   const Kernel* find_kernel(std::string_view name) const override {
     for (const auto& k : kernels_)
       if (k->function->name == name) return k.get();
@@ -130,7 +130,7 @@ class ModuleImpl final : public Module {
   void decode(Kernel& k);
 
  private:
-  tl::expected<void, LoadError> place_variables();
+  tl::expected<void, LoadError> place_variables(const Module* original);
   void describe(Kernel& k);
 
   DeviceAllocator& memory_;
@@ -175,7 +175,7 @@ class KernelNames final : public exec::Names {
   const Kernel& kernel_;
 };
 
-tl::expected<void, LoadError> ModuleImpl::place_variables() {
+tl::expected<void, LoadError> ModuleImpl::place_variables(const Module* original) {
   std::uint64_t size = 0;
   std::vector<std::pair<const ptx::Variable*, std::uint64_t>> places;
   for (const auto& v : ast_->variables) {
@@ -188,6 +188,12 @@ tl::expected<void, LoadError> ModuleImpl::place_variables() {
     if (v.type == ptx::Type::texref || v.type == ptx::Type::samplerref || v.type == ptx::Type::surfref)
       return tl::unexpected(LoadError{LoadError::Kind::unsupported, v.line,
                                       "texture and surface references are not supported"});
+    if (v.managed && original != nullptr) {
+      if (const GlobalVariable* const one = original->find_variable(v.name)) {
+        variables_.emplace(v.name, *one);
+        continue;
+      }
+    }
     const auto earlier =
         std::find_if(places.begin(), places.end(), [&](const auto& p) { return p.first->name == v.name; });
     if (earlier != places.end()) {
@@ -204,6 +210,7 @@ tl::expected<void, LoadError> ModuleImpl::place_variables() {
   for (const auto& v : ast_->variables) {
     if (!v.is_extern || v.space == Space::shared) continue;
     const bool defined =
+        variables_.contains(v.name) ||
         std::any_of(places.begin(), places.end(), [&](const auto& p) { return p.first->name == v.name; });
     if (!defined)
       return tl::unexpected(LoadError{LoadError::Kind::unresolved_symbol, v.line,
@@ -329,7 +336,7 @@ void ModuleImpl::describe(Kernel& k) {
   }
 }
 
-tl::expected<void, LoadError> ModuleImpl::build(std::unique_ptr<ptx::Module> ast) {
+tl::expected<void, LoadError> ModuleImpl::build(std::unique_ptr<ptx::Module> ast, const Module* original) {
   ast_ = std::move(ast);
   if (ast_->address_size != 64)
     return tl::unexpected(LoadError{LoadError::Kind::unsupported, 1, "only 64-bit addresses are supported"});
@@ -348,7 +355,7 @@ tl::expected<void, LoadError> ModuleImpl::build(std::unique_ptr<ptx::Module> ast
                                       "function '" + std::string(f.name) + "' is defined twice"});
     it->second = i;
   }
-  if (auto ok = place_variables(); !ok) return ok;
+  if (auto ok = place_variables(original); !ok) return ok;
   for (const auto& [name, i] : functions_) {
     if (!ast_->functions[i].is_entry || !ast_->functions[i].has_body) continue;
     auto k = std::make_unique<Kernel>();
@@ -445,12 +452,13 @@ void ModuleImpl::decode(Kernel& k) {
 
 }  // namespace
 
-tl::expected<std::unique_ptr<Module>, LoadError> Module::load(std::string_view ptx, DeviceAllocator& memory) {
+tl::expected<std::unique_ptr<Module>, LoadError> Module::load(std::string_view ptx, DeviceAllocator& memory,
+                                                              const Module* original) {
   auto ast = ptx::parse(ptx);
   if (!ast)
     return tl::unexpected(LoadError{LoadError::Kind::invalid_ptx, ast.error().line, ast.error().reason});
   auto module = std::make_unique<ModuleImpl>(memory);
-  if (auto ok = module->build(std::move(*ast)); !ok) return tl::unexpected(ok.error());
+  if (auto ok = module->build(std::move(*ast), original); !ok) return tl::unexpected(ok.error());
   return module;
 }
 

@@ -69,8 +69,10 @@ class DeviceAllocator {
 class Module {
  public:
   virtual ~Module() = default;
-  /// Parses all of `ptx` (syntax and declarations are checked now, bodies are decoded at first launch).
-  static tl::expected<std::unique_ptr<Module>, LoadError> load(std::string_view ptx, DeviceAllocator& memory);
+  /// Parses all of `ptx` (syntax and declarations are checked now, bodies are decoded at first launch). With
+  /// `original`, a module of the same text that outlives this one, managed variables are the original's.
+  static tl::expected<std::unique_ptr<Module>, LoadError> load(std::string_view ptx, DeviceAllocator& memory,
+                                                               const Module* original = nullptr);
   /// The kernel of that name, or nullptr. Lives as long as the module.
   virtual const Kernel* find_kernel(std::string_view name) const = 0;
   virtual std::vector<const Kernel*> kernels() const = 0;

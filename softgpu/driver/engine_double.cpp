@@ -74,7 +74,7 @@ Fault run_print(const Launch&) {
 
 class DoubleModule final : public Module {
  public:
-  explicit DoubleModule(DeviceAllocator& memory) : memory_(memory) {
+  DoubleModule(DeviceAllocator& memory, const Module* original) : memory_(memory) {
     add("add", {{0, 8}, {8, 4}, {12, 4}}, run_add);
     add("append", {{0, 8}, {8, 4}}, run_append);
     add("spin", {{0, 8}}, run_spin);
@@ -85,6 +85,11 @@ class DoubleModule final : public Module {
     variable_.name = "counter";
     variable_.size = 16;
     variable_.address = memory_.allocate(variable_.size, 16);
+    managed_ = variable_;
+    managed_.size = 8;
+    managed_.name = "managed";
+    managed_.address += 8;
+    if (original != nullptr) managed_ = *original->find_variable("managed");
   }
   ~DoubleModule() override { memory_.release(variable_.address); }
 
@@ -98,6 +103,7 @@ class DoubleModule final : public Module {
     return all;
   }
   const GlobalVariable* find_variable(std::string_view name) const override {
+    if (name == managed_.name) return &managed_;
     return name == variable_.name ? &variable_ : nullptr;
   }
 
@@ -115,15 +121,17 @@ class DoubleModule final : public Module {
   DeviceAllocator& memory_;
   std::map<std::string, Kernel> kernels_;
   GlobalVariable variable_;
+  GlobalVariable managed_;  // the second half of the same memory
 };
 
 }  // namespace
 
-tl::expected<std::unique_ptr<Module>, LoadError> Module::load(std::string_view ptx, DeviceAllocator& memory) {
+tl::expected<std::unique_ptr<Module>, LoadError> Module::load(std::string_view ptx, DeviceAllocator& memory,
+                                                              const Module* original) {
   if (ptx.find("broken") != std::string_view::npos) {
     return tl::unexpected(LoadError{LoadError::Kind::invalid_ptx, 3, "unknown directive '.broken'"});
   }
-  return std::make_unique<DoubleModule>(memory);
+  return std::make_unique<DoubleModule>(memory, original);
 }
 
 std::string_view kernel_name(const Kernel& kernel) {

@@ -18,6 +18,7 @@ inline constexpr std::uint64_t double_instructions = 10;
 ///   shared(u64 pointer)                       writes the launch's dynamic shared bytes
 ///   print()                                   prints "hello\n"
 ///   unsupported()                             cannot be prepared
+/// and the variables `counter` and `managed`.
 inline constexpr char double_image[] = ".version 8.0\n.target sm_75\n";
 
 }  // namespace softgpu

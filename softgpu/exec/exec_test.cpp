@@ -293,6 +293,29 @@ TEST(Exec, StrayAccessesEndTheGridAndNameTheLine) {
   EXPECT_EQ(host, 7U);
 }
 
+TEST(Exec, ASecondModuleOfTheSameTextSharesManagedVariablesOnly) {
+  const std::string text = header() +
+                           ".visible .global .align 4 .u32 own = 3;\n"
+                           ".visible .global .attribute(.managed) .align 4 .u32 common_one = 4;\n"
+                           ".visible .global .align 8 .u64 pointer = common_one;\n";
+  TestMemory memory;
+  const auto first = Module::load(text, memory);
+  ASSERT_TRUE(first);
+  const auto read = [](const Module& module, const char* name, auto value) {
+    std::memcpy(&value, reinterpret_cast<const void*>(module.find_variable(name)->address), sizeof value);
+    return value;
+  };
+  const auto common = (*first)->find_variable("common_one")->address;
+  *reinterpret_cast<std::uint32_t*>(common) = 5;
+  const auto second = Module::load(text, memory, first->get());
+  ASSERT_TRUE(second);
+  EXPECT_EQ((*second)->find_variable("common_one")->address, common);
+  EXPECT_EQ(read(**second, "common_one", 0U), 5U) << "not given its first value again";
+  EXPECT_NE((*second)->find_variable("own")->address, (*first)->find_variable("own")->address);
+  EXPECT_EQ(read(**second, "own", 0U), 3U);
+  EXPECT_EQ(read(**second, "pointer", std::uint64_t{0}), common);
+}
+
 TEST(Exec, UnknownInstructionsAreRefusedWithTheirLine) {
   TestMemory memory;
   const auto module =
