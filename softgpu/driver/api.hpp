@@ -33,6 +33,15 @@ CUresult with_driver(Body&& body) noexcept {
   });
 }
 
+/// Runs body(Driver&, Device&) with the device of an ordinal.
+template <class Body>
+CUresult with_device(CUdevice ordinal, Body&& body) noexcept {
+  return with_driver([&](Driver& driver) -> CUresult {
+    if (!driver.has_device(ordinal)) return CUDA_ERROR_INVALID_DEVICE;
+    return std::forward<Body>(body)(driver, driver.device(ordinal));
+  });
+}
+
 /// Error of the calling thread's context: none, destroyed, or its sticky error.
 inline CUresult context_error(const Context* context) {
   if (context == nullptr) return CUDA_ERROR_INVALID_CONTEXT;

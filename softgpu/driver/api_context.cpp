@@ -6,12 +6,6 @@ using namespace softgpu;
 
 namespace {
 
-std::shared_ptr<Context> find_context(Driver& driver, CUcontext handle) {
-  auto* const context = reinterpret_cast<Context*>(handle);
-  if (context == &driver.primary) return {std::shared_ptr<Context>(), context};
-  return driver.contexts.find(context);
-}
-
 // The context of a handle, the current one for null.
 Context* context_or_current(Driver& driver, CUcontext handle) {
   if (handle == nullptr) return current_context();
@@ -28,8 +22,8 @@ bool flags_valid(unsigned flags) {
 CUresult create_context(CUcontext* out, unsigned flags, CUdevice device, unsigned api_version) {
   return with_driver([&](Driver& driver) -> CUresult {
     if (out == nullptr || !flags_valid(flags)) return CUDA_ERROR_INVALID_VALUE;
-    if (device != 0) return CUDA_ERROR_INVALID_DEVICE;
-    auto context = std::make_shared<Context>(false, flags);
+    if (!driver.has_device(device)) return CUDA_ERROR_INVALID_DEVICE;
+    auto context = std::make_shared<Context>(device, false, flags);
     context->api_version.store(api_version);
     if (!push_context(context.get())) return CUDA_ERROR_OUT_OF_MEMORY;
     *out = context->handle();
@@ -45,32 +39,32 @@ CUresult synchronize(Context& context) {
   return context.error();
 }
 
+// Runs body(Device&, Context&) with the device's primary context, one call after the other.
 template <class Body>
-CUresult on_primary(CUdevice device, Body&& body) noexcept {
-  return with_driver([&](Driver& driver) -> CUresult {
-    if (device != 0) return CUDA_ERROR_INVALID_DEVICE;
+CUresult on_primary(CUdevice ordinal, Body&& body) noexcept {
+  return with_device(ordinal, [&](Driver&, Device& device) -> CUresult {
     static std::mutex mutex;
     const std::unique_lock lock(mutex);
-    return body(driver, driver.primary);
+    return body(device, device.primary);
   });
 }
 
 }  // namespace
 
-SOFTGPU_API cuDevicePrimaryCtxRetain(CUcontext* out, CUdevice device) {
-  return on_primary(device, [&](Driver& driver, Context& primary) -> CUresult {
+SOFTGPU_API cuDevicePrimaryCtxRetain(CUcontext* out, CUdevice ordinal) {
+  return on_primary(ordinal, [&](Device& device, Context& primary) -> CUresult {
     if (out == nullptr) return CUDA_ERROR_INVALID_VALUE;
-    driver.primary_references.fetch_add(1);
+    device.primary_references.fetch_add(1);
     primary.alive.store(true, std::memory_order_release);
     *out = primary.handle();
     return CUDA_SUCCESS;
   });
 }
 
-SOFTGPU_API cuDevicePrimaryCtxRelease_v2(CUdevice device) {
-  return on_primary(device, [&](Driver& driver, Context& primary) -> CUresult {
-    if (driver.primary_references.load() == 0) return CUDA_ERROR_INVALID_CONTEXT;
-    if (driver.primary_references.fetch_sub(1) == 1) {
+SOFTGPU_API cuDevicePrimaryCtxRelease_v2(CUdevice ordinal) {
+  return on_primary(ordinal, [&](Device& device, Context& primary) -> CUresult {
+    if (device.primary_references.load() == 0) return CUDA_ERROR_INVALID_CONTEXT;
+    if (device.primary_references.fetch_sub(1) == 1) {
       primary.reset();
       primary.alive.store(false, std::memory_order_release);
     }
@@ -83,7 +77,7 @@ SOFTGPU_API cuDevicePrimaryCtxRelease(CUdevice device) {
 }
 
 SOFTGPU_API cuDevicePrimaryCtxReset_v2(CUdevice device) {
-  return on_primary(device, [&](Driver&, Context& primary) -> CUresult {
+  return on_primary(device, [&](Device&, Context& primary) -> CUresult {
     primary.reset();
     return CUDA_SUCCESS;
   });
@@ -94,7 +88,7 @@ SOFTGPU_API cuDevicePrimaryCtxReset(CUdevice device) {
 }
 
 SOFTGPU_API cuDevicePrimaryCtxSetFlags_v2(CUdevice device, unsigned flags) {
-  return on_primary(device, [&](Driver&, Context& primary) -> CUresult {
+  return on_primary(device, [&](Device&, Context& primary) -> CUresult {
     if (!flags_valid(flags)) return CUDA_ERROR_INVALID_VALUE;
     primary.flags.store(flags);
     return CUDA_SUCCESS;
@@ -105,12 +99,11 @@ SOFTGPU_API cuDevicePrimaryCtxSetFlags(CUdevice device, unsigned flags) {
   return cuDevicePrimaryCtxSetFlags_v2(device, flags);
 }
 
-SOFTGPU_API cuDevicePrimaryCtxGetState(CUdevice device, unsigned* flags, int* active) {
-  return with_driver([&](Driver& driver) -> CUresult {
-    if (device != 0) return CUDA_ERROR_INVALID_DEVICE;
+SOFTGPU_API cuDevicePrimaryCtxGetState(CUdevice ordinal, unsigned* flags, int* active) {
+  return with_device(ordinal, [&](Driver&, Device& device) -> CUresult {
     if (flags == nullptr || active == nullptr) return CUDA_ERROR_INVALID_VALUE;
-    *flags = driver.primary.flags.load();
-    *active = driver.primary.alive.load() ? 1 : 0;
+    *flags = device.primary.flags.load();
+    *active = device.primary.alive.load() ? 1 : 0;
     return CUDA_SUCCESS;
   });
 }
@@ -186,8 +179,9 @@ SOFTGPU_API cuCtxGetCurrent(CUcontext* out) {
 SOFTGPU_API cuCtxGetDevice_v2(CUdevice* device, CUcontext handle) {
   return with_driver([&](Driver& driver) -> CUresult {
     if (device == nullptr) return CUDA_ERROR_INVALID_VALUE;
-    if (context_or_current(driver, handle) == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
-    *device = 0;
+    const Context* const context = context_or_current(driver, handle);
+    if (context == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
+    *device = context->device;
     return CUDA_SUCCESS;
   });
 }
@@ -311,14 +305,6 @@ SOFTGPU_API cuCtxGetStreamPriorityRange(int* least, int* greatest) {
 
 SOFTGPU_API cuCtxResetPersistingL2Cache(void) {
   return in_context([](Driver&, Context&) { return CUDA_SUCCESS; });
-}
-
-SOFTGPU_API cuCtxEnablePeerAccess(CUcontext, unsigned) {
-  return in_context([](Driver&, Context&) { return CUDA_ERROR_PEER_ACCESS_UNSUPPORTED; });
-}
-
-SOFTGPU_API cuCtxDisablePeerAccess(CUcontext) {
-  return in_context([](Driver&, Context&) { return CUDA_ERROR_PEER_ACCESS_NOT_ENABLED; });
 }
 
 SOFTGPU_API cuCtxAttach(CUcontext* out, unsigned flags) {

@@ -1,4 +1,4 @@
-// cuMemcpy* and cuMemset*: every form of both, by way of copy_plan.
+// cuMemcpy* and cuMemset*: every form of both, by way of copy_plan, but for the Peer forms (api_peer.cpp).
 #include "softgpu/driver/api.hpp"
 #include "softgpu/driver/copy_plan.hpp"
 #include "softgpu/driver/graph.hpp"
@@ -32,36 +32,6 @@ CUresult copy_2d(CUstream stream, bool blocking, const CUDA_MEMCPY2D* params) {
 
 CUresult copy_3d(CUstream stream, bool blocking, const CUDA_MEMCPY3D* params) {
   return params == nullptr ? CUDA_ERROR_INVALID_VALUE : copy_box(stream, blocking, *params);
-}
-
-// The peer form names contexts besides; they all are of the one device.
-CUresult copy_3d_peer(CUstream stream, bool blocking, const CUDA_MEMCPY3D_PEER* params) {
-  if (params == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  CUDA_MEMCPY3D plain{};
-  plain.srcXInBytes = params->srcXInBytes;
-  plain.srcY = params->srcY;
-  plain.srcZ = params->srcZ;
-  plain.srcLOD = params->srcLOD;
-  plain.srcMemoryType = params->srcMemoryType;
-  plain.srcHost = params->srcHost;
-  plain.srcDevice = params->srcDevice;
-  plain.srcArray = params->srcArray;
-  plain.srcPitch = params->srcPitch;
-  plain.srcHeight = params->srcHeight;
-  plain.dstXInBytes = params->dstXInBytes;
-  plain.dstY = params->dstY;
-  plain.dstZ = params->dstZ;
-  plain.dstLOD = params->dstLOD;
-  plain.dstMemoryType = params->dstMemoryType;
-  plain.dstHost = params->dstHost;
-  plain.dstDevice = params->dstDevice;
-  plain.dstArray = params->dstArray;
-  plain.dstPitch = params->dstPitch;
-  plain.dstHeight = params->dstHeight;
-  plain.WidthInBytes = params->WidthInBytes;
-  plain.Height = params->Height;
-  plain.Depth = params->Depth;
-  return copy_box(stream, blocking, plain);
 }
 
 CUresult set(CUstream stream_handle, CUdeviceptr to, std::size_t pitch, std::uint32_t value,
@@ -130,21 +100,6 @@ SOFTGPU_API cuMemcpyDtoDAsync_v2_ptsz(CUdeviceptr to, CUdeviceptr from, std::siz
   return cuMemcpyDtoDAsync_v2(to, from, n, per_thread(s));
 }
 
-SOFTGPU_API cuMemcpyPeer(CUdeviceptr to, CUcontext, CUdeviceptr from, CUcontext, std::size_t n) {
-  return copy_flat(legacy_default, true, to, Claim::device, from, Claim::device, n);
-}
-SOFTGPU_API cuMemcpyPeer_ptds(CUdeviceptr to, CUcontext, CUdeviceptr from, CUcontext, std::size_t n) {
-  return copy_flat(per_thread_default, true, to, Claim::device, from, Claim::device, n);
-}
-SOFTGPU_API cuMemcpyPeerAsync(CUdeviceptr to, CUcontext, CUdeviceptr from, CUcontext, std::size_t n,
-                              CUstream s) {
-  return copy_flat(s, false, to, Claim::device, from, Claim::device, n);
-}
-SOFTGPU_API cuMemcpyPeerAsync_ptsz(CUdeviceptr to, CUcontext, CUdeviceptr from, CUcontext, std::size_t n,
-                                   CUstream s) {
-  return copy_flat(per_thread(s), false, to, Claim::device, from, Claim::device, n);
-}
-
 SOFTGPU_API cuMemcpy2D_v2(const CUDA_MEMCPY2D* p) {
   return copy_2d(legacy_default, true, p);
 }
@@ -174,18 +129,6 @@ SOFTGPU_API cuMemcpy3DAsync_v2(const CUDA_MEMCPY3D* p, CUstream s) {
 }
 SOFTGPU_API cuMemcpy3DAsync_v2_ptsz(const CUDA_MEMCPY3D* p, CUstream s) {
   return copy_3d(per_thread(s), false, p);
-}
-SOFTGPU_API cuMemcpy3DPeer(const CUDA_MEMCPY3D_PEER* p) {
-  return copy_3d_peer(legacy_default, true, p);
-}
-SOFTGPU_API cuMemcpy3DPeer_ptds(const CUDA_MEMCPY3D_PEER* p) {
-  return copy_3d_peer(per_thread_default, true, p);
-}
-SOFTGPU_API cuMemcpy3DPeerAsync(const CUDA_MEMCPY3D_PEER* p, CUstream s) {
-  return copy_3d_peer(s, false, p);
-}
-SOFTGPU_API cuMemcpy3DPeerAsync_ptsz(const CUDA_MEMCPY3D_PEER* p, CUstream s) {
-  return copy_3d_peer(per_thread(s), false, p);
 }
 
 // Memsets of device memory are asynchronous in all forms.

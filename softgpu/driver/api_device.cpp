@@ -1,4 +1,5 @@
-// cuDevice*: the one device and what it can do; the driver's version; errors' names.
+// cuDevice*: the devices and what they can do; the driver's version; errors' names. What they are to each
+// other stands in api_peer.cpp.
 #include <cstdio>
 #include <cstring>
 
@@ -7,28 +8,6 @@
 #include "softgpu/driver/device.hpp"
 
 using namespace softgpu;
-
-namespace {
-
-template <class Body>
-CUresult on_device(CUdevice device, Body&& body) noexcept {
-  return with_driver([&](Driver& driver) -> CUresult {
-    if (device != 0) return CUDA_ERROR_INVALID_DEVICE;
-    return body(driver);
-  });
-}
-
-CUresult peer_value(int* value, CUdevice first, CUdevice second) {
-  return with_driver([&](Driver&) -> CUresult {
-    if (value == nullptr) return CUDA_ERROR_INVALID_VALUE;
-    // There is one device, and a device is no peer of itself.
-    if (first != 0 || second != 0) return CUDA_ERROR_INVALID_DEVICE;
-    *value = 0;
-    return CUDA_SUCCESS;
-  });
-}
-
-}  // namespace
 
 SOFTGPU_API cuDriverGetVersion(int* version) {
   if (version == nullptr) return CUDA_ERROR_INVALID_VALUE;
@@ -51,24 +30,24 @@ SOFTGPU_API cuGetErrorString(CUresult error, const char** string) {
 }
 
 SOFTGPU_API cuDeviceGetCount(int* count) {
-  return with_driver([&](Driver&) -> CUresult {
+  return with_driver([&](Driver& driver) -> CUresult {
     if (count == nullptr) return CUDA_ERROR_INVALID_VALUE;
-    *count = 1;
+    *count = driver.device_count();
     return CUDA_SUCCESS;
   });
 }
 
 SOFTGPU_API cuDeviceGet(CUdevice* device, int ordinal) {
-  return with_driver([&](Driver&) -> CUresult {
+  return with_driver([&](Driver& driver) -> CUresult {
     if (device == nullptr) return CUDA_ERROR_INVALID_VALUE;
-    if (ordinal != 0) return CUDA_ERROR_INVALID_DEVICE;
-    *device = 0;
+    if (!driver.has_device(ordinal)) return CUDA_ERROR_INVALID_DEVICE;
+    *device = ordinal;
     return CUDA_SUCCESS;
   });
 }
 
 SOFTGPU_API cuDeviceGetName(char* name, int size, CUdevice device) {
-  return on_device(device, [&](Driver&) -> CUresult {
+  return with_device(device, [&](Driver&, Device&) -> CUresult {
     if (name == nullptr || size <= 0) return CUDA_ERROR_INVALID_VALUE;
     std::snprintf(name, static_cast<std::size_t>(size), "%s", device_name);
     return CUDA_SUCCESS;
@@ -76,9 +55,9 @@ SOFTGPU_API cuDeviceGetName(char* name, int size, CUdevice device) {
 }
 
 SOFTGPU_API cuDeviceGetUuid_v2(CUuuid* uuid, CUdevice device) {
-  return on_device(device, [&](Driver&) -> CUresult {
+  return with_device(device, [&](Driver&, Device&) -> CUresult {
     if (uuid == nullptr) return CUDA_ERROR_INVALID_VALUE;
-    std::memcpy(uuid->bytes, device_uuid().data(), sizeof uuid->bytes);
+    std::memcpy(uuid->bytes, device_uuid(device).data(), sizeof uuid->bytes);
     return CUDA_SUCCESS;
   });
 }
@@ -88,7 +67,7 @@ SOFTGPU_API cuDeviceGetUuid(CUuuid* uuid, CUdevice device) {
 }
 
 SOFTGPU_API cuDeviceTotalMem_v2(std::size_t* bytes, CUdevice device) {
-  return on_device(device, [&](Driver& driver) -> CUresult {
+  return with_device(device, [&](Driver& driver, Device&) -> CUresult {
     if (bytes == nullptr) return CUDA_ERROR_INVALID_VALUE;
     *bytes = driver.memory.total();
     return CUDA_SUCCESS;
@@ -96,9 +75,9 @@ SOFTGPU_API cuDeviceTotalMem_v2(std::size_t* bytes, CUdevice device) {
 }
 
 SOFTGPU_API cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice device) {
-  return on_device(device, [&](Driver&) -> CUresult {
+  return with_device(device, [&](Driver&, Device&) -> CUresult {
     if (value == nullptr) return CUDA_ERROR_INVALID_VALUE;
-    const auto known = device_attribute(attribute);
+    const auto known = device_attribute(attribute, device);
     if (!known) return CUDA_ERROR_INVALID_VALUE;
     *value = *known;
     return CUDA_SUCCESS;
@@ -106,7 +85,7 @@ SOFTGPU_API cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdev
 }
 
 SOFTGPU_API cuDeviceComputeCapability(int* major, int* minor, CUdevice device) {
-  return on_device(device, [&](Driver&) -> CUresult {
+  return with_device(device, [&](Driver&, Device&) -> CUresult {
     if (major == nullptr || minor == nullptr) return CUDA_ERROR_INVALID_VALUE;
     *major = compute_major;
     *minor = compute_minor;
@@ -115,7 +94,7 @@ SOFTGPU_API cuDeviceComputeCapability(int* major, int* minor, CUdevice device) {
 }
 
 SOFTGPU_API cuDeviceGetProperties(CUdevprop* properties, CUdevice device) {
-  return on_device(device, [&](Driver&) -> CUresult {
+  return with_device(device, [&](Driver&, Device&) -> CUresult {
     if (properties == nullptr) return CUDA_ERROR_INVALID_VALUE;
     *properties = {};
     properties->maxThreadsPerBlock = max_block_threads;
@@ -128,23 +107,24 @@ SOFTGPU_API cuDeviceGetProperties(CUdevprop* properties, CUdevice device) {
     properties->SIMDWidth = warp_size;
     properties->memPitch = 0x7fffffff;
     properties->regsPerBlock = registers;
-    properties->clockRate = *device_attribute(CU_DEVICE_ATTRIBUTE_CLOCK_RATE);
+    properties->clockRate = *device_attribute(CU_DEVICE_ATTRIBUTE_CLOCK_RATE, device);
     properties->textureAlign = texture_alignment;
     return CUDA_SUCCESS;
   });
 }
 
 SOFTGPU_API cuDeviceGetPCIBusId(char* id, int size, CUdevice device) {
-  return on_device(device, [&](Driver&) -> CUresult {
+  return with_device(device, [&](Driver&, Device&) -> CUresult {
     constexpr int needed = 13;
     if (id == nullptr || size < needed) return CUDA_ERROR_INVALID_VALUE;
-    std::snprintf(id, static_cast<std::size_t>(size), "%04x:%02x:%02x.0", pci_domain, pci_bus, pci_device);
+    std::snprintf(id, static_cast<std::size_t>(size), "%04x:%02x:%02x.0", pci_domain, pci_bus(device),
+                  pci_device);
     return CUDA_SUCCESS;
   });
 }
 
 SOFTGPU_API cuDeviceGetByPCIBusId(CUdevice* device, const char* id) {
-  return with_driver([&](Driver&) -> CUresult {
+  return with_driver([&](Driver& driver) -> CUresult {
     if (device == nullptr || id == nullptr) return CUDA_ERROR_INVALID_VALUE;
     unsigned domain = 0;
     unsigned bus = 0;
@@ -154,27 +134,22 @@ SOFTGPU_API cuDeviceGetByPCIBusId(CUdevice* device, const char* id) {
       if (std::sscanf(id, "%x:%x", &bus, &slot) != 2)
         return CUDA_ERROR_INVALID_VALUE;  // NOLINT(cert-err34-c)
     }
-    if (domain != pci_domain || bus != pci_bus || slot != pci_device) return CUDA_ERROR_INVALID_DEVICE;
-    *device = 0;
-    return CUDA_SUCCESS;
+    if (domain != pci_domain || slot != pci_device) return CUDA_ERROR_INVALID_DEVICE;
+    for (const auto& each : driver.devices) {
+      if (static_cast<int>(bus) != pci_bus(each->ordinal)) continue;
+      *device = each->ordinal;
+      return CUDA_SUCCESS;
+    }
+    return CUDA_ERROR_INVALID_DEVICE;
   });
 }
 
 SOFTGPU_API cuDeviceGetExecAffinitySupport(int* supported, CUexecAffinityType, CUdevice device) {
-  return on_device(device, [&](Driver&) -> CUresult {
+  return with_device(device, [&](Driver&, Device&) -> CUresult {
     if (supported == nullptr) return CUDA_ERROR_INVALID_VALUE;
     *supported = 0;
     return CUDA_SUCCESS;
   });
-}
-
-SOFTGPU_API cuDeviceCanAccessPeer(int* can, CUdevice device, CUdevice peer) {
-  return peer_value(can, device, peer);
-}
-
-SOFTGPU_API cuDeviceGetP2PAttribute(int* value, CUdevice_P2PAttribute, CUdevice device, CUdevice peer) {
-  if (device == peer) return CUDA_ERROR_INVALID_DEVICE;
-  return peer_value(value, device, peer);
 }
 
 SOFTGPU_API cuFlushGPUDirectRDMAWrites(CUflushGPUDirectRDMAWritesTarget, CUflushGPUDirectRDMAWritesScope) {

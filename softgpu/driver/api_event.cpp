@@ -129,6 +129,7 @@ SOFTGPU_API cuEventElapsedTime_v2(float* milliseconds, CUevent start_handle, CUe
     const auto end = driver.events.find(end_handle);
     if (start == nullptr || end == nullptr) return CUDA_ERROR_INVALID_HANDLE;
     if (milliseconds == nullptr) return CUDA_ERROR_INVALID_VALUE;
+    if (start->context.device != end->context.device) return CUDA_ERROR_INVALID_HANDLE;
     if (((start->flags | end->flags) & CU_EVENT_DISABLE_TIMING) != 0) return CUDA_ERROR_INVALID_HANDLE;
     for (const auto& event : {start, end}) {
       if (const CUresult error = refuse_captured(*event); error != CUDA_SUCCESS) return error;

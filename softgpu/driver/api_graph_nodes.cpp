@@ -3,8 +3,8 @@
 
 #include "softgpu/driver/copy_plan.hpp"
 #include "softgpu/driver/graph_api.hpp"
+#include "softgpu/driver/library.hpp"
 #include "softgpu/driver/memory_pool.hpp"
-#include "softgpu/driver/module.hpp"
 
 using namespace softgpu;
 
@@ -16,10 +16,17 @@ template <class Params>
 CUresult kernel_work(Driver& driver, const Params& params, Work& work) {
   LaunchRequest request;
   request.function = driver.functions.find(params.func);
+  const Context* context = current_context();
   if constexpr (requires { params.kern; }) {
     if (request.function == nullptr) request.function = driver.functions.find(params.kern);
+    if (params.ctx != nullptr) context = find_context(driver, params.ctx).get();
   }
   if (request.function == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+  const int device = context != nullptr ? context->device : 0;
+  // A graph may hold functions of several devices; a library's kernel is the context's.
+  if (request.function->device == any_device) {
+    if (const CUresult error = bind_to(request.function, device); error != CUDA_SUCCESS) return error;
+  }
   request.grid = {params.gridDimX, params.gridDimY, params.gridDimZ};
   request.block = {params.blockDimX, params.blockDimY, params.blockDimZ};
   request.dynamic_shared = params.sharedMemBytes;
@@ -83,14 +90,13 @@ CUresult child_work(Driver& driver, CUgraph handle, Work& work) {
 
 template <class Params>
 CUresult allocation_work(Driver& driver, Params& params, Work& work) {
-  if (params.bytesize == 0 || params.poolProps.location.type != CU_MEM_LOCATION_TYPE_DEVICE ||
-      params.poolProps.location.id != 0) {
-    return CUDA_ERROR_INVALID_VALUE;
-  }
+  Device* const device = driver.device_at(params.poolProps.location);
+  if (params.bytesize == 0 || device == nullptr) return CUDA_ERROR_INVALID_VALUE;
   Context* const context = current_context();
   AllocationWork allocation;
-  const void* const owner = context != nullptr ? context : &driver.primary;
-  const CUresult result = allocate_from_pool(*default_pool(), params.bytesize, owner, allocation.address);
+  const void* const owner = context != nullptr ? context : &device->primary;
+  const CUresult result =
+      allocate_from_pool(*default_pool(device->ordinal), params.bytesize, owner, allocation.address);
   if (result != CUDA_SUCCESS) return result;
   params.dptr = allocation.address;
   allocation.bytes = params.bytesize;

@@ -25,6 +25,7 @@ struct MemoryHandle {
   std::uint64_t magic = memory_magic;
   SharedFile file;
   std::uint64_t bytes = 0;
+  std::uint64_t device = 0;
 };
 struct EventHandle {
   std::uint64_t magic = event_magic;
@@ -67,7 +68,10 @@ CUresult open_memory(CUdeviceptr* out, const CUipcMemHandle& handle, unsigned fl
     }
     const int fd = open_file(wanted.file);
     if (fd < 0) return CUDA_ERROR_INVALID_HANDLE;
-    auto memory = PhysicalMemory::import(fd);
+    // Who made it may see other devices than this process.
+    const int device =
+        wanted.device < driver.devices.size() ? static_cast<int>(wanted.device) : context.device;
+    auto memory = PhysicalMemory::import(fd, device);
     close(fd);
     if (!memory) return CUDA_ERROR_INVALID_HANDLE;
     const auto address = driver.memory.attach(std::move(*memory), wanted.bytes, &context);
@@ -98,6 +102,7 @@ SOFTGPU_API cuIpcGetMemHandle(CUipcMemHandle* out, CUdeviceptr address) {
     MemoryHandle handle;
     handle.file = *file;
     handle.bytes = found->bytes;
+    handle.device = static_cast<std::uint64_t>(found->device);
     *out = {};
     std::memcpy(out->reserved, &handle, sizeof handle);
     return CUDA_SUCCESS;

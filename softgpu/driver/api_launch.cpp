@@ -5,16 +5,17 @@
 #include "softgpu/driver/api.hpp"
 #include "softgpu/driver/device.hpp"
 #include "softgpu/driver/graph.hpp"
-#include "softgpu/driver/module.hpp"
+#include "softgpu/driver/library.hpp"
 
 using namespace softgpu;
 
 namespace {
 
 CUresult launch_kernel(LaunchRequest request, CUfunction handle, CUstream stream_handle) {
-  return on_stream(stream_handle, [&](Driver& driver, Context&, Stream& stream) -> CUresult {
+  return on_stream(stream_handle, [&](Driver& driver, Context& context, Stream& stream) -> CUresult {
     request.function = driver.functions.find(handle);
     if (request.function == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+    if (const CUresult error = bind_to(request.function, context.device); error != CUDA_SUCCESS) return error;
     KernelWork work;
     if (const CUresult error = make_kernel_work(request, work); error != CUDA_SUCCESS) return error;
     return enqueue(stream, std::move(work));

@@ -17,8 +17,10 @@ CUresult on_managed(Driver& driver, CUdeviceptr address, std::size_t bytes, Body
   const auto found = driver.memory.find(address);
   if (!found || found->kind != MemoryKind::managed || bytes == 0 || !found->contains(address, bytes))
     return CUDA_ERROR_INVALID_VALUE;
-  const auto note = driver.memory.note(
-      found->base, [] { return std::static_pointer_cast<void>(std::make_shared<cudaabi::ManagedAdvice>()); });
+  const auto note = driver.memory.note(found->base, [] {
+    const int devices = Driver::get().device_count();
+    return std::static_pointer_cast<void>(std::make_shared<cudaabi::ManagedAdvice>(devices));
+  });
   if (note == nullptr) return CUDA_ERROR_INVALID_VALUE;  // freed meanwhile
   return body(*std::static_pointer_cast<cudaabi::ManagedAdvice>(note), address - found->base);
 }

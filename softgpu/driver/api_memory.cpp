@@ -24,7 +24,8 @@ CUresult allocate(CUdeviceptr* out, std::size_t bytes, MemoryKind kind, unsigned
   return in_context([&](Driver& driver, Context& context) -> CUresult {
     if (out == nullptr || bytes == 0) return CUDA_ERROR_INVALID_VALUE;
     if (const CUresult error = refuse_in_capture(); error != CUDA_SUCCESS) return error;
-    const auto address = driver.memory.allocate(bytes, kind, &context, flags);
+    const auto address =
+        driver.memory.allocate(bytes, kind, &context, {.flags = flags, .device = context.device});
     if (!address) return error_of(address.error());
     *out = *address;
     return CUDA_SUCCESS;
@@ -42,6 +43,8 @@ CUresult free_memory(std::uint64_t address, std::initializer_list<MemoryKind> ki
       return CUDA_ERROR_INVALID_VALUE;
     }
     context.synchronize();
+    // Its own device's work, where the memory is another device's.
+    if (found->device != context.device) context_of(driver, *found).synchronize();
     flush_printf();
     if (found->kind == MemoryKind::pool) {
       free_pool_memory(address);
@@ -71,11 +74,12 @@ CUresult attribute_of(void* out, CUpointer_attribute attribute, std::uint64_t ad
                       const Allocation& found) {
   Driver& driver = Driver::get();
   switch (attribute) {
-    case CU_POINTER_ATTRIBUTE_CONTEXT: {
-      const void* const owner = found.owner != nullptr ? found.owner : &driver.primary;
-      put(out, owner);
+    case CU_POINTER_ATTRIBUTE_CONTEXT:
+      put<const void*>(out, context_of(driver, found).handle());
       return CUDA_SUCCESS;
-    }
+    case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL:
+      put<int>(out, found.device);
+      return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_MEMORY_TYPE:
       put<unsigned>(out, is_host(found) ? CU_MEMORYTYPE_HOST : CU_MEMORYTYPE_DEVICE);
       return CUDA_SUCCESS;
@@ -119,7 +123,6 @@ CUresult attribute_of(void* out, CUpointer_attribute attribute, std::uint64_t ad
       put<int>(out, found.kind == MemoryKind::device);
       return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_SYNC_MEMOPS:
-    case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL:
     case CU_POINTER_ATTRIBUTE_IS_GPU_DIRECT_RDMA_CAPABLE:
     case CU_POINTER_ATTRIBUTE_IS_HW_DECOMPRESS_CAPABLE:
       put<int>(out, 0);
@@ -156,9 +159,9 @@ constexpr std::size_t pitch_multiple = pitch_alignment;
 }  // namespace
 
 SOFTGPU_API cuMemGetInfo_v2(std::size_t* free, std::size_t* total) {
-  return in_context([&](Driver& driver, Context&) -> CUresult {
+  return in_context([&](Driver& driver, Context& context) -> CUresult {
     if (free == nullptr || total == nullptr) return CUDA_ERROR_INVALID_VALUE;
-    *free = driver.memory.free_bytes();
+    *free = driver.memory.free_bytes(context.device);
     *total = driver.memory.total();
     return CUDA_SUCCESS;
   });
@@ -240,7 +243,7 @@ SOFTGPU_API cuMemHostRegister_v2(void* p, std::size_t bytes, unsigned flags) {
     if (const CUresult error = refuse_in_capture(); error != CUDA_SUCCESS) return error;
     // The IOMEMORY flag names device registers, which a copy of ours must not touch.
     if ((flags & CU_MEMHOSTREGISTER_IOMEMORY) != 0) return CUDA_ERROR_NOT_SUPPORTED;
-    const auto done = driver.memory.register_host(number(p), bytes, &context, flags);
+    const auto done = driver.memory.register_host(number(p), bytes, &context, flags, context.device);
     if (done) return CUDA_SUCCESS;
     return done.error() == MemoryError::exists ? CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED
                                                : error_of(done.error());

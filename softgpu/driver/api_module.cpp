@@ -7,6 +7,7 @@
 #include "softgpu/driver/device.hpp"
 #include "softgpu/driver/graph.hpp"
 #include "softgpu/driver/jit_log.hpp"
+#include "softgpu/driver/library.hpp"
 #include "softgpu/driver/module.hpp"
 
 using namespace softgpu;
@@ -57,8 +58,9 @@ bool read_file(const char* path, std::vector<char>& bytes) {
 
 // Modules and the modules of libraries answer the same calls.
 std::shared_ptr<LoadedModule> find_module(Driver& driver, CUmodule handle) {
-  auto module = driver.modules.find(handle);
-  return module != nullptr ? module : driver.libraries.find(handle);
+  if (auto module = driver.modules.find(handle); module != nullptr) return module;
+  if (auto module = driver.library_modules.find(handle); module != nullptr) return module;
+  return driver.libraries.find(handle);
 }
 
 CUresult variable(const LoadedModule& module, const char* name, CUdeviceptr* address, std::size_t* bytes) {
@@ -82,8 +84,24 @@ CUresult enumerate(const LoadedModule& module, Handle* handles, unsigned count) 
 template <class Handle, class Body>
 CUresult on_function(Handle handle, Body&& body) noexcept {
   return with_driver([&](Driver& driver) -> CUresult {
-    const std::shared_ptr<Function> function = driver.functions.find(handle);
+    std::shared_ptr<Function> function = driver.functions.find(handle);
     if (function == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+    if constexpr (std::is_same_v<Handle, CUfunction>) {
+      // A kernel may stand for a function: the current context's.
+      const CUresult error = bind_library_kernel(function, current_context());
+      if (error != CUDA_SUCCESS) return error;
+    }
+    return body(*function);
+  });
+}
+
+// Runs body(Function&) with what a kernel is on a device.
+template <class Body>
+CUresult on_kernel(CUkernel handle, CUdevice device, Body&& body) noexcept {
+  return with_device(device, [&](Driver& driver, Device&) -> CUresult {
+    std::shared_ptr<Function> function = driver.functions.find(handle);
+    if (function == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+    if (const CUresult error = bind_to(function, device); error != CUDA_SUCCESS) return error;
     return body(*function);
   });
 }
@@ -108,21 +126,14 @@ CUresult function_name(const char** name, Handle handle) {
   });
 }
 
-template <class Handle>
-CUresult get_attribute(int* value, CUfunction_attribute attribute, Handle handle) {
-  return on_function(handle, [&](Function& function) -> CUresult {
-    if (value == nullptr) return CUDA_ERROR_INVALID_VALUE;
-    return function_attribute(function, attribute, *value);
-  });
+CUresult get_attribute(const Function& function, CUfunction_attribute attribute, int* value) {
+  return value == nullptr ? CUDA_ERROR_INVALID_VALUE : function_attribute(function, attribute, *value);
 }
 
-template <class Handle>
-CUresult set_cache_config(Handle handle, CUfunc_cache config) {
-  return on_function(handle, [&](Function& function) -> CUresult {
-    if (config < 0 || config > CU_FUNC_CACHE_PREFER_EQUAL) return CUDA_ERROR_INVALID_VALUE;
-    function.cache_config.store(config);
-    return CUDA_SUCCESS;
-  });
+CUresult set_cache_config(Function& function, CUfunc_cache config) {
+  if (config < 0 || config > CU_FUNC_CACHE_PREFER_EQUAL) return CUDA_ERROR_INVALID_VALUE;
+  function.cache_config.store(config);
+  return CUDA_SUCCESS;
 }
 
 }  // namespace
@@ -228,8 +239,9 @@ SOFTGPU_API cuLibraryUnload(CUlibrary handle) {
     if (library == nullptr) return CUDA_ERROR_INVALID_HANDLE;
     // Its variables must not go while a kernel may use them.
     if (Context* const context = current_context(); context != nullptr) context->synchronize();
-    driver.primary.synchronize();
+    for (const auto& device : driver.devices) device->primary.synchronize();
     forget_functions(*library);
+    forget_modules(*library);
     return CUDA_SUCCESS;
   });
 }
@@ -265,20 +277,26 @@ SOFTGPU_API cuLibraryEnumerateKernels(CUkernel* kernels, unsigned count, CUlibra
 }
 
 SOFTGPU_API cuLibraryGetModule(CUmodule* out, CUlibrary handle) {
-  return in_context([&](Driver& driver, Context&) -> CUresult {
+  return in_context([&](Driver& driver, Context& context) -> CUresult {
     if (out == nullptr) return CUDA_ERROR_INVALID_VALUE;
     const auto library = driver.libraries.find(handle);
     if (library == nullptr) return CUDA_ERROR_INVALID_HANDLE;
-    *out = reinterpret_cast<CUmodule>(library.get());
+    std::shared_ptr<LoadedModule> module;
+    if (const CUresult error = module_on(library, context.device, module); error != CUDA_SUCCESS)
+      return error;
+    *out = reinterpret_cast<CUmodule>(module.get());
     return CUDA_SUCCESS;
   });
 }
 
 SOFTGPU_API cuLibraryGetGlobal(CUdeviceptr* address, std::size_t* bytes, CUlibrary handle, const char* name) {
-  return in_context([&](Driver& driver, Context&) -> CUresult {
+  return in_context([&](Driver& driver, Context& context) -> CUresult {
     const auto library = driver.libraries.find(handle);
     if (library == nullptr) return CUDA_ERROR_INVALID_HANDLE;
-    return variable(*library, name, address, bytes);
+    std::shared_ptr<LoadedModule> module;
+    if (const CUresult error = module_on(library, context.device, module); error != CUDA_SUCCESS)
+      return error;
+    return variable(*module, name, address, bytes);
   });
 }
 
@@ -294,9 +312,14 @@ SOFTGPU_API cuLibraryGetManaged(CUdeviceptr* address, std::size_t* bytes, CUlibr
 }
 
 SOFTGPU_API cuKernelGetFunction(CUfunction* out, CUkernel kernel) {
-  return on_function(kernel, [&](Function& function) -> CUresult {
+  return with_driver([&](Driver& driver) -> CUresult {
+    std::shared_ptr<Function> function = driver.functions.find(kernel);
+    if (function == nullptr) return CUDA_ERROR_INVALID_HANDLE;
     if (out == nullptr) return CUDA_ERROR_INVALID_VALUE;
-    *out = function.handle();
+    const Context* const context = current_context();
+    if (context == nullptr && function->device == any_device) return CUDA_ERROR_INVALID_CONTEXT;
+    if (const CUresult error = bind_library_kernel(function, context); error != CUDA_SUCCESS) return error;
+    *out = function->handle();
     return CUDA_SUCCESS;
   });
 }
@@ -306,7 +329,8 @@ SOFTGPU_API cuKernelGetLibrary(CUlibrary* out, CUkernel kernel) {
     if (out == nullptr) return CUDA_ERROR_INVALID_VALUE;
     const auto module = function.keep_module();
     if (module == nullptr || module->context != nullptr) return CUDA_ERROR_INVALID_HANDLE;
-    *out = reinterpret_cast<CUlibrary>(module.get());
+    const auto library = module->library.lock();
+    *out = reinterpret_cast<CUlibrary>(library != nullptr ? library.get() : module.get());
     return CUDA_SUCCESS;
   });
 }
@@ -337,13 +361,14 @@ SOFTGPU_API cuKernelGetParamInfo(CUkernel handle, std::size_t index, std::size_t
 }
 
 SOFTGPU_API cuFuncGetAttribute(int* value, CUfunction_attribute attribute, CUfunction handle) {
-  return get_attribute(value, attribute, handle);
+  return on_function(handle,
+                     [&](const Function& function) { return get_attribute(function, attribute, value); });
 }
 
 SOFTGPU_API cuKernelGetAttribute(int* value, CUfunction_attribute attribute, CUkernel handle,
                                  CUdevice device) {
-  if (device != 0) return CUDA_ERROR_INVALID_DEVICE;
-  return get_attribute(value, attribute, handle);
+  return on_kernel(handle, device,
+                   [&](const Function& function) { return get_attribute(function, attribute, value); });
 }
 
 SOFTGPU_API cuFuncSetAttribute(CUfunction handle, CUfunction_attribute attribute, int value) {
@@ -353,18 +378,16 @@ SOFTGPU_API cuFuncSetAttribute(CUfunction handle, CUfunction_attribute attribute
 
 SOFTGPU_API cuKernelSetAttribute(CUfunction_attribute attribute, int value, CUkernel handle,
                                  CUdevice device) {
-  if (device != 0) return CUDA_ERROR_INVALID_DEVICE;
-  return on_function(handle,
-                     [&](Function& function) { return set_function_attribute(function, attribute, value); });
+  return on_kernel(handle, device,
+                   [&](Function& function) { return set_function_attribute(function, attribute, value); });
 }
 
 SOFTGPU_API cuFuncSetCacheConfig(CUfunction handle, CUfunc_cache config) {
-  return set_cache_config(handle, config);
+  return on_function(handle, [&](Function& function) { return set_cache_config(function, config); });
 }
 
 SOFTGPU_API cuKernelSetCacheConfig(CUkernel handle, CUfunc_cache config, CUdevice device) {
-  if (device != 0) return CUDA_ERROR_INVALID_DEVICE;
-  return set_cache_config(handle, config);
+  return on_kernel(handle, device, [&](Function& function) { return set_cache_config(function, config); });
 }
 
 SOFTGPU_API cuFuncSetSharedMemConfig(CUfunction handle, CUsharedconfig config) {

@@ -13,7 +13,7 @@ namespace {
 template <class Body>
 CUresult on_pool(CUmemoryPool handle, Body&& body) noexcept {
   return with_driver([&](Driver& driver) -> CUresult {
-    default_pool();  // registers it
+    default_pool(0);  // registers them
     const auto pool = driver.pools.find(handle);
     if (pool == nullptr) return CUDA_ERROR_INVALID_VALUE;
     return body(driver, pool);
@@ -32,7 +32,7 @@ CUresult capture_allocation(Stream& stream, MemoryPool& pool, std::size_t bytes,
   work.described.bytesize = bytes;
   work.described.dptr = address;
   work.described.poolProps.allocType = CU_MEM_ALLOCATION_TYPE_PINNED;
-  work.described.poolProps.location = {CU_MEM_LOCATION_TYPE_DEVICE, 0};
+  work.described.poolProps.location = {CU_MEM_LOCATION_TYPE_DEVICE, pool.device};
   GraphNode* node = nullptr;
   if (const CUresult error = capture_work(stream, work, &node); error != CUDA_SUCCESS) {
     release_from_pool(address);
@@ -44,10 +44,11 @@ CUresult capture_allocation(Stream& stream, MemoryPool& pool, std::size_t bytes,
   return CUDA_SUCCESS;
 }
 
-CUresult allocate(CUdeviceptr* out, std::size_t bytes, const std::shared_ptr<MemoryPool>& pool,
-                  CUstream handle) {
+// From the pool, or from the current one of the stream's device.
+CUresult allocate(CUdeviceptr* out, std::size_t bytes, std::shared_ptr<MemoryPool> pool, CUstream handle) {
   return on_stream(handle, [&](Driver&, Context& context, Stream& stream) -> CUresult {
     if (out == nullptr) return CUDA_ERROR_INVALID_VALUE;
+    if (pool == nullptr) pool = current_pool(context.device);
     if (bytes == 0) {
       *out = 0;
       return CUDA_SUCCESS;
@@ -84,10 +85,7 @@ CUresult number_attribute(MemoryPool& pool, CUmemPool_attribute attribute, std::
 }  // namespace
 
 SOFTGPU_API cuMemAllocAsync(CUdeviceptr* out, std::size_t bytes, CUstream stream) {
-  return guarded([&]() -> CUresult {
-    if (const CUresult error = require_driver(); error != CUDA_SUCCESS) return error;
-    return allocate(out, bytes, current_pool(), stream);
-  });
+  return allocate(out, bytes, nullptr, stream);
 }
 SOFTGPU_API cuMemAllocAsync_ptsz(CUdeviceptr* out, std::size_t bytes, CUstream stream) {
   return cuMemAllocAsync(out, bytes, per_thread(stream));
@@ -121,27 +119,25 @@ SOFTGPU_API cuMemFreeAsync_ptsz(CUdeviceptr address, CUstream stream) {
 }
 
 SOFTGPU_API cuDeviceGetDefaultMemPool(CUmemoryPool* out, CUdevice device) {
-  return with_driver([&](Driver&) -> CUresult {
-    if (device != 0) return CUDA_ERROR_INVALID_DEVICE;
+  return with_device(device, [&](Driver&, Device&) -> CUresult {
     if (out == nullptr) return CUDA_ERROR_INVALID_VALUE;
-    *out = default_pool()->handle();
+    *out = default_pool(device)->handle();
     return CUDA_SUCCESS;
   });
 }
 
 SOFTGPU_API cuDeviceGetMemPool(CUmemoryPool* out, CUdevice device) {
-  return with_driver([&](Driver&) -> CUresult {
-    if (device != 0) return CUDA_ERROR_INVALID_DEVICE;
+  return with_device(device, [&](Driver&, Device&) -> CUresult {
     if (out == nullptr) return CUDA_ERROR_INVALID_VALUE;
-    *out = current_pool()->handle();
+    *out = current_pool(device)->handle();
     return CUDA_SUCCESS;
   });
 }
 
 SOFTGPU_API cuDeviceSetMemPool(CUdevice device, CUmemoryPool handle) {
-  if (device != 0) return CUDA_ERROR_INVALID_DEVICE;
-  return on_pool(handle, [&](Driver&, const std::shared_ptr<MemoryPool>& pool) -> CUresult {
-    if (pool->imported != nullptr) return CUDA_ERROR_INVALID_VALUE;
+  return on_pool(handle, [&](Driver& driver, const std::shared_ptr<MemoryPool>& pool) -> CUresult {
+    if (!driver.has_device(device)) return CUDA_ERROR_INVALID_DEVICE;
+    if (pool->imported != nullptr || pool->device != device) return CUDA_ERROR_INVALID_VALUE;
     set_current_pool(pool);
     return CUDA_SUCCESS;
   });
@@ -172,8 +168,8 @@ SOFTGPU_API cuMemPoolCreate(CUmemoryPool* out, const CUmemPoolProps* props) {
     const bool shared = props->handleTypes == CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
     if (!shared && props->handleTypes != CU_MEM_HANDLE_TYPE_NONE) return CUDA_ERROR_NOT_SUPPORTED;
     if (props->location.type != CU_MEM_LOCATION_TYPE_DEVICE) return CUDA_ERROR_NOT_SUPPORTED;
-    if (props->location.id != 0) return CUDA_ERROR_INVALID_DEVICE;
-    auto pool = std::make_shared<MemoryPool>();
+    if (!driver.has_device(props->location.id)) return CUDA_ERROR_INVALID_DEVICE;
+    auto pool = std::make_shared<MemoryPool>(props->location.id);
     pool->max_bytes = props->maxSize;
     if (shared) {
       // Twice the memory that there is: allocations need room without gaps.
@@ -189,8 +185,8 @@ SOFTGPU_API cuMemPoolCreate(CUmemoryPool* out, const CUmemPoolProps* props) {
 
 SOFTGPU_API cuMemPoolDestroy(CUmemoryPool handle) {
   return on_pool(handle, [&](Driver& driver, const std::shared_ptr<MemoryPool>& pool) -> CUresult {
-    if (pool == default_pool()) return CUDA_ERROR_NOT_PERMITTED;
-    if (current_pool() == pool) set_current_pool(default_pool());
+    if (pool == default_pool(pool->device)) return CUDA_ERROR_NOT_PERMITTED;
+    if (current_pool(pool->device) == pool) set_current_pool(default_pool(pool->device));
     driver.pools.remove(handle);
     return CUDA_SUCCESS;
   });
@@ -256,22 +252,33 @@ SOFTGPU_API cuMemPoolGetAttribute(CUmemoryPool handle, CUmemPool_attribute attri
 }
 
 SOFTGPU_API cuMemPoolSetAccess(CUmemoryPool handle, const CUmemAccessDesc* access, std::size_t count) {
-  return on_pool(handle, [&](Driver&, const std::shared_ptr<MemoryPool>&) -> CUresult {
+  return on_pool(handle, [&](Driver& driver, const std::shared_ptr<MemoryPool>& pool) -> CUresult {
     if (access == nullptr && count != 0) return CUDA_ERROR_INVALID_VALUE;
+    unsigned peers = pool->peers.load();
     for (std::size_t i = 0; i < count; ++i) {
-      if (access[i].location.type != CU_MEM_LOCATION_TYPE_DEVICE) return CUDA_ERROR_NOT_SUPPORTED;
-      if (access[i].location.id != 0) return CUDA_ERROR_INVALID_DEVICE;
-      if (access[i].flags != CU_MEM_ACCESS_FLAGS_PROT_READWRITE) return CUDA_ERROR_INVALID_VALUE;
+      const CUmemLocation& where = access[i].location;
+      if (where.type != CU_MEM_LOCATION_TYPE_DEVICE) return CUDA_ERROR_NOT_SUPPORTED;
+      if (!driver.has_device(where.id)) return CUDA_ERROR_INVALID_DEVICE;
+      const bool none = access[i].flags == CU_MEM_ACCESS_FLAGS_PROT_NONE;
+      if (!none && access[i].flags != CU_MEM_ACCESS_FLAGS_PROT_READWRITE) return CUDA_ERROR_NOT_SUPPORTED;
+      // Nobody takes its own memory from a device.
+      if (none && where.id == pool->device) return CUDA_ERROR_INVALID_DEVICE;
+      const unsigned bit = 1U << where.id;
+      peers = none ? peers & ~bit : peers | bit;
     }
+    pool->peers.store(peers);
     return CUDA_SUCCESS;
   });
 }
 
 SOFTGPU_API cuMemPoolGetAccess(CUmemAccess_flags* flags, CUmemoryPool handle, CUmemLocation* location) {
-  return on_pool(handle, [&](Driver&, const std::shared_ptr<MemoryPool>&) -> CUresult {
+  return on_pool(handle, [&](Driver& driver, const std::shared_ptr<MemoryPool>& pool) -> CUresult {
     if (flags == nullptr || location == nullptr) return CUDA_ERROR_INVALID_VALUE;
-    const bool here = location->type == CU_MEM_LOCATION_TYPE_DEVICE && location->id == 0;
-    *flags = here ? CU_MEM_ACCESS_FLAGS_PROT_READWRITE : CU_MEM_ACCESS_FLAGS_PROT_NONE;
+    const Device* const device = driver.device_at(*location);
+    if (device == nullptr && location->type == CU_MEM_LOCATION_TYPE_DEVICE) return CUDA_ERROR_INVALID_VALUE;
+    const bool may = device != nullptr &&
+                     (device->ordinal == pool->device || (pool->peers.load() >> device->ordinal & 1) != 0);
+    *flags = may ? CU_MEM_ACCESS_FLAGS_PROT_READWRITE : CU_MEM_ACCESS_FLAGS_PROT_NONE;
     return CUDA_SUCCESS;
   });
 }

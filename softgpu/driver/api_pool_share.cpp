@@ -54,9 +54,13 @@ SOFTGPU_API cuMemPoolImportFromShareableHandle(CUmemoryPool* out, void* os_handl
   return with_driver([&](Driver& driver) -> CUresult {
     if (out == nullptr || flags != 0) return CUDA_ERROR_INVALID_VALUE;
     if (type != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) return CUDA_ERROR_NOT_SUPPORTED;
-    auto memory = PhysicalMemory::import(static_cast<int>(reinterpret_cast<std::intptr_t>(os_handle)));
+    // The descriptor does not say whose memory it is: the current device's.
+    const Context* const context = current_context();
+    const int device = context != nullptr ? context->device : 0;
+    auto memory =
+        PhysicalMemory::import(static_cast<int>(reinterpret_cast<std::intptr_t>(os_handle)), device);
     if (!memory) return CUDA_ERROR_INVALID_VALUE;
-    auto pool = std::make_shared<MemoryPool>();
+    auto pool = std::make_shared<MemoryPool>(device);
     pool->imported = std::move(*memory);
     *out = pool->handle();
     driver.pools.add(std::move(pool));

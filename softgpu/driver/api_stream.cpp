@@ -266,9 +266,9 @@ SOFTGPU_API cuStreamGetCtx_v2_ptsz(CUstream s, CUcontext* out, CUgreenCtx* green
 }
 
 SOFTGPU_API cuStreamGetDevice(CUstream handle, CUdevice* device) {
-  return on_stream(handle, [&](Driver&, Context&, Stream&) -> CUresult {
+  return on_stream(handle, [&](Driver&, Context& context, Stream&) -> CUresult {
     if (device == nullptr) return CUDA_ERROR_INVALID_VALUE;
-    *device = 0;
+    *device = context.device;
     return CUDA_SUCCESS;
   });
 }

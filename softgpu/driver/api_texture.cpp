@@ -269,8 +269,7 @@ SOFTGPU_API cuSurfObjectGetResourceDesc(CUDA_RESOURCE_DESC* out, CUsurfObject ob
 
 SOFTGPU_API cuDeviceGetTexture1DLinearMaxWidth(std::size_t* out, CUarray_format format, unsigned channels,
                                                CUdevice device) {
-  return with_driver([&](Driver&) -> CUresult {
-    if (device != 0) return CUDA_ERROR_INVALID_DEVICE;
+  return with_device(device, [&](Driver&, Device&) -> CUresult {
     if (out == nullptr || !channel_of(format) || channels == 0 || channels > 4)
       return CUDA_ERROR_INVALID_VALUE;
     *out = texture_limits.linear;

@@ -37,27 +37,47 @@ CUresult result_of(const tl::expected<void, MemoryError>& done) {
   return done ? CUDA_SUCCESS : error_of(done.error());
 }
 
-bool supported(const CUmemAllocationProp& properties) {
-  const bool here = properties.location.type == CU_MEM_LOCATION_TYPE_DEVICE && properties.location.id == 0;
+bool supported(const Driver& driver, const CUmemAllocationProp& properties) {
+  const bool here = driver.device_at(properties.location) != nullptr;
   const unsigned handles = static_cast<unsigned>(properties.requestedHandleTypes);
   return properties.type == CU_MEM_ALLOCATION_TYPE_PINNED && here &&
          (handles & ~unsigned{CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR}) == 0;
 }
 
-CUmemAllocationProp properties() {
+CUmemAllocationProp properties(int device) {
   CUmemAllocationProp prop{};
   prop.type = CU_MEM_ALLOCATION_TYPE_PINNED;
   prop.requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
-  prop.location = {CU_MEM_LOCATION_TYPE_DEVICE, 0};
+  prop.location = {CU_MEM_LOCATION_TYPE_DEVICE, device};
   return prop;
+}
+
+// What cuMemSetAccess says of one device, once it is known to be sound.
+CUresult access_of(const Driver& driver, const CUmemAccessDesc& wanted, DeviceMemory::Access& access) {
+  if (wanted.location.type != CU_MEM_LOCATION_TYPE_DEVICE) return CUDA_ERROR_NOT_SUPPORTED;
+  if (!driver.has_device(wanted.location.id)) return CUDA_ERROR_INVALID_VALUE;
+  switch (wanted.flags) {
+    case CU_MEM_ACCESS_FLAGS_PROT_NONE:
+      access = DeviceMemory::Access::none;
+      return CUDA_SUCCESS;
+    case CU_MEM_ACCESS_FLAGS_PROT_READ:
+      access = DeviceMemory::Access::read;
+      return CUDA_SUCCESS;
+    case CU_MEM_ACCESS_FLAGS_PROT_READWRITE:
+      access = DeviceMemory::Access::read_write;
+      return CUDA_SUCCESS;
+    default:
+      return CUDA_ERROR_INVALID_VALUE;
+  }
 }
 
 }  // namespace
 
 SOFTGPU_API cuMemGetAllocationGranularity(std::size_t* granularity, const CUmemAllocationProp* prop,
                                           CUmemAllocationGranularity_flags) {
-  return with_driver([&](Driver&) -> CUresult {
-    if (granularity == nullptr || prop == nullptr || !supported(*prop)) return CUDA_ERROR_INVALID_VALUE;
+  return with_driver([&](Driver& driver) -> CUresult {
+    if (granularity == nullptr || prop == nullptr || !supported(driver, *prop))
+      return CUDA_ERROR_INVALID_VALUE;
     *granularity = DeviceMemory::mapping_granularity;
     return CUDA_SUCCESS;
   });
@@ -82,12 +102,12 @@ SOFTGPU_API cuMemCreate(CUmemGenericAllocationHandle* out, std::size_t bytes, co
                         unsigned long long flags) {
   return with_driver([&](Driver& driver) -> CUresult {
     if (out == nullptr || prop == nullptr || flags != 0 || bytes == 0) return CUDA_ERROR_INVALID_VALUE;
-    if (!supported(*prop)) {
+    if (!supported(driver, *prop)) {
       return prop->location.type == CU_MEM_LOCATION_TYPE_DEVICE ? CUDA_ERROR_INVALID_DEVICE
                                                                 : CUDA_ERROR_NOT_SUPPORTED;
     }
     if (bytes % DeviceMemory::mapping_granularity != 0) return CUDA_ERROR_INVALID_VALUE;
-    auto memory = driver.memory.create_physical(bytes);
+    auto memory = driver.memory.create_physical(bytes, prop->location.id);
     if (!memory) return error_of(memory.error());
     *out = retain(driver, std::move(*memory));
     return CUDA_SUCCESS;
@@ -126,20 +146,16 @@ SOFTGPU_API cuMemUnmap(CUdeviceptr address, std::size_t bytes) {
 SOFTGPU_API cuMemSetAccess(CUdeviceptr address, std::size_t bytes, const CUmemAccessDesc* access,
                            std::size_t count) {
   return with_driver([&](Driver& driver) -> CUresult {
-    if (access == nullptr || count != 1) return CUDA_ERROR_INVALID_VALUE;
-    const CUmemLocation& where = access->location;
-    if (where.type == CU_MEM_LOCATION_TYPE_DEVICE && where.id != 0) return CUDA_ERROR_INVALID_DEVICE;
-    if (where.type != CU_MEM_LOCATION_TYPE_DEVICE) return CUDA_ERROR_NOT_SUPPORTED;
-    switch (access->flags) {
-      case CU_MEM_ACCESS_FLAGS_PROT_NONE:
-        return result_of(driver.memory.set_access(address, bytes, DeviceMemory::Access::none));
-      case CU_MEM_ACCESS_FLAGS_PROT_READ:
-        return result_of(driver.memory.set_access(address, bytes, DeviceMemory::Access::read));
-      case CU_MEM_ACCESS_FLAGS_PROT_READWRITE:
-        return result_of(driver.memory.set_access(address, bytes, DeviceMemory::Access::read_write));
-      default:
-        return CUDA_ERROR_INVALID_VALUE;
+    if (access == nullptr || count == 0 || count > driver.devices.size()) return CUDA_ERROR_INVALID_VALUE;
+    std::vector<DeviceMemory::Access> wanted(count);
+    for (std::size_t i = 0; i < count; ++i) {
+      if (const CUresult error = access_of(driver, access[i], wanted[i]); error != CUDA_SUCCESS) return error;
     }
+    for (std::size_t i = 0; i < count; ++i) {
+      const auto done = driver.memory.set_access(address, bytes, wanted[i], access[i].location.id);
+      if (!done) return error_of(done.error());
+    }
+    return CUDA_SUCCESS;
   });
 }
 
@@ -147,10 +163,13 @@ SOFTGPU_API cuMemGetAccess(unsigned long long* flags, const CUmemLocation* locat
   return with_driver([&](Driver& driver) -> CUresult {
     const auto mapping = driver.memory.mapping(address);
     if (flags == nullptr || location == nullptr || !mapping) return CUDA_ERROR_INVALID_VALUE;
+    const Device* const device = driver.device_at(*location);
+    if (device == nullptr && location->type == CU_MEM_LOCATION_TYPE_DEVICE) return CUDA_ERROR_INVALID_DEVICE;
     *flags = CU_MEM_ACCESS_FLAGS_PROT_NONE;
-    if (location->type != CU_MEM_LOCATION_TYPE_DEVICE || location->id != 0) return CUDA_SUCCESS;
-    if (mapping->access == DeviceMemory::Access::read) *flags = CU_MEM_ACCESS_FLAGS_PROT_READ;
-    if (mapping->access == DeviceMemory::Access::read_write) *flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
+    if (device == nullptr) return CUDA_SUCCESS;
+    const DeviceMemory::Access access = mapping->access[static_cast<std::size_t>(device->ordinal)];
+    if (access == DeviceMemory::Access::read) *flags = CU_MEM_ACCESS_FLAGS_PROT_READ;
+    if (access == DeviceMemory::Access::read_write) *flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
     return CUDA_SUCCESS;
   });
 }
@@ -167,8 +186,9 @@ SOFTGPU_API cuMemRetainAllocationHandle(CUmemGenericAllocationHandle* out, void*
 SOFTGPU_API cuMemGetAllocationPropertiesFromHandle(CUmemAllocationProp* prop,
                                                    CUmemGenericAllocationHandle handle) {
   return with_driver([&](Driver& driver) -> CUresult {
-    if (prop == nullptr || driver.physical.find(object(handle)) == nullptr) return CUDA_ERROR_INVALID_VALUE;
-    *prop = properties();
+    const auto memory = driver.physical.find(object(handle));
+    if (prop == nullptr || memory == nullptr) return CUDA_ERROR_INVALID_VALUE;
+    *prop = properties(memory->device());
     return CUDA_SUCCESS;
   });
 }
@@ -191,7 +211,10 @@ SOFTGPU_API cuMemImportFromShareableHandle(CUmemGenericAllocationHandle* out, vo
   return with_driver([&](Driver& driver) -> CUresult {
     if (out == nullptr) return CUDA_ERROR_INVALID_VALUE;
     if (type != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) return CUDA_ERROR_NOT_SUPPORTED;
-    auto memory = PhysicalMemory::import(static_cast<int>(reinterpret_cast<std::intptr_t>(os_handle)));
+    // The descriptor does not say whose memory it is: the current device's.
+    const Context* const context = current_context();
+    auto memory = PhysicalMemory::import(static_cast<int>(reinterpret_cast<std::intptr_t>(os_handle)),
+                                         context != nullptr ? context->device : 0);
     if (!memory || (*memory)->bytes() % DeviceMemory::mapping_granularity != 0)
       return CUDA_ERROR_INVALID_VALUE;
     *out = retain(driver, std::move(*memory));

@@ -71,7 +71,7 @@ std::shared_ptr<Array> array_of(const Context& context, const CUDA_ARRAY3D_DESCR
 
 CUresult allocate(Context& context, std::uint64_t bytes, std::shared_ptr<const ArrayMemory>& memory) {
   Driver& driver = Driver::get();
-  const auto address = driver.memory.allocate(bytes, MemoryKind::array, &context);
+  const auto address = driver.memory.allocate(bytes, MemoryKind::array, &context, {.device = context.device});
   if (!address) return CUDA_ERROR_OUT_OF_MEMORY;
   memory = std::make_shared<const ArrayMemory>(*address, &context);
   return CUDA_SUCCESS;

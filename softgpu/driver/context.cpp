@@ -10,6 +10,7 @@
 #include "softgpu/driver/ipc.hpp"
 #include "softgpu/driver/memory_pool.hpp"
 #include "softgpu/driver/module.hpp"
+#include "softgpu/driver/peer.hpp"
 
 namespace softgpu {
 namespace {
@@ -55,8 +56,9 @@ CUstream Stream::handle() {
 
 Event::Event(Context& its_context, unsigned its_flags) : context(its_context), flags(its_flags) {}
 
-Context::Context(bool is_primary, unsigned its_flags)
+Context::Context(int its_device, bool is_primary, unsigned its_flags)
     : id(next_id()),
+      device(its_device),
       primary(is_primary),
       flags(its_flags),
       alive(!is_primary),
@@ -194,6 +196,7 @@ void Context::reset() {
   }
   drop_arrays(*this);
   forget_opened_memory(*this);
+  forget_peer_access(*this);
   driver.memory.release_owner(this);
   for (std::size_t limit = 0; limit < limits.size(); ++limit) {
     limits[limit].store(default_limit(static_cast<CUlimit>(limit)));

@@ -58,9 +58,10 @@ struct Event {
 /// Contexts are never freed, so that a stale handle is always found out; there are few.
 class Context {
  public:
-  Context(bool primary, unsigned flags);
+  Context(int device, bool primary, unsigned flags);
 
   const std::uint64_t id;
+  const int device;  ///< its ordinal
   const bool primary;
   std::atomic<unsigned> flags;
   std::atomic<unsigned> api_version{CUDA_VERSION};

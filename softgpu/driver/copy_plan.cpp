@@ -5,6 +5,7 @@
 #include "softgpu/driver/array.hpp"
 #include "softgpu/driver/driver.hpp"
 #include "softgpu/driver/graph.hpp"
+#include "softgpu/driver/peer.hpp"
 #include "softgpu/memory/address_space.hpp"
 
 namespace softgpu {
@@ -210,6 +211,16 @@ CUresult copy(Stream& stream, CopyPlan plan, bool blocking) {
     } else {
       stage(plan.box);
     }
+  }
+  const bool between = destination == Place::device && source == Place::device;
+  const std::vector<Context*> others =
+      between ? contexts_concerned(stream, plan.box) : std::vector<Context*>();
+  if (!others.empty()) {
+    wait_for_contexts(stream, others);
+    OperationRef operation;
+    const CUresult error = enqueue(stream, std::move(plan.box), &operation);
+    hold_contexts(others, operation);
+    return error;
   }
   if (!wait) return enqueue(stream, std::move(plan.box));
   OperationRef operation;

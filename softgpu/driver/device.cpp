@@ -2,7 +2,9 @@
 
 #include <unistd.h>
 
+#include <charconv>
 #include <climits>
+#include <cstdlib>
 #include <fstream>
 #include <sstream>
 #include <string_view>
@@ -57,21 +59,31 @@ int cache_size() {
 
 }  // namespace
 
-const std::array<unsigned char, 16>& device_uuid() {
-  static const auto uuid = [] {
-    const std::string machine = file_text("/etc/machine-id");
-    std::array<unsigned char, 16> bytes{};
-    const std::uint64_t halves[2] = {hash(machine, 0xcbf29ce484222325ULL),
-                                     hash(machine, 0x736f667467707531ULL)};
-    for (std::size_t i = 0; i < bytes.size(); ++i) {
-      bytes[i] = static_cast<unsigned char>(halves[i / 8] >> (8 * (i % 8)));
-    }
-    bytes[6] =
-        static_cast<unsigned char>((bytes[6] & 0x0f) | 0x80);  // version 8: made by the vendor's own rule
-    bytes[8] = static_cast<unsigned char>((bytes[8] & 0x3f) | 0x80);
-    return bytes;
-  }();
-  return uuid;
+int configured_device_count() {
+  const char* const set = std::getenv("SOFTGPU_DEVICES");
+  if (set == nullptr) return 1;
+  const std::string_view text(set);
+  int count = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), count);
+  if (error == std::errc{} && end == text.data() + text.size() && count >= 1 && count <= max_devices)
+    return count;
+  log_line("SOFTGPU_DEVICES must be 1 to 8: there is one device");
+  return 1;
+}
+
+std::array<unsigned char, 16> device_uuid(int device) {
+  static const std::string machine = file_text("/etc/machine-id");
+  // The first device's is the machine's alone, whatever comes after it.
+  const std::string name = device == 0 ? machine : machine + '/' + std::to_string(device);
+  const std::uint64_t halves[2] = {hash(name, 0xcbf29ce484222325ULL), hash(name, 0x736f667467707531ULL)};
+  std::array<unsigned char, 16> bytes{};
+  for (std::size_t i = 0; i < bytes.size(); ++i) {
+    bytes[i] = static_cast<unsigned char>(halves[i / 8] >> (8 * (i % 8)));
+  }
+  bytes[6] =
+      static_cast<unsigned char>((bytes[6] & 0x0f) | 0x80);  // version 8: made by the vendor's own rule
+  bytes[8] = static_cast<unsigned char>((bytes[8] & 0x3f) | 0x80);
+  return bytes;
 }
 
 namespace {
@@ -100,7 +112,6 @@ std::array<int, CU_DEVICE_ATTRIBUTE_MAX> attribute_values() {
   values[CU_DEVICE_ATTRIBUTE_CAN_MAP_HOST_MEMORY] = 1;
   values[CU_DEVICE_ATTRIBUTE_COMPUTE_MODE] = CU_COMPUTEMODE_DEFAULT;
   values[CU_DEVICE_ATTRIBUTE_CONCURRENT_KERNELS] = 1;
-  values[CU_DEVICE_ATTRIBUTE_PCI_BUS_ID] = pci_bus;
   values[CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID] = pci_device;
   values[CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID] = pci_domain;
   values[CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE] = clock_rate();
@@ -188,8 +199,9 @@ std::array<int, CU_DEVICE_ATTRIBUTE_MAX> attribute_values() {
 
 }  // namespace
 
-std::optional<int> device_attribute(CUdevice_attribute attribute) {
+std::optional<int> device_attribute(CUdevice_attribute attribute, int device) {
   static const auto values = attribute_values();
+  if (attribute == CU_DEVICE_ATTRIBUTE_PCI_BUS_ID) return pci_bus(device);
   if (attribute <= 0 || attribute >= CU_DEVICE_ATTRIBUTE_MAX) return std::nullopt;
   return values[static_cast<std::size_t>(attribute)];
 }

@@ -1,4 +1,5 @@
-// The one device: its identity and its limits. Everything it reports is what this engine does.
+// What a device is: its identity and its limits. Everything it reports is what this engine does. All devices
+// are alike but for their identities.
 #pragma once
 
 #include <cuda.h>
@@ -15,8 +16,11 @@ inline constexpr const char* device_name = "vgpud Software GPU";
 inline constexpr int compute_major = 7;
 inline constexpr int compute_minor = 5;
 inline constexpr int pci_domain = 0;
-inline constexpr int pci_bus = 0;
 inline constexpr int pci_device = 0;
+/// Each device is alone on its bus.
+constexpr int pci_bus(int device) {
+  return device;
+}
 
 inline constexpr unsigned warp_size = 32;
 inline constexpr unsigned max_block_threads = 1024;
@@ -43,9 +47,11 @@ struct TextureLimits {
 };
 inline constexpr TextureLimits texture_limits{131072, 131072, 65536, 16384, 32768, 2048, 1U << 28};
 
-/// The same on every run on this machine.
-const std::array<unsigned char, 16>& device_uuid();
+/// How many devices there are: SOFTGPU_DEVICES, 1 to 8, else one.
+int configured_device_count();
+/// The same on every run on this machine, for each device another.
+std::array<unsigned char, 16> device_uuid(int device);
 /// The value of an attribute; nothing for an unknown one.
-std::optional<int> device_attribute(CUdevice_attribute attribute);
+std::optional<int> device_attribute(CUdevice_attribute attribute, int device);
 
 }  // namespace softgpu

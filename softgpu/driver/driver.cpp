@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "softgpu/driver/api.hpp"
+#include "softgpu/driver/device.hpp"
 #include "softgpu/driver/graph.hpp"
 #include "softgpu/driver/memory_pool.hpp"
 #include "softgpu/driver/module.hpp"
@@ -46,12 +47,20 @@ Printf& kept_printf() {
   return *kept;
 }
 
+std::vector<std::unique_ptr<Device>> configured_devices() {
+  std::vector<std::unique_ptr<Device>> devices;
+  const int count = configured_device_count();
+  devices.reserve(static_cast<std::size_t>(count));
+  for (int ordinal = 0; ordinal < count; ++ordinal) devices.push_back(std::make_unique<Device>(ordinal));
+  return devices;
+}
+
 // Nothing may run in a kernel while the process takes its libraries apart.
 void stop_at_exit() {
   if (forked.load()) return;
   ended.store(true);
   Driver& driver = Driver::get();
-  driver.primary.cancel.store(true);
+  for (const auto& device : driver.devices) device->primary.cancel.store(true);
   driver.scheduler.stop(1000);
   if (driver.kernel_counts == nullptr) return;
   if (guarded([&] { return driver.kernel_counts->save() ? CUDA_SUCCESS : CUDA_ERROR_OPERATING_SYSTEM; }) !=
@@ -61,7 +70,10 @@ void stop_at_exit() {
 
 }  // namespace
 
-Driver::Driver() : kernel_counts(wanted_kernel_counts()) {
+Driver::Driver()
+    : devices(configured_devices()),
+      memory(configured_device_memory(device_count())),
+      kernel_counts(wanted_kernel_counts()) {
   set_printf_sink(keep_printf);
 }
 
@@ -74,6 +86,20 @@ CUresult require_driver() {
   if (forked.load(std::memory_order_relaxed)) return CUDA_ERROR_NOT_INITIALIZED;
   if (!initialised.load(std::memory_order_acquire)) return CUDA_ERROR_NOT_INITIALIZED;
   return ended.load(std::memory_order_relaxed) ? CUDA_ERROR_DEINITIALIZED : CUDA_SUCCESS;
+}
+
+std::shared_ptr<Context> find_context(Driver& driver, CUcontext handle) {
+  auto* const context = reinterpret_cast<Context*>(handle);
+  for (const auto& device : driver.devices) {
+    if (context == &device->primary) return {std::shared_ptr<Context>(), context};
+  }
+  return driver.contexts.find(context);
+}
+
+Context& context_of(Driver& driver, const Allocation& memory) {
+  // What owns memory in this driver is a context or nobody.
+  auto* const owner = static_cast<Context*>(const_cast<void*>(memory.owner));
+  return owner != nullptr ? *owner : driver.device(memory.device).primary;
 }
 
 Context* current_context() {

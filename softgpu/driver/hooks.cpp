@@ -36,7 +36,16 @@ CUresult printf_target(void (*target)(void*, const char*, std::size_t), void* us
   return CUDA_SUCCESS;
 }
 
-constexpr MeterTable meter{sizeof(MeterTable), busy_ns, lane_instructions, threads, printf_target};
+CUresult device_busy_ns(CUdevice device, std::uint64_t* value) {
+  if (value == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  const Driver& driver = Driver::get();
+  if (!driver.has_device(device)) return CUDA_ERROR_INVALID_DEVICE;
+  *value = driver.device(device).busy_ns.load(std::memory_order_relaxed);
+  return CUDA_SUCCESS;
+}
+
+constexpr MeterTable meter{sizeof(MeterTable), busy_ns,       lane_instructions, threads,
+                           printf_target,      device_busy_ns};
 
 CUresult enqueue_blas(CUstream handle, const cudaabi::BlasDescriptor* descriptor, std::size_t bytes) {
   return on_stream(handle, [&](Driver&, Context&, Stream& stream) -> CUresult {
@@ -65,7 +74,12 @@ class Hooks final : public cudaabi::RuntimeHooks {
 
   std::vector<cudaabi::DeviceIdentity> devices() override {
     if (require_driver() != CUDA_SUCCESS) return {};
-    return {{device_uuid(), pci_domain, pci_bus, pci_device}};
+    std::vector<cudaabi::DeviceIdentity> all;
+    for (const auto& device : Driver::get().devices) {
+      const int ordinal = device->ordinal;
+      all.push_back({device_uuid(ordinal), pci_domain, pci_bus(ordinal), pci_device});
+    }
+    return all;
   }
 
   CUcontext current_context() override {
@@ -73,10 +87,9 @@ class Hooks final : public cudaabi::RuntimeHooks {
     return context != nullptr ? context->handle() : nullptr;
   }
 
-  CUresult primary_context(CUcontext* context, CUdevice device) override {
-    return with_driver([&](Driver& driver) -> CUresult {
-      if (device != 0) return CUDA_ERROR_INVALID_DEVICE;
-      *context = driver.primary.handle();
+  CUresult primary_context(CUcontext* context, CUdevice ordinal) override {
+    return with_device(ordinal, [&](Driver&, Device& device) -> CUresult {
+      *context = device.primary.handle();
       return CUDA_SUCCESS;
     });
   }

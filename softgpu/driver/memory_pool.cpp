@@ -1,5 +1,6 @@
 #include "softgpu/driver/memory_pool.hpp"
 
+#include <array>
 #include <mutex>
 
 #include "softgpu/driver/driver.hpp"
@@ -7,9 +8,26 @@
 namespace softgpu {
 namespace {
 
+// By device.
+using Pools = std::array<std::shared_ptr<MemoryPool>, max_devices>;
+
+const Pools& default_pools() {
+  static const auto* const pools = [] {
+    auto* const made = new Pools;
+    Driver& driver = Driver::get();
+    for (const auto& device : driver.devices) {
+      auto& pool = (*made)[static_cast<std::size_t>(device->ordinal)];
+      pool = std::make_shared<MemoryPool>(device->ordinal);
+      driver.pools.add(pool);
+    }
+    return made;
+  }();
+  return *pools;
+}
+
 struct Current {
   std::mutex mutex;
-  std::shared_ptr<MemoryPool> pool = default_pool();
+  Pools pools = default_pools();
 };
 
 Current& current() {
@@ -19,23 +37,19 @@ Current& current() {
 
 }  // namespace
 
-const std::shared_ptr<MemoryPool>& default_pool() {
-  static const auto* const pool = [] {
-    auto* const made = new std::shared_ptr<MemoryPool>(std::make_shared<MemoryPool>());
-    Driver::get().pools.add(*made);
-    return made;
-  }();
-  return *pool;
+const std::shared_ptr<MemoryPool>& default_pool(int device) {
+  return default_pools()[static_cast<std::size_t>(device)];
 }
 
-std::shared_ptr<MemoryPool> current_pool() {
+std::shared_ptr<MemoryPool> current_pool(int device) {
   const std::unique_lock lock(current().mutex);
-  return current().pool;
+  return current().pools[static_cast<std::size_t>(device)];
 }
 
 void set_current_pool(std::shared_ptr<MemoryPool> pool) {
   const std::unique_lock lock(current().mutex);
-  current().pool = std::move(pool);
+  auto& place = current().pools[static_cast<std::size_t>(pool->device)];
+  place = std::move(pool);
 }
 
 CUresult allocate_from_pool(MemoryPool& pool, std::size_t bytes, const void* owner, std::uint64_t& address) {
@@ -46,8 +60,8 @@ CUresult allocate_from_pool(MemoryPool& pool, std::size_t bytes, const void* own
     pool.used.fetch_sub(bytes);
     return CUDA_ERROR_OUT_OF_MEMORY;
   }
-  const auto allocated =
-      Driver::get().memory.allocate(bytes, MemoryKind::pool, owner, 0, &pool, pool.file.get());
+  const auto allocated = Driver::get().memory.allocate(
+      bytes, MemoryKind::pool, owner, {.device = pool.device, .pool = &pool, .file = pool.file.get()});
   if (!allocated) {
     pool.used.fetch_sub(bytes);
     return CUDA_ERROR_OUT_OF_MEMORY;

@@ -16,7 +16,11 @@ struct Driver;
 
 /// Thread-safe.
 struct MemoryPool {
-  std::uint64_t max_bytes = 0;  ///< 0: no limit of its own
+  explicit MemoryPool(int its_device) : device(its_device) {}
+
+  const int device;                ///< whose memory it gives out
+  std::atomic<unsigned> peers{0};  ///< a bit for each other device that may use it (cuMemPoolSetAccess)
+  std::uint64_t max_bytes = 0;     ///< 0: no limit of its own
   std::atomic<std::uint64_t> used{0}, used_high{0};
   std::atomic<std::uint64_t> release_threshold{0};
   std::atomic<int> reuse_follow_events{1}, reuse_opportunistic{1}, reuse_internal{1};
@@ -28,9 +32,10 @@ struct MemoryPool {
 };
 
 /// The device's own pool.
-const std::shared_ptr<MemoryPool>& default_pool();
-/// The pool that cuMemAllocAsync uses: the default one unless cuDeviceSetMemPool changed it.
-std::shared_ptr<MemoryPool> current_pool();
+const std::shared_ptr<MemoryPool>& default_pool(int device);
+/// The pool that cuMemAllocAsync uses on a device: the default one unless cuDeviceSetMemPool changed it.
+std::shared_ptr<MemoryPool> current_pool(int device);
+/// Makes a pool its device's current one.
 void set_current_pool(std::shared_ptr<MemoryPool> pool);
 
 /// Memory of a pool now.

@@ -20,6 +20,8 @@ struct MeterTable {
   CUresult (*threads)(unsigned* value);
   /// Where device-side printf goes instead of standard output, at synchronising calls; null: standard output.
   CUresult (*printf_target)(void (*target)(void* user, const char* text, std::size_t bytes), void* user);
+  /// What busy_ns says, of one device's kernels only. They count when they have ended.
+  CUresult (*device_busy_ns)(CUdevice device, std::uint64_t* value);
 };
 
 }  // namespace softgpu

@@ -6,6 +6,7 @@
 #include "softgpu/driver/device.hpp"
 #include "softgpu/driver/driver.hpp"
 #include "softgpu/driver/image_source.hpp"
+#include "softgpu/driver/library.hpp"
 
 namespace softgpu {
 namespace {
@@ -13,10 +14,11 @@ namespace {
 // Memory of a module's variables: its context's, or nobody's for a library.
 class VariableMemory final : public DeviceAllocator {
  public:
-  explicit VariableMemory(const void* owner) : owner_(owner) {}
+  VariableMemory(const void* owner, int device) : owner_(owner), device_(device) {}
   std::uint64_t allocate(std::uint64_t bytes, std::uint64_t align) override {
     if (align > 4096) return 0;
-    const auto address = Driver::get().memory.allocate(bytes, MemoryKind::device, owner_);
+    const auto address =
+        Driver::get().memory.allocate(bytes, MemoryKind::device, owner_, {.device = device_});
     return address ? *address : 0;
   }
   void release(std::uint64_t address) override {
@@ -26,11 +28,13 @@ class VariableMemory final : public DeviceAllocator {
 
  private:
   const void* owner_;
+  int device_;
 };
 
-// The engine's module together with the memory that must outlive it.
+// The engine's module together with what must outlive it.
 struct Code {
   VariableMemory memory;
+  std::shared_ptr<const Module> original;  // whose managed variables it uses
   std::unique_ptr<Module> module;
 };
 
@@ -109,6 +113,9 @@ CUresult check_shape(const LaunchRequest& request) {
 
 }  // namespace
 
+LoadedModule::LoadedModule() = default;
+LoadedModule::~LoadedModule() = default;
+
 std::shared_ptr<Function> LoadedModule::find(std::string_view name) const {
   const auto found = std::find_if(functions.begin(), functions.end(),
                                   [&](const auto& function) { return function->name == name; });
@@ -119,18 +126,35 @@ tl::expected<std::shared_ptr<LoadedModule>, ModuleError> load_image(const void* 
                                                                     const Context* context) {
   auto ptx = ptx_of_image(image);
   if (!ptx) return tl::unexpected(std::move(ptx.error()));
-  auto holder = std::make_shared<Code>(Code{VariableMemory(context), nullptr});
-  auto code = Module::load(*ptx, holder->memory);
+  if (context != nullptr) return load_text(*ptx, context, context->device);
+  if (Driver::get().device_count() == 1) return load_text(*ptx, nullptr, 0);
+  auto library = load_text(*ptx, nullptr, any_device);
+  if (library) (*library)->modules = std::make_unique<LibraryModules>(std::move(*ptx));
+  return library;
+}
+
+tl::expected<std::shared_ptr<LoadedModule>, ModuleError> load_text(
+    std::string_view ptx, const Context* context, int device, const std::shared_ptr<const Module>& original) {
+  const int home = device == any_device ? 0 : device;
+  auto holder = std::make_shared<Code>(Code{VariableMemory(context, home), original, nullptr});
+  auto code = Module::load(ptx, holder->memory, original.get());
   if (!code) return tl::unexpected(module_error(code.error()));
   holder->module = std::move(*code);
+  return module_of(std::shared_ptr<const Module>(holder, holder->module.get()), context, device);
+}
+
+std::shared_ptr<LoadedModule> module_of(std::shared_ptr<const Module> code, const Context* context,
+                                        int device) {
   auto loaded = std::make_shared<LoadedModule>();
   loaded->context = context;
-  loaded->code = std::shared_ptr<const Module>(holder, holder->module.get());
+  loaded->code = std::move(code);
   for (const Kernel* const kernel : loaded->code->kernels()) {
     auto function = std::make_shared<Function>();
     function->module = loaded;
     function->code = loaded->code;
     function->kernel = kernel;
+    function->device = device;
+    function->index = loaded->functions.size();
     function->name = kernel_name(*kernel);
     const std::uint32_t fixed = kernel_attributes(*kernel).static_shared_bytes;
     function->dynamic_shared_limit = static_cast<int>(fixed < shared_default ? shared_default - fixed : 0);

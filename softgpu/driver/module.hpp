@@ -14,9 +14,13 @@
 
 namespace softgpu {
 
+struct LibraryModules;
 struct LoadedModule;
 
-/// A kernel as programs hold it: CUfunction and CUkernel are the same object here, as there is one device.
+/// Of a library's kernel where there are several devices: which one it runs on is decided by its use.
+inline constexpr int any_device = -1;
+
+/// A kernel as programs hold it. Where there is one device, CUfunction and CUkernel are the same object.
 struct Function {
   std::shared_ptr<LoadedModule> keep_module() const { return module.lock(); }
 
@@ -24,6 +28,8 @@ struct Function {
   /// Keeps the module's code and variables while work that uses them is queued.
   std::shared_ptr<const Module> code;
   const Kernel* kernel = nullptr;
+  int device = 0;         ///< or any_device
+  std::size_t index = 0;  ///< in its module
   std::string name;
   std::atomic<int> dynamic_shared_limit{0};
   std::atomic<int> carveout{-1};
@@ -35,9 +41,16 @@ struct Function {
 
 /// Behind CUmodule and CUlibrary. Immutable after loading.
 struct LoadedModule {
+  LoadedModule();
+  ~LoadedModule();
+  LoadedModule(const LoadedModule&) = delete;
+  LoadedModule& operator=(const LoadedModule&) = delete;
+
   const Context* context = nullptr;  ///< null for a library: it belongs to no context
   std::shared_ptr<const Module> code;
   std::vector<std::shared_ptr<Function>> functions;
+  std::unique_ptr<LibraryModules> modules;  ///< of a library, where there are several devices
+  std::weak_ptr<LoadedModule> library;      ///< of such a module
 
   const std::vector<std::shared_ptr<Function>>& all_functions() const { return functions; }
   std::shared_ptr<Function> find(std::string_view name) const;
@@ -52,6 +65,13 @@ struct ModuleError {
 /// Loads an image as cuModuleLoadData gets it; registers its functions. `context` owns it (null: nobody).
 tl::expected<std::shared_ptr<LoadedModule>, ModuleError> load_image(const void* image,
                                                                     const Context* context);
+/// The same for PTX, on a device; managed variables are those of `original`, if there is one.
+tl::expected<std::shared_ptr<LoadedModule>, ModuleError> load_text(
+    std::string_view ptx, const Context* context, int device,
+    const std::shared_ptr<const Module>& original = nullptr);
+/// A module of code that is loaded; registers its functions.
+std::shared_ptr<LoadedModule> module_of(std::shared_ptr<const Module> code, const Context* context,
+                                        int device);
 /// Forgets the functions of a module that is unloaded.
 void forget_functions(const LoadedModule& module);
 

@@ -61,6 +61,7 @@ void run_kernel(Context& context, const KernelWork& work) {
   launch.cancel = &context.cancel;
   Driver& driver = Driver::get();
   const LaunchResult result = driver.executor.run(launch);
+  driver.device(work.function->device).busy_ns.fetch_add(result.busy_ns, std::memory_order_relaxed);
   if (driver.kernel_counts != nullptr)
     driver.kernel_counts->add(work.function->name, result.busy_ns, result.lane_instructions);
   if (result.fault == Fault::none) return;
@@ -89,7 +90,9 @@ void run_blas(Context& context, const BlasWork& work) {
   const blas::Status status = blas::execute(work.descriptor, [&](std::uint64_t address, std::uint64_t bytes) {
     return driver.memory.accessible(address, bytes);
   });
-  driver.blas_ns.fetch_add(now_ns() - start, std::memory_order_relaxed);
+  const std::uint64_t spent = now_ns() - start;
+  driver.blas_ns.fetch_add(spent, std::memory_order_relaxed);
+  driver.device(context.device).busy_ns.fetch_add(spent, std::memory_order_relaxed);
   if (status != blas::Status::ok) context.fail(error_of(status));
 }
 

@@ -51,9 +51,7 @@ bool range_is_mapped(std::uint64_t address, std::uint64_t bytes) {
 }  // namespace
 
 DeviceMemory::DeviceMemory(std::uint64_t total)
-    : total_(total),
-      addresses_(device_window_base, device_window_size),
-      used_(std::make_shared<std::atomic<std::uint64_t>>(0)) {}
+    : total_(total), addresses_(device_window_base, device_window_size), used_(std::make_shared<Counts>()) {}
 
 DeviceMemory::~DeviceMemory() {
   if (opened_) munmap(at(device_window_base), device_window_size);
@@ -76,29 +74,30 @@ bool DeviceMemory::open_window() {
   return true;
 }
 
-std::uint64_t DeviceMemory::used() const {
-  return used_->load(std::memory_order_relaxed);
+std::uint64_t DeviceMemory::used(int device) const {
+  return (*used_)[static_cast<std::size_t>(device)].load(std::memory_order_relaxed);
 }
 
-std::uint64_t DeviceMemory::free_bytes() const {
-  const std::uint64_t now = used();
+std::uint64_t DeviceMemory::free_bytes(int device) const {
+  const std::uint64_t now = used(device);
   return now < total_ ? total_ - now : 0;
 }
 
 tl::expected<std::uint64_t, MemoryError> DeviceMemory::allocate(std::uint64_t bytes, MemoryKind kind,
-                                                                const void* owner, std::uint32_t flags,
-                                                                const void* pool, PoolFile* file) {
+                                                                const void* owner,
+                                                                const AllocationOptions& options) {
   if (bytes == 0) return tl::unexpected(MemoryError::invalid);
   if (bytes > device_window_size / 2) return tl::unexpected(MemoryError::out_of_memory);
   const std::uint64_t pages = rounded(bytes, page);
   const std::uint64_t charge = kind == MemoryKind::host ? 0 : pages;
   const std::unique_lock lock(mutex_);
   if (!open_window()) return tl::unexpected(MemoryError::out_of_memory);
-  if (charge > free_bytes()) return tl::unexpected(MemoryError::out_of_memory);
+  if (charge > free_bytes(options.device)) return tl::unexpected(MemoryError::out_of_memory);
   const bool large = pages >= mapping_granularity;
   const std::uint64_t span = pages + (blocks_.size() < guarded_blocks ? page : 0);
   const auto address = addresses_.take(span, large ? mapping_granularity : page);
   if (!address) return tl::unexpected(MemoryError::out_of_memory);
+  PoolFile* const file = options.file;
   std::shared_ptr<const PoolFile::Piece> piece = file != nullptr ? file->take(pages) : nullptr;
   const bool there =
       file == nullptr
@@ -115,14 +114,15 @@ tl::expected<std::uint64_t, MemoryError> DeviceMemory::allocate(std::uint64_t by
   block.base = *address;
   block.bytes = bytes;
   block.kind = kind;
-  block.flags = flags;
+  block.flags = options.flags;
   block.id = next_id_++;
   block.owner = owner;
-  block.pool = pool;
+  block.pool = options.pool;
+  block.device = options.device;
   block.span = span;
   block.charge = charge;
   blocks_.emplace(*address, std::move(block));
-  used_->fetch_add(charge, std::memory_order_relaxed);
+  (*used_)[static_cast<std::size_t>(options.device)].fetch_add(charge, std::memory_order_relaxed);
   return *address;
 }
 
@@ -134,7 +134,7 @@ void DeviceMemory::drop(Blocks::iterator found) {
     punch_hole(block.base, rounded(block.bytes, page));
     if (block.kind != MemoryKind::mapped) addresses_.give_back(block.base, block.span);
   }
-  used_->fetch_sub(block.charge, std::memory_order_relaxed);
+  (*used_)[static_cast<std::size_t>(block.device)].fetch_sub(block.charge, std::memory_order_relaxed);
   blocks_.erase(found);
 }
 
@@ -169,7 +169,7 @@ tl::expected<std::shared_ptr<PhysicalMemory>, MemoryError> DeviceMemory::share(s
   Block& block = found->second;
   if (block.mapped.memory != nullptr) return block.mapped.memory;
   const std::uint64_t bytes = rounded(block.bytes, page);
-  auto memory = PhysicalMemory::create(bytes);
+  auto memory = PhysicalMemory::create(bytes, block.device);
   if (!memory) return tl::unexpected(MemoryError::out_of_memory);
   void* const copy = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, (*memory)->fd(), 0);
   if (copy == MAP_FAILED) return tl::unexpected(MemoryError::out_of_memory);
@@ -239,6 +239,7 @@ tl::expected<std::uint64_t, MemoryError> DeviceMemory::attach(Block block, std::
   }
   block.base = *address;
   block.id = next_id_++;
+  block.device = memory.device();
   block.span = span;
   blocks_.emplace(*address, std::move(block));
   return *address;
@@ -254,7 +255,8 @@ void DeviceMemory::release_owner(const void* owner) {
 }
 
 tl::expected<void, MemoryError> DeviceMemory::register_host(std::uint64_t address, std::uint64_t bytes,
-                                                            const void* owner, std::uint32_t flags) {
+                                                            const void* owner, std::uint32_t flags,
+                                                            int device) {
   if (address == 0 || bytes == 0 || address + bytes < address) return tl::unexpected(MemoryError::invalid);
   const std::unique_lock lock(mutex_);
   auto next = blocks_.lower_bound(address);
@@ -269,6 +271,7 @@ tl::expected<void, MemoryError> DeviceMemory::register_host(std::uint64_t addres
   block.bytes = bytes;
   block.kind = MemoryKind::registered;
   block.flags = flags;
+  block.device = device;
   block.id = next_id_++;
   block.owner = owner;
   blocks_.emplace(address, std::move(block));
@@ -308,18 +311,19 @@ bool DeviceMemory::accessible(std::uint64_t address, std::uint64_t bytes) const 
   }
 }
 
-tl::expected<std::shared_ptr<PhysicalMemory>, MemoryError> DeviceMemory::create_physical(
-    std::uint64_t bytes) {
+tl::expected<std::shared_ptr<PhysicalMemory>, MemoryError> DeviceMemory::create_physical(std::uint64_t bytes,
+                                                                                         int device) {
   const std::unique_lock lock(mutex_);
-  if (bytes > free_bytes()) return tl::unexpected(MemoryError::out_of_memory);
-  auto memory = PhysicalMemory::create(bytes);
+  if (bytes > free_bytes(device)) return tl::unexpected(MemoryError::out_of_memory);
+  auto memory = PhysicalMemory::create(bytes, device);
   if (!memory) return tl::unexpected(MemoryError::out_of_memory);
-  used_->fetch_add(bytes, std::memory_order_relaxed);
+  std::shared_ptr<std::atomic<std::uint64_t>> used(used_, &(*used_)[static_cast<std::size_t>(device)]);
+  used->fetch_add(bytes, std::memory_order_relaxed);
   PhysicalMemory* const raw = memory->get();
-  return std::shared_ptr<PhysicalMemory>(raw,
-                                         [kept = std::move(*memory), used = used_, bytes](PhysicalMemory*) {
-                                           used->fetch_sub(bytes, std::memory_order_relaxed);
-                                         });
+  return std::shared_ptr<PhysicalMemory>(
+      raw, [kept = std::move(*memory), used = std::move(used), bytes](PhysicalMemory*) {
+        used->fetch_sub(bytes, std::memory_order_relaxed);
+      });
 }
 
 tl::expected<std::uint64_t, MemoryError> DeviceMemory::reserve(std::uint64_t bytes, std::uint64_t align,
@@ -381,7 +385,8 @@ tl::expected<void, MemoryError> DeviceMemory::map(std::uint64_t address, std::ui
   block.id = next_id_++;
   block.owner = owner;
   block.accessible = false;
-  block.mapped = {std::move(memory), Access::none};
+  block.device = memory->device();
+  block.mapped = {std::move(memory), {}};
   blocks_.emplace(address, std::move(block));
   return {};
 }
@@ -408,17 +413,22 @@ tl::expected<void, MemoryError> DeviceMemory::unmap(std::uint64_t address, std::
 }
 
 tl::expected<void, MemoryError> DeviceMemory::set_access(std::uint64_t address, std::uint64_t bytes,
-                                                         Access access) {
+                                                         Access access, int device) {
   const std::unique_lock lock(mutex_);
   auto [first, last] = mappings(address, bytes);
   if (first == blocks_.end()) return tl::unexpected(MemoryError::invalid);
-  int protection = PROT_NONE;
-  if (access == Access::read) protection = PROT_READ;
-  if (access == Access::read_write) protection = PROT_READ | PROT_WRITE;
-  if (mprotect(at(address), bytes, protection) != 0) return tl::unexpected(MemoryError::out_of_memory);
   for (; first != last; ++first) {
-    first->second.mapped.access = access;
-    first->second.accessible = access != Access::none;
+    Block& block = first->second;
+    auto all = block.mapped.access;
+    all[static_cast<std::size_t>(device)] = access;
+    const Access most = *std::max_element(all.begin(), all.end());
+    int protection = PROT_NONE;
+    if (most == Access::read) protection = PROT_READ;
+    if (most == Access::read_write) protection = PROT_READ | PROT_WRITE;
+    if (mprotect(at(block.base), block.bytes, protection) != 0)
+      return tl::unexpected(MemoryError::out_of_memory);
+    block.mapped.access = all;
+    block.accessible = most != Access::none;
   }
   return {};
 }
@@ -458,11 +468,12 @@ std::optional<std::uint64_t> parse_size(std::string_view text) {
 
 }  // namespace
 
-std::uint64_t configured_device_memory() {
+std::uint64_t configured_device_memory(int devices) {
   constexpr std::uint64_t least = std::uint64_t{16} << 20;
+  const auto count = static_cast<std::uint64_t>(devices);
+  const std::uint64_t room = device_window_size / 2 / count;
   if (const char* const set = std::getenv("SOFTGPU_MEMORY"); set != nullptr) {
-    if (const auto bytes = parse_size(set))
-      return std::clamp(*bytes & ~(page - 1), least, device_window_size / 2);
+    if (const auto bytes = parse_size(set)) return std::clamp(*bytes & ~(page - 1), least, room);
   }
   auto machine =
       static_cast<std::uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
@@ -470,8 +481,8 @@ std::uint64_t configured_device_memory() {
   std::uint64_t allowed = 0;
   if (limit >> allowed && allowed != 0) machine = std::min(machine, allowed);
   constexpr std::uint64_t most = std::uint64_t{64} << 30;
-  return std::clamp((machine / 2) & ~(DeviceMemory::mapping_granularity - 1), least,
-                    std::min(most, device_window_size / 2));
+  return std::clamp((machine / 2 / count) & ~(DeviceMemory::mapping_granularity - 1), least,
+                    std::min(most, room));
 }
 
 }  // namespace softgpu

@@ -1,11 +1,13 @@
-// The software GPU's memory: allocations inside the device window, with the accounting that cuMemGetInfo
-// reports.
+// The memory of the software GPU's devices: allocations inside the one device window, with the accounting
+// that cuMemGetInfo reports for each device.
 //
+// Whose memory it is decides only what it is counted against: all of it is in this process's address space.
 // Every allocation has whole pages of its own and, while there are few, a page without access behind it, so
 // that a kernel's stray access faults. Pages cost nothing until they are touched; freed ranges become holes.
 // It never waits for kernels: the caller frees only what no running work uses.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <map>
@@ -21,6 +23,8 @@
 #include "softgpu/memory/pool_file.hpp"
 
 namespace softgpu {
+
+inline constexpr int max_devices = 8;
 
 enum class MemoryKind : std::uint8_t {
   device,      ///< cuMemAlloc, module variables
@@ -45,30 +49,38 @@ struct Allocation {
   const void* owner = nullptr;  ///< the context, or whatever the driver wants to remember
   const void* pool = nullptr;   ///< of MemoryKind::pool
   bool accessible = true;       ///< false for a mapping without access
+  int device = 0;               ///< whose memory it is
   bool contains(std::uint64_t address, std::uint64_t count) const {
     return address >= base && address - base <= bytes && bytes - (address - base) >= count;
   }
 };
 
-/// Thread-safe.
+/// What allocate() may be told besides.
+struct AllocationOptions {
+  std::uint32_t flags = 0;
+  int device = 0;
+  const void* pool = nullptr;
+  PoolFile* file = nullptr;  ///< the memory is a piece of it
+};
+
+/// Thread-safe. Devices are numbers below max_devices; the caller knows which ones there are.
 class DeviceMemory {
  public:
   static constexpr std::uint64_t mapping_granularity = std::uint64_t{2} << 20;
 
-  /// `total` bytes of device memory. The window is reserved at the first use.
+  /// `total` bytes of memory a device. The window is reserved at the first use.
   explicit DeviceMemory(std::uint64_t total);
   ~DeviceMemory();
   DeviceMemory(const DeviceMemory&) = delete;
   DeviceMemory& operator=(const DeviceMemory&) = delete;
 
   std::uint64_t total() const { return total_; }
-  std::uint64_t used() const;
-  std::uint64_t free_bytes() const;
+  std::uint64_t used(int device = 0) const;
+  std::uint64_t free_bytes(int device = 0) const;
 
-  /// Zeroed memory, at least page-aligned (large ones at 2 MiB); a piece of `file` where there is one.
+  /// Zeroed memory, at least page-aligned (large ones at 2 MiB).
   tl::expected<std::uint64_t, MemoryError> allocate(std::uint64_t bytes, MemoryKind kind, const void* owner,
-                                                    std::uint32_t flags = 0, const void* pool = nullptr,
-                                                    PoolFile* file = nullptr);
+                                                    const AllocationOptions& options = {});
   /// Frees what allocate() returned, if it is of one of these kinds; `base` must be its first byte.
   tl::expected<void, MemoryError> release(std::uint64_t base, std::initializer_list<MemoryKind> kinds);
   /// Frees everything of this owner, mappings and registrations included.
@@ -92,7 +104,7 @@ class DeviceMemory {
 
   /// Lets kernels and copies use host memory of this process.
   tl::expected<void, MemoryError> register_host(std::uint64_t address, std::uint64_t bytes, const void* owner,
-                                                std::uint32_t flags);
+                                                std::uint32_t flags, int device = 0);
   tl::expected<void, MemoryError> unregister_host(std::uint64_t address);
 
   /// The allocation that holds `address`.
@@ -102,8 +114,9 @@ class DeviceMemory {
 
   // Virtual memory management: reservations of addresses, memory, and mappings of one in the other.
 
-  /// Counts `bytes` as used until the last reference is gone.
-  tl::expected<std::shared_ptr<PhysicalMemory>, MemoryError> create_physical(std::uint64_t bytes);
+  /// Counts `bytes` as used by the device until the last reference is gone.
+  tl::expected<std::shared_ptr<PhysicalMemory>, MemoryError> create_physical(std::uint64_t bytes,
+                                                                             int device = 0);
   /// Reserves addresses; at `wish` if that is free, else anywhere.
   tl::expected<std::uint64_t, MemoryError> reserve(std::uint64_t bytes, std::uint64_t align,
                                                    std::uint64_t wish);
@@ -112,11 +125,13 @@ class DeviceMemory {
                                       std::shared_ptr<PhysicalMemory> memory, const void* owner);
   tl::expected<void, MemoryError> unmap(std::uint64_t address, std::uint64_t bytes);
   enum class Access : std::uint8_t { none, read, read_write };
-  tl::expected<void, MemoryError> set_access(std::uint64_t address, std::uint64_t bytes, Access access);
-  /// What is mapped at an address, and with which access.
+  /// What `device` may do. The pages are the process's, so what one device may do no other is kept from.
+  tl::expected<void, MemoryError> set_access(std::uint64_t address, std::uint64_t bytes, Access access,
+                                             int device = 0);
+  /// What is mapped at an address, and with which access for each device.
   struct Mapping {
     std::shared_ptr<PhysicalMemory> memory;
-    Access access = Access::none;
+    std::array<Access, max_devices> access{};
   };
   std::optional<Mapping> mapping(std::uint64_t address) const;
   /// The reservation around an address: {base, bytes}.
@@ -148,12 +163,13 @@ class DeviceMemory {
   Blocks blocks_;
   std::map<std::uint64_t, std::uint64_t> reservations_;
   std::uint64_t next_id_ = 1;
-  // Shared with the deleters of physical memory, which may outlive this object.
-  std::shared_ptr<std::atomic<std::uint64_t>> used_;
+  // By device; shared with the deleters of physical memory, which may outlive this object.
+  using Counts = std::array<std::atomic<std::uint64_t>, max_devices>;
+  std::shared_ptr<Counts> used_;
 };
 
-/// Device memory to offer: SOFTGPU_MEMORY ("512M", "4G") if set and sensible, else half of this machine's
-/// memory (or of its cgroup's limit), at most 64 GiB.
-std::uint64_t configured_device_memory();
+/// Memory that each of `devices` devices offers: SOFTGPU_MEMORY ("512M", "4G") if set and sensible, else its
+/// share of half of this machine's memory (or of its cgroup's limit), at most 64 GiB.
+std::uint64_t configured_device_memory(int devices = 1);
 
 }  // namespace softgpu

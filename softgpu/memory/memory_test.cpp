@@ -79,11 +79,11 @@ TEST(PoolFile, APieceIsZeroedAndItsOwn) {
   const auto file = PoolFile::create(2 * mib);
   ASSERT_TRUE(file);
   DeviceMemory memory(8 * mib);
-  const auto first = memory.allocate(mib, MemoryKind::pool, nullptr, 0, &memory, file->get());
-  const auto second = memory.allocate(mib, MemoryKind::pool, nullptr, 0, &memory, file->get());
+  const auto first = memory.allocate(mib, MemoryKind::pool, nullptr, {.pool = &memory, .file = file->get()});
+  const auto second = memory.allocate(mib, MemoryKind::pool, nullptr, {.pool = &memory, .file = file->get()});
   ASSERT_TRUE(first && second);
   EXPECT_EQ(memory.used(), 2 * mib);
-  EXPECT_FALSE(memory.allocate(4096, MemoryKind::pool, nullptr, 0, &memory, file->get()))
+  EXPECT_FALSE(memory.allocate(4096, MemoryKind::pool, nullptr, {.pool = &memory, .file = file->get()}))
       << "the file is full";
   EXPECT_EQ(memory.offset_in_file(*first), 0U);
   EXPECT_EQ(memory.offset_in_file(*second), mib);
@@ -91,7 +91,7 @@ TEST(PoolFile, APieceIsZeroedAndItsOwn) {
   bytes_at(*second)[0] = 2;
   ASSERT_TRUE(memory.release(*first, {MemoryKind::pool}));
   EXPECT_EQ(bytes_at(*second)[0], 2);
-  const auto third = memory.allocate(100, MemoryKind::pool, nullptr, 0, &memory, file->get());
+  const auto third = memory.allocate(100, MemoryKind::pool, nullptr, {.pool = &memory, .file = file->get()});
   ASSERT_TRUE(third);
   EXPECT_EQ(memory.offset_in_file(*third), 0U);
   EXPECT_EQ(bytes_at(*third)[0], 0) << "what the first piece held";
@@ -101,8 +101,8 @@ TEST(PoolFile, WhoMapsAPieceSeesItAndNothingBehindTheFile) {
   const auto file = PoolFile::create(2 * mib);
   ASSERT_TRUE(file);
   DeviceMemory memory(8 * mib);
-  ASSERT_TRUE(memory.allocate(8192, MemoryKind::pool, nullptr, 0, &memory, file->get()));
-  const auto made = memory.allocate(100, MemoryKind::pool, nullptr, 0, &memory, file->get());
+  ASSERT_TRUE(memory.allocate(8192, MemoryKind::pool, nullptr, {.pool = &memory, .file = file->get()}));
+  const auto made = memory.allocate(100, MemoryKind::pool, nullptr, {.pool = &memory, .file = file->get()});
   ASSERT_TRUE(made);
   const auto opened = PhysicalMemory::import((*file)->fd());
   ASSERT_TRUE(opened);
@@ -153,6 +153,46 @@ TEST(DeviceMemory, PhysicalMemoryIsFreedWithItsLastReference) {
   EXPECT_EQ(memory.used(), 4 * mib) << "the mapping keeps it";
   ASSERT_TRUE(memory.unmap(*window, 4 * mib));
   EXPECT_EQ(memory.used(), 0U);
+}
+
+TEST(DeviceMemory, DevicesAreCountedApart) {
+  DeviceMemory memory(8 * mib);
+  const auto on_second = memory.allocate(6 * mib, MemoryKind::device, nullptr, {.device = 1});
+  ASSERT_TRUE(on_second);
+  EXPECT_EQ(memory.find(*on_second)->device, 1);
+  EXPECT_EQ(memory.used(1), 6 * mib);
+  EXPECT_EQ(memory.free_bytes(0), 8 * mib);
+  EXPECT_TRUE(memory.allocate(8 * mib, MemoryKind::device, nullptr)) << "the first device is empty";
+  EXPECT_FALSE(memory.allocate(4 * mib, MemoryKind::device, nullptr, {.device = 1}));
+  EXPECT_FALSE(memory.create_physical(4 * mib, 1));
+  auto physical = memory.create_physical(2 * mib, 1);
+  ASSERT_TRUE(physical);
+  EXPECT_EQ((*physical)->device(), 1);
+  EXPECT_EQ(memory.free_bytes(1), 0U);
+  physical->reset();
+  ASSERT_TRUE(memory.release(*on_second, {MemoryKind::device}));
+  EXPECT_EQ(memory.used(1), 0U);
+  EXPECT_EQ(memory.used(0), 8 * mib);
+}
+
+TEST(DeviceMemory, AMappingHasAnAccessForEachDevice) {
+  using Access = DeviceMemory::Access;
+  DeviceMemory memory(16 * mib);
+  const auto physical = memory.create_physical(2 * mib, 1);
+  ASSERT_TRUE(physical);
+  const auto window = memory.reserve(2 * mib, 0, 0);
+  ASSERT_TRUE(window);
+  ASSERT_TRUE(memory.map(*window, 2 * mib, 0, *physical, nullptr));
+  EXPECT_EQ(memory.find(*window)->device, 1);
+  ASSERT_TRUE(memory.set_access(*window, 2 * mib, Access::read_write, 1));
+  ASSERT_TRUE(memory.set_access(*window, 2 * mib, Access::read, 0));
+  EXPECT_EQ(memory.mapping(*window)->access[0], Access::read);
+  EXPECT_EQ(memory.mapping(*window)->access[1], Access::read_write);
+  bytes_at(*window)[0] = 1;  // the second device may still write
+  ASSERT_TRUE(memory.set_access(*window, 2 * mib, Access::none, 1));
+  EXPECT_TRUE(memory.accessible(*window, 1)) << "the first one may still read";
+  ASSERT_TRUE(memory.set_access(*window, 2 * mib, Access::none, 0));
+  EXPECT_FALSE(memory.accessible(*window, 1));
 }
 
 TEST(DeviceMemory, RegisteredHostMemoryIsAllowedUntilUnregistered) {
