@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
@@ -69,8 +70,12 @@ unsigned count_cards() {
 PrivateDevices private_devices(const std::string& device_kind, const DeviceWish& wish, unsigned cards) {
   if (device_kind == "software" || cards < 2) return {};
   if (wish.kind == WishKind::uuid) return {cards, 0};
-  if (wish.kind == WishKind::index && wish.index < cards) return {wish.index + 1, wish.index};
-  return {};
+  if (wish.kind != WishKind::index || wish.index[0] >= cards) return {};
+  PrivateDevices devices{1, wish.index[0]};
+  for (std::size_t i = 0; i < wished_count(wish) && wish.index[i] < cards; ++i) {
+    devices.count = std::max(devices.count, wish.index[i] + 1);
+  }
+  return devices;
 }
 
 std::string StandaloneBroker::write_config(const std::string& device_kind,

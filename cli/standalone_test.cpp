@@ -23,6 +23,8 @@ TEST(PrivateDevices, OneUnlessTheProgramAsksForAnother) {
 
 TEST(PrivateDevices, EachCardUpToTheOneThatIsNamed) {
   EXPECT_EQ(devices("auto", "2,0", 4), "3/2");
+  EXPECT_EQ(devices("auto", "0,3,1", 4), "4/0");
+  EXPECT_EQ(devices("auto", "0,4,1", 4), "1/0") << "the list ends before what is none";
   EXPECT_EQ(devices("cuda", "3", 4), "4/3");
   EXPECT_EQ(devices("cuda", "4", 4), "1/0") << "no such card: none will be visible";
   EXPECT_EQ(devices("cuda", "GPU-12", 4), "4/0");

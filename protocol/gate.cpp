@@ -17,6 +17,7 @@
 namespace vgpu {
 namespace {
 constexpr std::size_t page_bytes = (sizeof(GatePage) + 4095) / 4096 * 4096;
+constexpr std::size_t all_bytes = page_bytes * most_client_devices;
 }  // namespace
 
 struct GateMapping::Region {
@@ -29,14 +30,14 @@ GateMapping::~GateMapping() = default;
 tl::expected<std::unique_ptr<GateMapping>, std::string> GateMapping::create(UniqueFd& fd) {
   UniqueFd made(memfd_create("vgpud-gate", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (!made) return tl::unexpected(errno_text("memfd_create"));
-  if (ftruncate(made.get(), static_cast<off_t>(page_bytes)) != 0)
+  if (ftruncate(made.get(), static_cast<off_t>(all_bytes)) != 0)
     return tl::unexpected(errno_text("ftruncate"));
   if (fcntl(made.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
     return tl::unexpected(errno_text("sealing the gate page"));
   }
   auto mapping = attach(made.get());
   if (!mapping) return mapping;
-  (*mapping)->page().allowance_ns.store(no_limit_ns);
+  for (GatePage* page : (*mapping)->pages_) page->allowance_ns.store(no_limit_ns);
   fd = std::move(made);
   return mapping;
 }
@@ -44,17 +45,20 @@ tl::expected<std::unique_ptr<GateMapping>, std::string> GateMapping::create(Uniq
 tl::expected<std::unique_ptr<GateMapping>, std::string> GateMapping::attach(int fd) {
   struct stat status {};
   if (fstat(fd, &status) != 0) return tl::unexpected(errno_text("fstat of the gate page"));
-  if (status.st_size != static_cast<off_t>(page_bytes)) {
+  if (status.st_size != static_cast<off_t>(all_bytes)) {
     return tl::unexpected(std::string("the gate page has a wrong size"));
   }
   std::unique_ptr<GateMapping> result(new GateMapping);
   try {
     result->region_->mapping =
-        boost::interprocess::mapped_region(ReceivedFd(fd), boost::interprocess::read_write, 0, page_bytes);
+        boost::interprocess::mapped_region(ReceivedFd(fd), boost::interprocess::read_write, 0, all_bytes);
   } catch (const std::exception& error) {
     return tl::unexpected(std::string("mapping the gate page: ") + error.what());
   }
-  result->page_ = static_cast<GatePage*>(result->region_->mapping.get_address());
+  auto* const begin = static_cast<std::byte*>(result->region_->mapping.get_address());
+  for (std::size_t i = 0; i < most_client_devices; ++i) {
+    result->pages_[i] = reinterpret_cast<GatePage*>(begin + i * page_bytes);
+  }
   return result;
 }
 

@@ -1,6 +1,6 @@
-// The gate and statistics page: one memfd for each worker, made by the broker, mapped by both. The broker
-// says how much device time the worker may use; the worker says what it used and what it did. The client
-// never sees it.
+// The gate and statistics pages: one memfd for each worker, made by the broker, mapped by both, with a page
+// for each device that its client may have. The broker says how much time of the device the worker may use;
+// the worker says what it used and what it did there. The client never sees it.
 #pragma once
 
 #include <array>
@@ -12,6 +12,7 @@
 #include <string>
 #include <tl/expected.hpp>
 
+#include "protocol/handshake.hpp"
 #include "protocol/unique_fd.hpp"
 
 namespace vgpu {
@@ -52,7 +53,8 @@ struct GatePage {
   std::atomic<std::uint64_t> gate_wait_ns;  ///< for how long its commands waited for their turn
   std::atomic<std::uint64_t> throttled_ns;  ///< for how long a rate limit held its calls up
 
-  // Written by the worker; statistics.
+  // Written by the worker; statistics. What belongs to no device (records, calls, latencies, errors,
+  // doorbells, the end) stands in the page of the client's first device.
   alignas(64) std::atomic<std::uint64_t> launches;
   std::atomic<std::uint64_t> graph_launches;
   std::atomic<std::uint64_t> kernel_ns;  ///< device time in kernels, as far as it is measured
@@ -145,24 +147,30 @@ LatencyCounts read_counts(const std::atomic<std::uint64_t> (&counters)[latency_b
 /// first bucket and where nothing was counted.
 std::uint64_t percentile_ns(const LatencyCounts& counts, double fraction);
 
-/// A mapped gate page; unmapped at the end of its life.
+/// Mapped gate pages; unmapped at the end of its life.
 class GateMapping {
  public:
-  /// A new sealed, zeroed page with allowance no_limit_ns; the descriptor is put into `fd` to be passed to
-  /// the worker.
+  /// New sealed, zeroed pages with allowance no_limit_ns, most_client_devices of them; the descriptor is put
+  /// into `fd` to be passed to the worker.
   static tl::expected<std::unique_ptr<GateMapping>, std::string> create(UniqueFd& fd);
-  /// Maps a page received from the broker; does not take `fd`.
+  /// Maps pages received from the broker; does not take `fd`.
   static tl::expected<std::unique_ptr<GateMapping>, std::string> attach(int fd);
   ~GateMapping();
   GateMapping(const GateMapping&) = delete;
   GateMapping& operator=(const GateMapping&) = delete;
-  GatePage& page() const { return *page_; }
+  /// The page of the client's device at `place`, below most_client_devices.
+  GatePage& page(std::size_t place = 0) const { return *pages_[place]; }
+  /// The same, kept mapped by whoever holds the pointer.
+  static std::shared_ptr<GatePage> page_of(const std::shared_ptr<GateMapping>& mapping,
+                                           std::size_t place = 0) {
+    return {mapping, &mapping->page(place)};
+  }
 
  private:
   struct Region;
   GateMapping();
   std::unique_ptr<Region> region_;
-  GatePage* page_ = nullptr;
+  std::array<GatePage*, most_client_devices> pages_{};
 };
 
 }  // namespace vgpu

@@ -16,6 +16,26 @@ TEST(Gate, BothSidesSeeOnePage) {
   EXPECT_EQ((*broker)->page().launches.load(), 5u);
 }
 
+TEST(Gate, EachDeviceHasAPageOfItsOwn) {
+  UniqueFd fd;
+  auto broker = GateMapping::create(fd);
+  ASSERT_TRUE(broker) << broker.error();
+  auto worker = GateMapping::attach(fd.get());
+  ASSERT_TRUE(worker);
+  for (std::size_t i = 0; i < most_client_devices; ++i) {
+    EXPECT_EQ((*worker)->page(i).allowance_ns.load(), no_limit_ns);
+    (*worker)->page(i).launches.store(i + 1);
+    (*worker)->page(i).calls[gate_call_slots - 1].store(i + 1);
+  }
+  for (std::size_t i = 0; i < most_client_devices; ++i) {
+    EXPECT_EQ((*broker)->page(i).launches.load(), i + 1);
+    EXPECT_EQ((*broker)->page(i).calls[gate_call_slots - 1].load(), i + 1);
+  }
+  const std::shared_ptr<GateMapping> shared = std::move(*broker);
+  const auto page = GateMapping::page_of(shared, 2);
+  EXPECT_EQ(page->launches.load(), 3U);
+}
+
 TEST(Gate, LatencyBucketsGrowAndHoldTheirValues) {
   std::size_t last = 0;
   for (std::uint64_t ns = 1; ns < 1'000'000'000'000; ns += ns / 16 + 1) {

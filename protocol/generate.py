@@ -37,7 +37,7 @@ STRUCTS = {
     "CUDA_TEXTURE_DESC", "CUDA_RESOURCE_VIEW_DESC", "CUkernelNodeAttrValue", "CUdevResource", "CUipcMemHandle",
     "CUipcEventHandle",
 }
-# What names devices: the client's device 0 is the worker's own.
+# What names devices, by the client's numbers of its own.
 LOCATED = {"CUmemPoolProps", "CUmemAccessDesc", "CUmemLocation", "CUmemAllocationProp"}
 # Default-stream variants exist of these only where cuda.h has them (source: cudaabi/symbols.tsv).
 KINDS = {"local": "local", "async": "async", "wait": "wait", "wait!": "wait", "unsupported": "unsupported"}
@@ -176,9 +176,10 @@ def client_stub(r, variants):
     for f in r.fields:
         if f.mode in ("in", "out", "new"):
             out.append(f"  if ({f.name} == nullptr) return CUDA_ERROR_INVALID_VALUE;\n")
-        if f.mode == "device":
-            out.append(f"  if ({f.name} != 0) return CUDA_ERROR_INVALID_DEVICE;\n")
     out.append("  Call call;\n  if (const CUresult entered = call.enter(); entered != CUDA_SUCCESS) return entered;\n")
+    for f in r.fields:
+        if f.mode == "device":
+            out.append(f"  if (const CUresult known = call.on_device({f.name}); known != CUDA_SUCCESS) return known;\n")
     out.append(f"  record::{r.name} record;\n")
     for f in r.fields:
         if not f.in_record:
@@ -198,6 +199,8 @@ def client_stub(r, variants):
         else:
             value = f.name
         out.append(f"  record.{f.name} = {value};\n")
+    if r.name.startswith("cuEventRecord"):
+        out.append("  if (!call.may_record(hEvent)) return CUDA_ERROR_INVALID_HANDLE;\n")
     if r.kind == "async":
         out.append("  return call.post(record);\n}\n")
     else:

@@ -11,9 +11,10 @@
 namespace vgpu {
 
 inline constexpr std::uint64_t hello_magic = 0x4F4C4C4548445056;  // "VPDHELLO"
-inline constexpr std::uint32_t handshake_version = 2;
-inline constexpr std::size_t attribute_count = 192;  ///< CUdevice_attribute 0..191
-inline constexpr std::size_t limit_count = 16;       ///< CUlimit 0..15
+inline constexpr std::uint32_t handshake_version = 3;
+inline constexpr std::size_t attribute_count = 192;      ///< CUdevice_attribute 0..191
+inline constexpr std::size_t limit_count = 16;           ///< CUlimit 0..15
+inline constexpr std::uint32_t most_client_devices = 8;  ///< that one client may have
 
 enum class MessageType : std::uint32_t {
   hello = 1,
@@ -41,11 +42,13 @@ enum class WishKind : std::uint32_t {
   uuid = 3,     ///< or the beginning of one
 };
 
-/// Which device a client asks for: the first entry of its CUDA_VISIBLE_DEVICES (visible_devices.hpp).
+/// Which devices a client asks for, in this order: the entries of its CUDA_VISIBLE_DEVICES
+/// (visible_devices.hpp), as many as a client may have.
 struct DeviceWish {
   WishKind kind = WishKind::any;
-  std::uint32_t index = 0;
-  char uuid[48] = {};  ///< "GPU-" and at least a digit of what follows
+  std::uint32_t count = 0;  ///< entries, all of this kind: 0 of `any` and `nothing`
+  std::uint32_t index[most_client_devices] = {};
+  char uuid[most_client_devices][48] = {};  ///< "GPU-" and at least a digit of what follows
 };
 
 /// How the first message of a client of any version begins.
@@ -90,14 +93,14 @@ struct DeviceReport {
 };
 
 /// Broker -> client: admitted. Comes with two descriptors: the channel's memfd, the client's end of the
-/// direct socket.
+/// direct socket. A DeviceReport follows for each device of the client's after the first.
 struct Welcome {
   static constexpr auto message_type = MessageType::welcome;
   MessageType type = message_type;
-  std::uint32_t reserved = 0;
+  std::uint32_t device_count = 1;
   std::uint64_t session = 0;
-  std::uint64_t memory_quota = 0;  ///< bytes; 0 = none
-  DeviceReport device;
+  std::uint64_t memory_quota = 0;  ///< bytes, on each device; 0 = none
+  DeviceReport device;             ///< the first
 };
 
 inline constexpr std::uint32_t most_listed_devices = 64;  ///< DeviceStatus::device_count
@@ -123,13 +126,15 @@ struct Refused {
 struct Attach {
   static constexpr auto message_type = MessageType::attach;
   MessageType type = message_type;
-  std::uint32_t reserved = 0;
+  std::uint32_t further_count = 0;  ///< devices of the client's besides the worker's own
   std::uint64_t session = 0;
   std::uint64_t memory_quota = 0;  ///< bytes; 0 = none
   // Of a process in a VM, whose channel is a part of the VM's memory (stub_layout.hpp); else 0.
-  std::uint64_t slot_offset = 0;     ///< of the channel in the memory, bytes
-  std::uint64_t arena_bytes = 0;     ///< not 0: the channel lies at slot_offset
-  std::uint64_t control_offset = 0;  ///< of the slot's stub::SlotControl, bytes
+  std::uint64_t slot_offset = 0;                        ///< of the channel in the memory, bytes
+  std::uint64_t arena_bytes = 0;                        ///< not 0: the channel lies at slot_offset
+  std::uint64_t control_offset = 0;                     ///< of the slot's stub::SlotControl, bytes
+  std::uint32_t further[most_client_devices - 1] = {};  ///< their numbers with the driver
+  std::uint32_t reserved = 0;
   // Who the client is, for display.
   std::int32_t pid = 0;
   std::uint32_t uid = 0;
@@ -163,8 +168,8 @@ struct ConsoleText {
 };
 
 /// Asks the broker how a device is used, instead of Hello; makes no session. Which devices are listed depends
-/// on the wish: the one that the asker has or would get, and before it, where the wish is an index, those
-/// with lower ones, so that an index means the same in libcuda and in libnvidia-ml.
+/// on the wish: those that the asker has or would get; where the wish is of indices, all up to the highest of
+/// them, so that an index means the same in libcuda and in libnvidia-ml.
 struct StatusQuery {
   static constexpr auto message_type = MessageType::status_query;
   MessageType type = message_type;

@@ -58,7 +58,7 @@ struct IpcRequest {
   MessageType type = message_type;
   IpcAction action = IpcAction::resolve;
   IpcKind kind = IpcKind::memory;
-  std::uint32_t reserved = 0;
+  std::uint32_t device = 0;  ///< offer: on which of its client's devices it lies
   std::uint64_t number = 0;  ///< comes back in the answer
   std::uint64_t maker = 0;   ///< orphaned: the session
   IpcToken token{};
@@ -68,7 +68,7 @@ struct IpcRequest {
 enum class IpcResult : std::uint32_t {
   done = 0,          ///< orphaned: yes; else it is not so, or not known
   unknown = 1,       ///< no such token, of another kind, or another user's
-  other_device = 2,  ///< it lies on another device than the one who asks
+  other_device = 2,  ///< it lies on a device that the one who asks does not have
   full = 3,          ///< this client has offered too much
   later = 4,         ///< the broker has just been restarted and does not know all tokens yet
 };

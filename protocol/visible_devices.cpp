@@ -61,18 +61,18 @@ DeviceWish wish_of(const char* variable) {
   wish.kind = WishKind::nothing;
   const std::string_view list(variable);
   if (uuid_entry(list)) {
-    const auto uuids = read_list(list, uuid_entry);
-    // What is longer than a UUID names none.
-    if (!uuids.empty() && uuids.front().size() < sizeof wish.uuid) {
+    for (const std::string_view uuid : read_list(list, uuid_entry)) {
+      // What is longer than a UUID names none, and ends the list as such an entry does.
+      if (wish.count == most_client_devices || uuid.size() >= sizeof wish.uuid[0]) break;
       wish.kind = WishKind::uuid;
-      set_text(wish.uuid, std::string(uuids.front()));
+      set_text(wish.uuid[wish.count++], std::string(uuid));
     }
     return wish;
   }
-  const auto numbers = read_list(list, leading_number);
-  if (!numbers.empty()) {
+  for (const std::uint32_t number : read_list(list, leading_number)) {
+    if (wish.count == most_client_devices) break;
     wish.kind = WishKind::index;
-    wish.index = numbers.front();
+    wish.index[wish.count++] = number;
   }
   return wish;
 }
@@ -81,12 +81,25 @@ DeviceWish wish_of_environment() {
   return wish_of(std::getenv("CUDA_VISIBLE_DEVICES"));
 }
 
-std::string_view wished_uuid(const DeviceWish& wish) {
-  const std::string_view text(wish.uuid, strnlen(wish.uuid, sizeof wish.uuid));
+std::string_view wished_uuid(const DeviceWish& wish, std::size_t entry) {
+  const std::string_view text(wish.uuid[entry], strnlen(wish.uuid[entry], sizeof wish.uuid[entry]));
   if (!text.starts_with(kUuidPrefix)) return {};
   const std::string_view digits = text.substr(kUuidPrefix.size());
   return !digits.empty() && std::all_of(digits.begin(), digits.end(), is_uuid_character) ? text
                                                                                          : std::string_view();
+}
+
+std::size_t wished_count(const DeviceWish& wish) {
+  const bool lists = wish.kind == WishKind::index || wish.kind == WishKind::uuid;
+  return lists ? std::min(wish.count, most_client_devices) : 0;
+}
+
+bool same_wish(const DeviceWish& a, const DeviceWish& b) {
+  if (a.kind != b.kind || a.count != b.count) return false;
+  for (std::size_t i = 0; i < wished_count(a); ++i) {
+    if (a.index[i] != b.index[i] || wished_uuid(a, i) != wished_uuid(b, i)) return false;
+  }
+  return true;
 }
 
 }  // namespace vgpu

@@ -8,8 +8,8 @@
 
 namespace vgpu {
 
-/// Reads a value of CUDA_VISIBLE_DEVICES; nullptr: the variable is not set. One device serves a client, so of
-/// a list only the first entry is wished for; later ones count where they hide the first:
+/// Reads a value of CUDA_VISIBLE_DEVICES; nullptr: the variable is not set. Of a list the first
+/// most_client_devices entries are wished for; later ones count where they hide them:
 /// - An entry is a number, read as strtoul does ("1x" is 1), or begins with "GPU-"; the first entry says
 /// which
 ///   of the two the list consists of.
@@ -21,8 +21,14 @@ DeviceWish wish_of(const char* variable);
 /// The same of this process's environment.
 DeviceWish wish_of_environment();
 
-/// The beginning of a UUID that a wish holds, "GPU-" included; empty where it is no such text. Safe for a
-/// wish of any bytes.
-std::string_view wished_uuid(const DeviceWish& wish);
+/// The beginning of a UUID that a wish holds at `entry`, "GPU-" included; empty where it is no such text.
+/// Safe for a wish of any bytes.
+std::string_view wished_uuid(const DeviceWish& wish, std::size_t entry);
+
+/// How many entries a wish holds: at most most_client_devices. Safe for a wish of any bytes.
+std::size_t wished_count(const DeviceWish& wish);
+
+/// Whether two wishes ask for the same. Of wishes that were read here.
+bool same_wish(const DeviceWish& a, const DeviceWish& b);
 
 }  // namespace vgpu

@@ -11,20 +11,16 @@
 namespace vgpu {
 namespace {
 
-// "any", "nothing", "index 3" or "uuid GPU-..."
+// "any", "nothing", "index 3 1" or "uuid GPU-..."
 std::string read(const char* variable) {
   const DeviceWish wish = wish_of(variable);
-  switch (wish.kind) {
-    case WishKind::any:
-      return "any";
-    case WishKind::nothing:
-      return "nothing";
-    case WishKind::index:
-      return "index " + std::to_string(wish.index);
-    case WishKind::uuid:
-      return "uuid " + std::string(wish.uuid);
+  if (wish.kind == WishKind::any) return "any";
+  if (wish.kind == WishKind::nothing) return "nothing";
+  std::string text = wish.kind == WishKind::index ? "index" : "uuid";
+  for (std::uint32_t i = 0; i < wish.count; ++i) {
+    text += " " + (wish.kind == WishKind::index ? std::to_string(wish.index[i]) : std::string(wish.uuid[i]));
   }
-  return "?";
+  return text;
 }
 
 TEST(VisibleDevices, NotSetIsNoWish) {
@@ -45,21 +41,37 @@ TEST(VisibleDevices, NumbersAreReadAsStrtoulDoes) {
   EXPECT_EQ(read("007"), "index 7");
   EXPECT_EQ(read("  3 "), "index 3");
   EXPECT_EQ(read("\t+2"), "index 2");
-  EXPECT_EQ(read("1gpu2,2ampere"), "index 1");
+  EXPECT_EQ(read("1gpu2,2ampere"), "index 1 2");
   EXPECT_EQ(read("0-2"), "index 0");
   EXPECT_EQ(read("4294967295"), "index 4294967295");
   EXPECT_EQ(read("4294967296"), "nothing");
   EXPECT_EQ(read("99999999999999999999999999"), "nothing");
 }
 
-TEST(VisibleDevices, TheFirstEntryOfAListCounts) {
-  EXPECT_EQ(read("2,1"), "index 2");
+TEST(VisibleDevices, AListEndsAtTheFirstEntryThatIsNotOfItsKind) {
+  EXPECT_EQ(read("2,1"), "index 2 1");
   EXPECT_EQ(read("1,"), "index 1");
   EXPECT_EQ(read("1,,2"), "index 1");
-  EXPECT_EQ(read("0,2,-1,1"), "index 0");
+  EXPECT_EQ(read("0,2,-1,1"), "index 0 2");
   EXPECT_EQ(read("3,GPU-11"), "index 3");
-  EXPECT_EQ(read("GPU-aa,GPU-bb"), "uuid GPU-aa");
+  EXPECT_EQ(read("GPU-aa,GPU-bb"), "uuid GPU-aa GPU-bb");
   EXPECT_EQ(read("GPU-aa,0"), "uuid GPU-aa");
+}
+
+TEST(VisibleDevices, AsManyEntriesCountAsAClientMayHaveDevices) {
+  EXPECT_EQ(read("9,8,7,6,5,4,3,2"), "index 9 8 7 6 5 4 3 2");
+  EXPECT_EQ(read("9,8,7,6,5,4,3,2,1,0"), "index 9 8 7 6 5 4 3 2");
+  EXPECT_EQ(read("9,8,7,6,5,4,3,2,1,9"), "nothing");
+  EXPECT_EQ(read("GPU-1,GPU-2,GPU-3,GPU-4,GPU-5,GPU-6,GPU-7,GPU-8,GPU-9"),
+            "uuid GPU-1 GPU-2 GPU-3 GPU-4 GPU-5 GPU-6 GPU-7 GPU-8");
+}
+
+TEST(VisibleDevices, WishesAreTheSameWhereEveryEntryIs) {
+  EXPECT_TRUE(same_wish(wish_of(nullptr), wish_of(nullptr)));
+  EXPECT_TRUE(same_wish(wish_of("1,0"), wish_of("1, 0,-1")));
+  EXPECT_FALSE(same_wish(wish_of("1,0"), wish_of("0,1")));
+  EXPECT_FALSE(same_wish(wish_of("1"), wish_of("1,0")));
+  EXPECT_FALSE(same_wish(wish_of("GPU-1,GPU-2"), wish_of("GPU-1,GPU-3")));
 }
 
 TEST(VisibleDevices, AnEntryThatComesTwiceHidesAllUnlessTheListHasEndedBefore) {
@@ -78,7 +90,7 @@ TEST(VisibleDevices, UuidsAreWholeOrShortened) {
   EXPECT_EQ(read("GPU-8"), "uuid GPU-8");
   // The longest that a message holds, and one more.
   DeviceWish wish;
-  const std::string longest = "GPU-" + std::string(sizeof wish.uuid - 1 - 4, 'a');
+  const std::string longest = "GPU-" + std::string(sizeof wish.uuid[0] - 1 - 4, 'a');
   EXPECT_EQ(read(longest.c_str()), "uuid " + longest);
   EXPECT_EQ(read((longest + "a").c_str()), "nothing");
 }
@@ -86,7 +98,7 @@ TEST(VisibleDevices, UuidsAreWholeOrShortened) {
 TEST(VisibleDevices, AnyLengthIsRead) {
   std::string many = "7";
   for (int i = 0; i < 100'000; ++i) many += ",1" + std::to_string(i);
-  EXPECT_EQ(read(many.c_str()), "index 7");
+  EXPECT_EQ(read(many.c_str()), "index 7 10 11 12 13 14 15 16");
   EXPECT_EQ(read(std::string(1'000'000, '9').c_str()), "nothing");
   EXPECT_EQ(read(std::string(1'000'000, ',').c_str()), "nothing");
 }
@@ -105,7 +117,7 @@ TEST(VisibleDevices, EveryByteIsReadAsSomething) {
 
 TEST(VisibleDevices, TheEnvironmentIsRead) {
   ASSERT_EQ(::setenv("CUDA_VISIBLE_DEVICES", "5", 1), 0);
-  EXPECT_EQ(wish_of_environment().index, 5U);
+  EXPECT_EQ(wish_of_environment().index[0], 5U);
   ASSERT_EQ(::unsetenv("CUDA_VISIBLE_DEVICES"), 0);
   EXPECT_EQ(wish_of_environment().kind, WishKind::any);
 }
@@ -114,8 +126,8 @@ TEST(VisibleDevices, AWishOfAnyBytesGivesAUuidsBeginningOrNothing) {
   DeviceWish wish;
   const auto given = [&](const std::string& bytes) {
     std::memset(wish.uuid, 0x5A, sizeof wish.uuid);
-    std::memcpy(wish.uuid, bytes.data(), std::min(bytes.size(), sizeof wish.uuid));
-    return std::string(wished_uuid(wish));
+    std::memcpy(wish.uuid[1], bytes.data(), std::min(bytes.size(), sizeof wish.uuid[1]));
+    return std::string(wished_uuid(wish, 1));
   };
   EXPECT_EQ(given(std::string("GPU-1a-2\0", 9)), "GPU-1a-2");
   EXPECT_EQ(given(std::string("GPU-\0", 5)), "");
@@ -123,7 +135,17 @@ TEST(VisibleDevices, AWishOfAnyBytesGivesAUuidsBeginningOrNothing) {
   EXPECT_EQ(given(std::string("GPU-1\n\0", 7)), "");
   EXPECT_EQ(given(std::string("\0", 1)), "");
   EXPECT_EQ(given("GPU-1"), "") << "followed by garbage, not terminated";
-  EXPECT_EQ(given("GPU-" + std::string(sizeof wish.uuid, 'a')).size(), sizeof wish.uuid);
+  EXPECT_EQ(given("GPU-" + std::string(sizeof wish.uuid[1], 'a')).size(), sizeof wish.uuid[1]);
+}
+
+TEST(VisibleDevices, AWishOfAnyBytesHasNoMoreEntriesThanAMessageHolds) {
+  DeviceWish wish;
+  wish.count = UINT32_MAX;
+  EXPECT_EQ(wished_count(wish), 0U);
+  wish.kind = WishKind::index;
+  EXPECT_EQ(wished_count(wish), most_client_devices);
+  wish.kind = static_cast<WishKind>(77);
+  EXPECT_EQ(wished_count(wish), 0U);
 }
 
 }  // namespace

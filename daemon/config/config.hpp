@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "daemon/scheduler/policies.hpp"
+#include "protocol/handshake.hpp"
 
 namespace vgpu::daemon {
 
@@ -80,6 +81,7 @@ struct ClassConfig {
   unsigned quarantine_after = 0;               // faults of one user's program; 0: never
   std::chrono::microseconds quarantine_time{600'000'000};  // 0: until released by hand
   std::uint64_t arena_bytes = 32ULL << 20U;                // bulk arena of the client's channel
+  unsigned devices = most_client_devices;                  // that a client may name for itself
 
   bool operator==(const ClassConfig&) const = default;
 };

@@ -199,6 +199,7 @@ void read_class_settings(MapReader& map, ClassConfig& out, ErrorSink& errors) {
   map.integer("quarantine_after", out.quarantine_after, 0, 1'000'000);
   map.duration("quarantine_time", out.quarantine_time, microseconds{0});
   map.size("arena", out.arena_bytes, kMiB, 1024 * kMiB);
+  map.integer("devices", out.devices, 1, most_client_devices);
 }
 
 // `main`: the document's classes are all there are; else they add to those of earlier documents.

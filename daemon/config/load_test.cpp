@@ -82,7 +82,8 @@ TEST(ConfigLoad, PoliciesPoolsAndLimitsAreRead) {
       "classes:\n"
       "  default: {priority: high, deadline: 20ms, max_clients_per_user: 3, launch_rate: 100, bandwidth: "
       "2MiB,\n"
-      "            queue_depth: 4, window: 300us, watchdog: 400ms, quarantine_after: 2, quarantine_time: 0}\n"
+      "            queue_depth: 4, window: 300us, watchdog: 400ms, quarantine_after: 2, quarantine_time: 0,\n"
+      "            devices: 2}\n"
       "scheduler: {linger: 100us, aging: 0, slice: 4ms, window: 2ms}\n"
       "rules: [{match: {uid: 0}, class: default, pool: x}]\n",
       "f.yaml");
@@ -102,6 +103,7 @@ TEST(ConfigLoad, PoliciesPoolsAndLimitsAreRead) {
   EXPECT_EQ(read.watchdog, std::chrono::milliseconds(400));
   EXPECT_EQ(read.quarantine_after, 2U);
   EXPECT_EQ(read.quarantine_time.count(), 0);
+  EXPECT_EQ(read.devices, 2U);
   EXPECT_EQ(config->scheduler.policy.linger, std::chrono::microseconds(100));
   EXPECT_EQ(config->scheduler.policy.aging.count(), 0);
   EXPECT_EQ(config->scheduler.policy.slice, std::chrono::milliseconds(4));
@@ -125,7 +127,13 @@ TEST(ConfigLoad, UnknownKeyIsAnErrorWithItsPlace) {
   EXPECT_EQ(errors_of("classes:\n  default:\n    wieght: 3\n"),
             "f.yaml:3:5: unknown key 'wieght' in class 'default' (known: weight, memory_quota, priority, "
             "deadline, max_clients, max_clients_per_user, launch_rate, bandwidth, queue_depth, window, "
-            "watchdog, quarantine_after, quarantine_time, arena)\n");
+            "watchdog, quarantine_after, quarantine_time, arena, devices)\n");
+}
+
+TEST(ConfigLoad, AClientMayHaveAsManyDevicesAsTheProtocolHolds) {
+  EXPECT_EQ(parse_config("classes: {default: {}}\n", "f.yaml")->classes.at("default").devices, 8U);
+  EXPECT_NE(errors_of("classes: {default: {devices: 9}}\n"), "");
+  EXPECT_NE(errors_of("classes: {default: {devices: 0}}\n"), "");
 }
 
 TEST(ConfigLoad, SyntaxErrorHasItsPlace) {

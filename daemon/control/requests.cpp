@@ -98,6 +98,17 @@ json to_json(const ClientStats& stats) {
                    {"last_move_in_ns", stats.last_move_in_ns},
                    {"memory_wait_ns", stats.memory_wait_ns}});
   }
+  for (const ClientDeviceStats& part : stats.devices) {
+    result["devices"].push_back({{"device", part.device},
+                                 {"memory_used", part.memory_used},
+                                 {"memory_peak", part.memory_peak},
+                                 {"launches", part.launches},
+                                 {"graph_launches", part.graph_launches},
+                                 {"device_ns", part.device_ns},
+                                 {"share", part.share},
+                                 {"turns", part.turns},
+                                 {"gate_wait_ns", part.gate_wait_ns}});
+  }
   put_percentiles(result, "latency", stats.latency);
   put_percentiles(result, "wait", stats.wait);
   put_histogram(result, "latency", stats.latency_histogram);

@@ -1,6 +1,7 @@
 #include "daemon/devices/device.hpp"
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "daemon/base/log.hpp"
 #include "daemon/scheduler/policies.hpp"
@@ -10,6 +11,9 @@ namespace {
 
 // A context of NVIDIA's driver took about 500 MiB of an H100.
 constexpr std::uint64_t kContextBytes = 640ULL << 20U;
+
+// The software GPU's own variable: how many devices it has.
+constexpr const char* kSoftwareDevices = "SOFTGPU_DEVICES";
 
 std::uint64_t ns(std::chrono::nanoseconds time) {
   return static_cast<std::uint64_t>(time.count());
@@ -44,6 +48,12 @@ PolicyKind Device::policy() const {
   // A GPU executes one context at a time, and says of nobody's work what it took.
   const bool contexts_alternate = driver_ && driver_->kind == DeviceKind::cuda && !mps_;
   return config_.policy.value_or(contexts_alternate ? PolicyKind::turns : PolicyKind::fair);
+}
+
+std::string Device::why_alone() const {
+  if (link_) return "is a host's";
+  if (mps_) return "shares through NVIDIA MPS";
+  return residence_.enabled() ? "is oversubscribed" : "";
 }
 
 // The device of a guest: its driver is the link, which may come and go.
@@ -118,10 +128,17 @@ std::vector<std::string> Device::sharing_environment() {
   return mps_->environment();
 }
 
+std::vector<std::string> Device::worker_environment() {
+  if (driver_->kind == DeviceKind::software && std::getenv(kSoftwareDevices) == nullptr) {
+    return {std::string(kSoftwareDevices) + "=" + std::to_string(locations_.software_devices)};
+  }
+  return sharing_environment();
+}
+
 void Device::make_pool() {
   WorkerPool::Options options;
   options.command = {link_ ? locations_.link : locations_.worker, driver_->path, config_.ordinal,
-                     sharing_environment()};
+                     worker_environment()};
   options.prestart = config_.prestart;
   options.max_workers = link_ ? std::min(config_.max_workers, link_->stats().slots) : config_.max_workers;
   WorkerPool::Callbacks callbacks;
@@ -141,7 +158,7 @@ void Device::make_pool() {
 
 void Device::learn(const DeviceReport& report) {
   report_ = report;
-  // Two software GPUs of one machine are told apart by their place only.
+  // Two that stand for one software GPU are told apart by their place only.
   if (report.software != 0) report_->uuid[15] = static_cast<std::uint8_t>(report.uuid[15] + index_);
   know_memory(report);
 }

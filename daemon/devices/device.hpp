@@ -28,7 +28,7 @@ class Device {
     std::function<void(ClientId)> on_stuck;  // see GateKeeper
   };
 
-  // `index`: its place in the configuration.
+  // `index`: how many devices of its ordinal stand before it in the configuration.
   Device(EventLoop& loop, DeviceConfig config, unsigned index, const SchedulerConfig& scheduler,
          const Locations& locations, Callbacks callbacks);
   Device(const Device&) = delete;
@@ -52,6 +52,8 @@ class Device {
   [[nodiscard]] const std::optional<DeviceReport>& report() const { return report_; }
   // Why the device cannot serve now; empty: it can.
   [[nodiscard]] const std::string& problem() const { return problem_; }
+  // Why a client that has it has no other device; empty: it may.
+  [[nodiscard]] std::string why_alone() const;
   // True when its workers run under NVIDIA's multi-process service.
   [[nodiscard]] bool under_mps() const { return mps_ != nullptr; }
   // Null when there is no driver.
@@ -73,6 +75,8 @@ class Device {
  private:
   void choose(DeviceKind kind);
   std::vector<std::string> sharing_environment();
+  // What its workers are told besides.
+  std::vector<std::string> worker_environment();
   void choose_link();
   void link_up();
   void link_down(const std::string& why);

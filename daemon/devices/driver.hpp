@@ -14,9 +14,10 @@ struct Locations {
   std::string worker;  // vgpud-worker; empty: not found
   std::string link;    // vgpud-link; empty: not found
   std::string sysfs_root = "/sys";
-  std::string software_driver;  // the software GPU's libcuda.so.1; empty: not found
-  std::string runtime_folder;   // where the broker may make folders of its own
-  std::string client_library;   // our clients' libcuda.so.1, which must never be taken for a driver
+  std::string software_driver;    // the software GPU's libcuda.so.1; empty: not found
+  std::string runtime_folder;     // where the broker may make folders of its own
+  std::string client_library;     // our clients' libcuda.so.1, which must never be taken for a driver
+  unsigned software_devices = 1;  // how many devices the software GPU is to have
 };
 
 // Looks beside the running binary (/proc/self/exe): the build tree's bin/ and lib/, or bin/ and lib/vgpud/ of

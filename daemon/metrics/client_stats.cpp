@@ -73,6 +73,35 @@ void read_page(const GatePage& page, ClientStats& stats) {
   stats.link_bytes_in = get(page.link_bytes_in);
 }
 
+void add_page(const GatePage& page, ClientStats& stats) {
+  const auto get = [](const auto& counter) { return counter.load(std::memory_order_relaxed); };
+  stats.memory_used += get(page.memory_used);
+  stats.memory_peak += get(page.memory_peak);
+  stats.launches += get(page.launches);
+  stats.graph_launches += get(page.graph_launches);
+  stats.kernel_ns += get(page.kernel_ns);
+  stats.device_ns += get(page.consumed_ns);
+  stats.bytes_to_device += get(page.bytes_to_device);
+  stats.bytes_from_device += get(page.bytes_from_device);
+  stats.bytes_on_device += get(page.bytes_on_device);
+  stats.in_flight += get(page.in_flight);
+  stats.gate_wait_ns += get(page.gate_wait_ns);
+  stats.throttled_ns += get(page.throttled_ns);
+  stats.predicted_ns += get(page.predicted_ns);
+  stats.modules += get(page.modules);
+  stats.allocations += get(page.allocations);
+}
+
+void read_part(const GatePage& page, ClientDeviceStats& part) {
+  const auto get = [](const auto& counter) { return counter.load(std::memory_order_relaxed); };
+  part.memory_used = get(page.memory_used);
+  part.memory_peak = get(page.memory_peak);
+  part.launches = get(page.launches);
+  part.graph_launches = get(page.graph_launches);
+  part.device_ns = get(page.consumed_ns);
+  part.gate_wait_ns = get(page.gate_wait_ns);
+}
+
 void read_histograms(const GatePage& page, ClientStats& stats) {
   stats.latency_histogram =
       histogram(read_counts(page.latency), page.latency_sum_ns.load(std::memory_order_relaxed));

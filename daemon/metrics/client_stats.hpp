@@ -44,7 +44,16 @@ struct DeviceFigures {
   void add(const GatePage& page);
 };
 
-// A snapshot. Times in ns, sizes in bytes.
+// A client's part of one of several devices.
+struct ClientDeviceStats {
+  std::string device;
+  std::uint64_t turns = 0;
+  double share = 0;  // as in ClientStats, as the rest
+  std::uint64_t memory_used = 0, memory_peak = 0;
+  std::uint64_t launches = 0, graph_launches = 0, device_ns = 0, gate_wait_ns = 0;
+};
+
+// A snapshot. Times in ns, sizes in bytes. Of a client with several devices the sums.
 struct ClientStats {
   std::uint64_t session = 0;
   pid_t pid = 0;
@@ -56,7 +65,8 @@ struct ClientStats {
   std::string executable;
   std::string unit;
   std::string class_name;
-  std::string device;
+  std::string device;                      // "gpu0,gpu1" of one with several
+  std::vector<ClientDeviceStats> devices;  // of one with several
   std::vector<pid_t> ancestors;
   std::string state;   // "waiting", "running", "paused", "quarantined", "failed", "ended"
   std::string ending;  // how it ended; empty while it runs
@@ -69,7 +79,7 @@ struct ClientStats {
   std::uint64_t move_out_ns = 0, move_in_ns = 0, last_move_out_ns = 0, last_move_in_ns = 0;
   std::uint64_t memory_wait_ns = 0;  // for how long its calls waited for room on the device
   std::uint64_t launches = 0, graph_launches = 0, kernel_ns = 0, device_ns = 0;
-  double share = 0;  // of the device time used by all of its clients in the last second, 0..1
+  double share = 0;  // of the device time used by all of its clients in the last second, 0..1 a device
   std::uint64_t bytes_to_device = 0, bytes_from_device = 0, bytes_on_device = 0;
   std::uint64_t queue_depth = 0, in_flight = 0;
   std::string priority;  // "high", "medium", "low"
@@ -97,6 +107,12 @@ struct StatsDetail {
 
 // Copies every figure of `page`. The page is shared with a worker: values are taken as they are, once each.
 void read_page(const GatePage& page, ClientStats& stats);
+
+// Adds what was done on a further device of the client's.
+void add_page(const GatePage& page, ClientStats& stats);
+
+// The figures of one device of several.
+void read_part(const GatePage& page, ClientDeviceStats& part);
 
 // Also fills the histograms.
 void read_histograms(const GatePage& page, ClientStats& stats);

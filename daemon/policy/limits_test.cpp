@@ -79,17 +79,22 @@ std::vector<PlacingDevice> three() {
   for (std::uint8_t i = 0; i < 3; ++i) {
     devices[i].uuid.fill(static_cast<std::uint8_t>(0x10 + i));
     devices[i].uuid_known = true;
+    devices[i].driver = "a driver";
+    devices[i].ordinal = i;
   }
   return devices;
 }
 
-// The device's index, "N?" where the choice is not settled, or "-".
+// The devices' indices, "N?" where the choice is not settled, or "-".
 std::string chosen(const std::vector<PlacingDevice>& devices, const std::string& device,
-                   const std::string& pool, const DeviceWish& wish) {
+                   const std::string& pool, const DeviceWish& wish, unsigned most = 8) {
   const auto usable = usable_devices(devices, device, pool);
   if (!usable) return "-";
-  const auto choice = choose_device(devices, *usable, wish);
-  return choice ? std::to_string(choice->device) + (choice->settled ? "" : "?") : "-";
+  const auto choice = choose_devices(devices, *usable, wish, most);
+  if (!choice) return "-";
+  std::string text = std::to_string(choice->device) + (choice->settled ? "" : "?");
+  for (const std::size_t i : choice->further) text += "," + std::to_string(i);
+  return text;
 }
 
 std::string chosen(const std::vector<PlacingDevice>& devices, const std::string& pool, const char* visible) {
@@ -128,7 +133,7 @@ TEST(Placing, ClientAsksByIndexInItsPool) {
   EXPECT_EQ(chosen(devices, "a", "4294967295"), "-");
   devices[1].load = 1000;
   devices[1].serves = false;
-  EXPECT_EQ(chosen(devices, "a", "1,0"), "1") << "a wish is not bent to what would serve better";
+  EXPECT_EQ(chosen(devices, "a", "1,0"), "1,0") << "a wish is not bent to what would serve better";
 }
 
 TEST(Placing, WhoHidesAllDevicesGetsNone) {
@@ -173,24 +178,95 @@ TEST(Placing, WishesOfAnyBytesAreAnswered) {
   wish.kind = static_cast<WishKind>(77);
   EXPECT_EQ(chosen(devices, "", "a", wish), "-");
   wish.kind = WishKind::uuid;
-  std::fill(std::begin(wish.uuid), std::end(wish.uuid), '\xff');
+  wish.count = 1;
+  std::fill(std::begin(wish.uuid[0]), std::end(wish.uuid[0]), '\xff');
   EXPECT_EQ(chosen(devices, "", "a", wish), "-");
-  std::fill(std::begin(wish.uuid), std::end(wish.uuid), '1');
-  wish.uuid[0] = 'G', wish.uuid[1] = 'P', wish.uuid[2] = 'U', wish.uuid[3] = '-';
+  std::fill(std::begin(wish.uuid[0]), std::end(wish.uuid[0]), '1');
+  std::copy_n("GPU-", 4, wish.uuid[0]);
   EXPECT_EQ(chosen(devices, "", "a", wish), "-") << "not terminated";
+  wish.kind = WishKind::index;
+  wish.count = 0;
+  EXPECT_EQ(chosen(devices, "", "a", wish), "-");
+  wish.count = UINT32_MAX;
+  EXPECT_EQ(chosen(devices, "", "a", wish), "-") << "the same one eight times";
+  wish.index[1] = UINT32_MAX;
+  EXPECT_EQ(chosen(devices, "", "a", wish), "0");
+}
+
+TEST(Placing, AListGivesItsDevicesInItsOrderUpToOneThatIsNone) {
+  auto devices = three();
+  devices[2].pool = "a";
+  EXPECT_EQ(chosen(devices, "a", "0,1"), "0,1");
+  EXPECT_EQ(chosen(devices, "a", "2,0,1"), "2,0,1");
+  EXPECT_EQ(chosen(devices, "a", "0,3,1"), "0");
+  EXPECT_EQ(chosen(devices, "a", "3,0"), "-");
+  EXPECT_EQ(chosen(devices, "a", "GPU-12,GPU-10"), "2,0");
+  EXPECT_EQ(chosen(devices, "a", "GPU-12,GPU-9,GPU-10"), "2");
+  EXPECT_EQ(chosen(devices, "a", "GPU-12,GPU-1212"), "-") << "a device named twice";
+  EXPECT_EQ(chosen(devices, "a", nullptr), "0") << "who does not ask has one";
+  EXPECT_EQ(chosen(devices, "gpu1", "", wish_of("0,1,2")), "1") << "a rule pins one";
+}
+
+TEST(Placing, TheClassBoundsHowManyDevicesAListGives) {
+  auto devices = three();
+  devices[2].pool = "a";
+  EXPECT_EQ(chosen(devices, "", "a", wish_of("2,0,1"), 2), "2,0");
+  EXPECT_EQ(chosen(devices, "", "a", wish_of("2,0,1"), 1), "2");
+  const auto choice = choose_devices(devices, std::vector<std::size_t>{0, 1, 2}, wish_of("2,0,1"), 2);
+  ASSERT_EQ(choice->left_out.size(), 1U);
+  EXPECT_NE(choice->left_out[0].find("gpu1"), std::string::npos) << choice->left_out[0];
+}
+
+TEST(Placing, WhatCannotBeHadBesideTheFirstIsLeftOutAndSaidSo) {
+  auto devices = three();
+  devices[2].pool = "a";
+  const auto without_second = [&](const char* wish = "0,1,2") {
+    const auto choice = choose_devices(devices, std::vector<std::size_t>{0, 1, 2}, wish_of(wish), 8);
+    return choice && choice->further == std::vector<std::size_t>{2} && choice->left_out.size() == 1;
+  };
+  EXPECT_FALSE(without_second());
+  devices[1].alone = "shares through NVIDIA MPS";
+  EXPECT_TRUE(without_second());
+  EXPECT_EQ(chosen(devices, "a", "1,0,2"), "1") << "nothing can be had beside it";
+  devices[1].alone = {};
+  devices[1].driver = "another driver";
+  EXPECT_TRUE(without_second());
+  devices[1].driver = devices[0].driver;
+  devices[1].serves = false;
+  EXPECT_TRUE(without_second());
+  devices[1].serves = true;
+  devices[1].ordinal = 0;
+  EXPECT_TRUE(without_second()) << "one card in two guises";
+}
+
+TEST(Placing, AFurtherDeviceThatHasNotToldWhatItIsIsWaitedFor) {
+  auto devices = three();
+  devices[1].uuid_known = false;
+  EXPECT_EQ(chosen(devices, "a", "0,1"), "1?");
+  EXPECT_EQ(chosen(devices, "a", "1,0"), "1,0") << "its own worker tells of the first";
+  EXPECT_EQ(chosen(devices, "a", "GPU-10101010-1010-1010-1010-101010101010,GPU-11"), "1?");
+  devices[1].serves = false;
+  EXPECT_EQ(chosen(devices, "a", "0,1"), "0");
 }
 
 TEST(Placing, AnIndexFindsTheSameDeviceInTheListOfLibnvidiaMl) {
   using List = std::vector<std::size_t>;
   const List usable{1, 4, 5};
-  EXPECT_EQ(listed_devices(usable, wish_of(nullptr), 4), List{4});
-  EXPECT_EQ(listed_devices(usable, wish_of("1"), 4), (List{1, 4}));
-  EXPECT_EQ(listed_devices(usable, wish_of("0,1"), 1), List{1});
-  EXPECT_EQ(listed_devices(usable, wish_of("2"), 5), (List{1, 4, 5}));
-  EXPECT_EQ(listed_devices(usable, wish_of("2"), 1), List{1}) << "it runs elsewhere than it wishes now";
-  EXPECT_EQ(listed_devices(usable, wish_of("3"), 4), List{4});
-  EXPECT_EQ(listed_devices(usable, wish_of("GPU-1"), 5), List{5});
-  EXPECT_EQ(listed_devices(usable, wish_of("-1"), 1), List{1});
+  const auto listed = [&](const char* wish, const List& own) {
+    return listed_devices(usable, wish_of(wish), own);
+  };
+  EXPECT_EQ(listed(nullptr, {4}), List{4});
+  EXPECT_EQ(listed("1", {4}), (List{1, 4}));
+  EXPECT_EQ(listed("0,1", {1}), List{1});
+  EXPECT_EQ(listed("0,1", {1, 4}), (List{1, 4}));
+  EXPECT_EQ(listed("2,0", {5, 1}), (List{1, 4, 5}));
+  EXPECT_EQ(listed("2", {5}), (List{1, 4, 5}));
+  EXPECT_EQ(listed("2", {1}), List{1}) << "it runs elsewhere than it wishes now";
+  EXPECT_EQ(listed("0,2", {1, 4}), (List{1, 4})) << "the same";
+  EXPECT_EQ(listed("3", {4}), List{4});
+  EXPECT_EQ(listed("GPU-1", {5}), List{5});
+  EXPECT_EQ(listed("GPU-2,GPU-1", {5, 1}), (List{5, 1}));
+  EXPECT_EQ(listed("-1", {1}), List{1});
 }
 
 struct PromisesTest : testing::Test {

@@ -34,30 +34,44 @@ GateKeeper::GateKeeper(EventLoop& loop, std::unique_ptr<SchedulingPolicy> policy
 
 GateKeeper::~GateKeeper() {
   loop_.cancel(timer_);
-  for (const auto& [client, entry] : entries_) loop_.forget(entry.attention_fd);
+  for (const auto& [client, entry] : entries_) forget_attention(entry);
 }
 
-void GateKeeper::add(ClientId client, const GateTerms& terms, std::shared_ptr<GateMapping> gate,
+void GateKeeper::add(ClientId client, const GateTerms& terms, std::shared_ptr<GatePage> page,
                      int attention_fd, bool held) {
   Entry entry;
-  entry.seen_ns = gate->page().consumed_ns.load(std::memory_order_acquire);
-  entry.gate = std::move(gate);
+  entry.seen_ns = page->consumed_ns.load(std::memory_order_acquire);
+  entry.page = std::move(page);
   entry.attention_fd = attention_fd;
   entry.terms = terms;
   entry.held = held;
   entries_[client] = std::move(entry);
   if (!held) policy_->add(client, terms.terms, 0);
-  loop_.watch(attention_fd, EPOLLIN, [this, attention_fd](std::uint32_t) {
-    std::uint64_t count = 0;
-    if (read(attention_fd, &count, sizeof count) == static_cast<ssize_t>(sizeof count)) tick();
-  });
+  if (attention_fd >= 0) {
+    loop_.watch(attention_fd, EPOLLIN, [this, client, attention_fd](std::uint32_t) {
+      std::uint64_t count = 0;
+      if (read(attention_fd, &count, sizeof count) != static_cast<ssize_t>(sizeof count)) return;
+      tick();
+      const auto found = entries_.find(client);
+      if (found != entries_.end() && found->second.also) found->second.also();
+    });
+  }
   tick();
+}
+
+void GateKeeper::on_attention(ClientId client, std::function<void()> also) {
+  const auto found = entries_.find(client);
+  if (found != entries_.end()) found->second.also = std::move(also);
+}
+
+void GateKeeper::forget_attention(const Entry& entry) {
+  if (entry.attention_fd >= 0) loop_.forget(entry.attention_fd);
 }
 
 void GateKeeper::remove(ClientId client) {
   const auto found = entries_.find(client);
   if (found == entries_.end()) return;
-  loop_.forget(found->second.attention_fd);
+  forget_attention(found->second);
   if (!found->second.held) policy_->remove(client);
   entries_.erase(found);
   tick();
@@ -87,7 +101,7 @@ void GateKeeper::hold(ClientId client, bool held) {
 void GateKeeper::read_pages(std::uint64_t now) {
   std::uint64_t unmetered = 0;
   for (auto& [client, entry] : entries_) {
-    const GatePage& page = entry.gate->page();
+    const GatePage& page = *entry.page;
     // A counter that went back is a lie or a fault of the worker: it earns nothing.
     const std::uint64_t used = std::max(page.consumed_ns.load(std::memory_order_acquire), entry.seen_ns);
     entry.more_ns = used - entry.seen_ns;
@@ -101,7 +115,7 @@ void GateKeeper::read_pages(std::uint64_t now) {
   const std::uint64_t elapsed = now - last_tick_ns_;
   last_tick_ns_ = now;
   for (auto& [client, entry] : entries_) {
-    const GatePage& page = entry.gate->page();
+    const GatePage& page = *entry.page;
     if (unmetered > elapsed && page.metered.load(std::memory_order_relaxed) == 0) {
       entry.more_ns = static_cast<std::uint64_t>(
           static_cast<double>(entry.more_ns) * static_cast<double>(elapsed) / static_cast<double>(unmetered));
@@ -122,7 +136,7 @@ void GateKeeper::read_pages(std::uint64_t now) {
 }
 
 bool GateKeeper::is_stalled(Entry& entry, std::uint64_t now) {
-  const GatePage& page = entry.gate->page();
+  const GatePage& page = *entry.page;
   const bool waits = page.blocked.load(std::memory_order_relaxed) != 0;
   if (entry.more_ns != 0 || !entry.backlogged || waits || entry.moved_ns == 0) entry.moved_ns = now;
   entry.stalled = page.metered.load(std::memory_order_relaxed) != 0 && now - entry.moved_ns > kStallNs;
@@ -130,14 +144,14 @@ bool GateKeeper::is_stalled(Entry& entry, std::uint64_t now) {
 }
 
 bool GateKeeper::is_silent(Entry& entry, std::uint64_t now) {
-  const std::uint64_t beats = entry.gate->page().beats.load(std::memory_order_relaxed);
+  const std::uint64_t beats = entry.page->beats.load(std::memory_order_relaxed);
   if (beats != entry.beats || entry.heard_ns == 0) entry.heard_ns = now;
   entry.beats = beats;
   return beats != 0 && now - entry.heard_ns > kSilenceNs;
 }
 
 bool GateKeeper::is_stuck(Entry& entry, std::uint64_t elapsed) {
-  const GatePage& page = entry.gate->page();
+  const GatePage& page = *entry.page;
   const std::uint64_t progress = page.progress.load(std::memory_order_acquire);
   const bool on_device = page.in_flight.load(std::memory_order_acquire) != 0;
   const bool same = progress == entry.progress && on_device && entry.on_device;
@@ -155,7 +169,7 @@ bool GateKeeper::is_stuck(Entry& entry, std::uint64_t elapsed) {
 
 void GateKeeper::apply(const Grant& grant, std::size_t waiting, std::size_t busy) {
   Entry& entry = entries_.at(grant.client);
-  GatePage& page = entry.gate->page();
+  GatePage& page = *entry.page;
   const bool waits = entry.backlogged && grant.more_ns == 0;
   if (entry.waited && !waits && entry.backlogged) {
     ++entry.figures.turns;
@@ -184,7 +198,7 @@ void GateKeeper::tick() {
     apply(grant, static_cast<std::size_t>(waiting), static_cast<std::size_t>(busy));
   }
   for (auto& [client, entry] : entries_) {
-    if (entry.held) set_allowance(entry.gate->page(), entry.seen_ns);
+    if (entry.held) set_allowance(*entry.page, entry.seen_ns);
   }
   if (look_) look_();
   schedule_next();
@@ -197,11 +211,11 @@ GateFigures GateKeeper::figures(ClientId client) const {
 
 void GateKeeper::open_all() {
   for (const auto& [client, entry] : entries_) {
-    loop_.forget(entry.attention_fd);
+    forget_attention(entry);
     if (entry.held) continue;
     policy_->remove(client);
-    entry.gate->page().window_ns.store(0, std::memory_order_relaxed);
-    set_allowance(entry.gate->page(), no_limit_ns);
+    entry.page->window_ns.store(0, std::memory_order_relaxed);
+    set_allowance(*entry.page, no_limit_ns);
   }
   entries_.clear();
   loop_.cancel(timer_);

@@ -49,9 +49,12 @@ class GateKeeper {
   void on_look(std::function<void()> look) { look_ = std::move(look); }
 
   // A client's worker comes under the policy, or is held from the start; what it has used before is not
-  // charged. `attention_fd` stays the caller's and must live until remove().
-  void add(ClientId client, const GateTerms& terms, std::shared_ptr<GateMapping> gate, int attention_fd,
+  // charged. `attention_fd` stays the caller's and must live until remove(); -1: another keeper watches it
+  // and says so by tick().
+  void add(ClientId client, const GateTerms& terms, std::shared_ptr<GatePage> page, int attention_fd,
            bool held = false);
+  // Called when a client's attention descriptor was raised, after tick().
+  void on_attention(ClientId client, std::function<void()> also);
   void remove(ClientId client);
   // Holds from the next tick on, which follows at once.
   void set_terms(ClientId client, const GateTerms& terms);
@@ -72,8 +75,9 @@ class GateKeeper {
 
  private:
   struct Entry {
-    std::shared_ptr<GateMapping> gate;
+    std::shared_ptr<GatePage> page;
     int attention_fd = -1;
+    std::function<void()> also;
     GateTerms terms;
     std::uint64_t seen_ns = 0;  // its own counter at the last tick
     std::uint64_t more_ns = 0;  // what that counter has grown by at this one
@@ -91,6 +95,7 @@ class GateKeeper {
     bool waited = false;
   };
 
+  void forget_attention(const Entry& entry);
   void read_pages(std::uint64_t now);
   // `waiting`: clients with work that have to wait; `busy`: clients with work.
   void apply(const Grant& grant, std::size_t waiting, std::size_t busy);

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 #include <sys/eventfd.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -46,7 +47,7 @@ class Keeper : public testing::Test {
       FakeWorker& worker = id == 1 ? first : second;
       worker.page().backlogged.store(1);
       worker.page().in_flight.store(1);
-      keeper.add(id, GateTerms{}, worker.gate, worker.attention.get());
+      keeper.add(id, GateTerms{}, GateMapping::page_of(worker.gate), worker.attention.get());
     }
   }
   EventLoop loop;
@@ -72,6 +73,24 @@ TEST_F(Keeper, ClientWhoseWorkWaitsForSomethingElseHoldsNobodyBack) {
   }
   EXPECT_GT(other, used / 2);
   EXPECT_GT(used, other / 2);
+}
+
+TEST_F(Keeper, OneDescriptorTellsTheKeepersOfAllOfAClientsDevices) {
+  GateKeeper other{loop, std::make_unique<FairQueue>(2 * kMs, 20 * kMs)};
+  const auto page = GateMapping::page_of(first.gate, 1);
+  page->metered.store(1);
+  other.add(1, GateTerms{}, page, -1);
+  keeper.on_attention(1, [&] { other.tick(); });
+  page->consumed_ns.store(5 * kMs);
+  EXPECT_EQ(other.charged_ns(), 0U);
+  const std::uint64_t one = 1;
+  ASSERT_EQ(write(first.attention.get(), &one, sizeof one), 8);
+  loop.after(milliseconds(20), [this] { loop.stop(); });
+  loop.run();
+  EXPECT_EQ(other.charged_ns(), 5 * kMs);
+  EXPECT_EQ(keeper.figures(1).charged_ns, 0U) << "each device is accounted for by itself";
+  other.open_all();
+  EXPECT_EQ(page->allowance_ns.load(), no_limit_ns);
 }
 
 TEST_F(Keeper, ClientThatWaitsAtTheGateKeepsItsClaim) {

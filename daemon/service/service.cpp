@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -156,6 +157,10 @@ tl::expected<void, std::string> Service::start() {
   locations.runtime_folder =
       runtime != nullptr ? runtime : std::filesystem::path(config_->control).parent_path().string();
   locations.sysfs_root = config_->sysfs_root;
+  for (const DeviceConfig& wanted : config_->devices) {
+    if (wanted.kind != DeviceKind::software && wanted.kind != DeviceKind::automatic) continue;
+    locations.software_devices = std::max(locations.software_devices, wanted.ordinal + 1);
+  }
   store_ = std::make_unique<DescriptorStore>();
   sessions_ = std::make_unique<SessionManager>(loop_, config_, *store_);
   for (const DeviceConfig& wanted : config_->devices) {
@@ -166,7 +171,10 @@ tl::expected<void, std::string> Service::start() {
       sessions_->device_problem(*devices_[index], why);
     };
     callbacks.on_stuck = [this](ClientId client) { sessions_->command_too_long(client); };
-    devices_.push_back(std::make_unique<Device>(loop_, wanted, static_cast<unsigned>(index),
+    const auto alike = std::count_if(
+        devices_.begin(), devices_.end(),
+        [&](const std::unique_ptr<Device>& before) { return before->config().ordinal == wanted.ordinal; });
+    devices_.push_back(std::make_unique<Device>(loop_, wanted, static_cast<unsigned>(alike),
                                                 config_->scheduler, locations, std::move(callbacks)));
     sessions_->add_device(*devices_.back());
   }

@@ -67,6 +67,7 @@ void SessionManager::write_record(Session& session) {
   SessionRecord record;
   record.session = session.id;
   record.device = session.device->config().name;
+  for (const Device* device : session.further) record.further.push_back(device->config().name);
   record.identity = session.peer.identity;
   record.client_class = session.client_class;
   record.adjustments = session.adjustments;
@@ -158,6 +159,16 @@ tl::expected<std::unique_ptr<Session>, std::string> SessionManager::restore(Kept
   if (session->device == nullptr || session->device->pool() == nullptr) {
     return tl::unexpected("there is no device '" + record->device + "' any more");
   }
+  if (record->further.size() >= most_client_devices) {
+    return tl::unexpected(std::string("its record is damaged: it has too many devices"));
+  }
+  for (const std::string& name : record->further) {
+    Device* const device = name.empty() ? nullptr : find_device(name);
+    if (device == nullptr || session->place_of(*device)) {
+      return tl::unexpected("there is no device '" + name + "' any more");
+    }
+    session->further.push_back(device);
+  }
   WorkerDescriptors worker{take(parts, kWorkerPidfd), take(parts, kWorkerSocket), take(parts, kGate),
                            take(parts, kAttention), take(parts, kLifeline)};
   if (!worker.pidfd || !worker.socket || !worker.attention || !worker.lifeline || !session->socket) {
@@ -190,10 +201,11 @@ void SessionManager::adopt_one(const std::string& owner, KeptParts parts) {
   if (!send_message(session.worker->fds.socket.get(), IpcAgain{})) {
     log::warning("what a session shares is not known any more session={}", id);
   }
-  session.sampled_ns = session.gate->page().consumed_ns.load(std::memory_order_relaxed);
+  for (std::size_t i = 0; i < session.device_count(); ++i) {
+    session.sampled_ns[i] = session.gate->page(i).consumed_ns.load(std::memory_order_relaxed);
+  }
   session.quarantined = quarantine_.find(subject_of(session), EventLoop::Clock::now()) != nullptr;
-  session.device->gates().add(id, gate_terms(session.client_class), session.gate,
-                              session.worker->fds.attention.get(), held(session));
+  watch_gates(session);
   watch_residence(session);
   sessions_.emplace(id, std::move(*restored));
   refresh(session);

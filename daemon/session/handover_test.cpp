@@ -5,6 +5,8 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <filesystem>
+#include <fstream>
 
 #include "daemon/handover/state_memory.hpp"
 #include "daemon/testing/broker_process.hpp"
@@ -69,6 +71,74 @@ TEST_F(Handover, ClientsGoOnWithTheNextBroker) {
   const Answer second = broker_.hello();
   ASSERT_TRUE(second.welcome);
   EXPECT_GT(second.welcome->session, client_.welcome->session);
+}
+
+// The files beside the broker's own configuration: a second device.
+void add_second_device(const BrokerProcess& broker) {
+  std::filesystem::create_directory(broker.folder() + "/vgpud.d");
+  std::ofstream(broker.folder() + "/vgpud.d/second.yaml")
+      << "devices: [{name: gpu1, kind: software, ordinal: 1, driver: " << broker.folder() << "/ok}]\n";
+}
+
+TEST(SeveralDevices, AClientKeepsThemWithTheNextBroker) {
+  const ServiceManager manager;
+  BrokerProcess broker("ok", "classes: {default: {memory_quota: 64MiB}}\n", &manager);
+  ASSERT_TRUE(broker.wait_until_up()) << broker.log();
+  add_second_device(broker);
+  broker.end_with(SIGTERM);
+  broker.start();
+  ASSERT_TRUE(broker.wait_until_up()) << broker.log();
+  const UniqueFd client = broker.connect();
+  Hello hello;
+  hello.protocol_hash = protocol_hash();
+  hello.wish.kind = WishKind::index;
+  hello.wish.count = 2;
+  hello.wish.index[0] = 1;
+  ASSERT_TRUE(send_message(client.get(), hello));
+  const auto answer = receive_message(client.get(), 10'000);
+  ASSERT_TRUE(answer) << answer.error();
+  const auto* const welcome = answer->as<Welcome>();
+  ASSERT_NE(welcome, nullptr) << broker.log();
+  EXPECT_EQ(welcome->device_count, 2U);
+  const auto second = receive_message(client.get(), 10'000);
+  ASSERT_TRUE(second && second->as<DeviceReport>() != nullptr) << "the second device's report follows";
+  ASSERT_TRUE(eventually([&] { return manager.stored_names().size() == 10; }));
+  const auto gate = GateMapping::attach(manager.stored().at("vgpud/session-1/gate").get());
+  ASSERT_TRUE(gate);
+  (*gate)->page(1).launches.store(5);
+  (*gate)->page(1).memory_used.store(100);
+  const auto row = [&] { return broker.stats()["clients"][0]; };
+  ASSERT_TRUE(eventually([&] { return row()["launches"] == 12; }));
+  for (const int number : {SIGTERM, SIGKILL}) {
+    SCOPED_TRACE(number);
+    const nlohmann::json before = row();
+    broker.end_with(number);
+    for (const std::size_t place : {0U, 1U}) {
+      EXPECT_EQ((*gate)->page(place).allowance_ns.load(), no_limit_ns) << "nobody holds it back meanwhile";
+    }
+    broker.start();
+    ASSERT_TRUE(broker.wait_until_up()) << broker.log();
+    const nlohmann::json after = row();
+    for (const char* key : {"session", "worker_pid", "device", "devices", "state", "launches", "memory_used"})
+      EXPECT_EQ(after[key], before[key]) << key;
+    EXPECT_EQ(after["device"], "gpu1,gpu0");
+    EXPECT_EQ(after["devices"][1]["device"], "gpu0");
+    EXPECT_EQ(after["devices"][1]["launches"], 5);
+    EXPECT_EQ((*gate)->page(1).memory_quota.load(), 64U << 20U) << "the quota is one of each device";
+  }
+  // Both are held, and let go.
+  ASSERT_EQ(broker.ask({{"request", "pause"}, {"session", 1}})["ok"], true);
+  for (const std::size_t place : {0U, 1U}) EXPECT_EQ((*gate)->page(place).allowance_ns.load(), 0U) << place;
+  ASSERT_EQ(broker.ask({{"request", "resume"}, {"session", 1}})["ok"], true);
+  for (const std::size_t place : {0U, 1U}) {
+    EXPECT_EQ((*gate)->page(place).allowance_ns.load(), no_limit_ns) << place;
+  }
+  // Where one of them is no more, the session cannot go on.
+  broker.end_with(SIGKILL);
+  std::filesystem::remove(broker.folder() + "/vgpud.d/second.yaml");
+  broker.start();
+  ASSERT_TRUE(broker.wait_until_up()) << broker.log();
+  EXPECT_TRUE(broker.stats()["clients"].empty()) << broker.log();
 }
 
 TEST(Oversubscription, WhoIsMovedOutComesBackWithTheNextBroker) {

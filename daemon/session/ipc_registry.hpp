@@ -24,6 +24,7 @@ class IpcRegistry {
   struct Entry {
     std::uint64_t session = 0;
     IpcKind kind = IpcKind::memory;
+    std::size_t device = 0;  // on which of the session's devices it lies
     std::array<std::byte, ipc_handle_bytes> native{};
     UniqueFd fd;  // if has_descriptor()
   };

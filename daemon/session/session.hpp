@@ -1,10 +1,12 @@
 // One client as the broker holds it, from its hello to its end. Plain state; session_manager.hpp acts on it.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "daemon/base/event_loop.hpp"
 #include "daemon/devices/device.hpp"
@@ -52,11 +54,12 @@ struct Session {
   Adjustments adjustments;
   bool quarantined = false;  // gets no device time, because of what its program did or the operator said
   bool fault_counted = false;
-  DeviceWish wish;      // which device it asked for
-  bool settled = true;  // false: `device` may be the one, which it must tell by its UUID first
-  Device* device = nullptr;
+  DeviceWish wish;                    // which devices it asked for
+  bool settled = true;                // false: `device` may be one of them, which it must tell first
+  Device* device = nullptr;           // its first, whose worker serves it
+  std::vector<Device*> further;       // those that it has besides
   Worker* worker = nullptr;           // null unless running
-  std::shared_ptr<GateMapping> gate;  // outlives the worker, for the last figures
+  std::shared_ptr<GateMapping> gate;  // a page a device; outlives the worker, for the last figures
   UniqueFd channel;                   // memfd shared by client and worker
   EventLoop::Clock::time_point since;
   EventLoop::TimerId wait_timer = 0;
@@ -64,9 +67,21 @@ struct Session {
   std::optional<StateMemory>
       record;  // what the next vgpud must know of it (session_record.hpp), while it is kept
 
-  // For the share of device time.
-  std::uint64_t sampled_ns = 0;
-  double share = 0;
+  // For the share of device time, a value a device.
+  std::array<std::uint64_t, most_client_devices> sampled_ns{};
+  std::array<double, most_client_devices> share{};
+
+  [[nodiscard]] std::size_t device_count() const { return 1 + further.size(); }
+  [[nodiscard]] Device& device_at(std::size_t place) const {
+    return place == 0 ? *device : *further[place - 1];
+  }
+  // The place of a device among its own; none: it does not have it.
+  [[nodiscard]] std::optional<std::size_t> place_of(const Device& wanted) const {
+    for (std::size_t i = 0; i < device_count(); ++i) {
+      if (&device_at(i) == &wanted) return i;
+    }
+    return std::nullopt;
+  }
 };
 
 // What is quarantined when this client's work is to blame.

@@ -98,6 +98,7 @@ tl::expected<void, std::string> SessionManager::move(std::uint64_t id, const std
   }
   Device& before = *session.device;
   session.device = device;
+  session.further.clear();
   session.settled = true;
   count_waiting(before);
   serve(session);

@@ -1,5 +1,5 @@
 // The part of SessionManager between two workers whose clients share memory or events: a token is good for
-// clients of the user whose client it is, on the same device, while that client lives.
+// clients of the user whose client it is, which have the device on which it lies, while that client lives.
 #include <fcntl.h>
 
 #include <span>
@@ -38,10 +38,11 @@ void SessionManager::on_ipc(std::uint64_t id, const IpcRequest& request, int fd)
     IpcRegistry::Entry entry;
     entry.session = id;
     entry.kind = request.kind;
+    entry.device = request.device;
     entry.native = request.native;
     const bool wants_fd = has_descriptor(request.kind);
     if (wants_fd && fd >= 0) entry.fd.reset(fcntl(fd, F_DUPFD_CLOEXEC, 0));
-    const bool whole = wants_fd == static_cast<bool>(entry.fd);
+    const bool whole = wants_fd == static_cast<bool>(entry.fd) && request.device < session.device_count();
     answer.result = whole && ipc_.add(request.token, std::move(entry)) ? IpcResult::done : IpcResult::full;
   } else if (request.action == IpcAction::resolve) {
     answer = resolve_ipc(session, request, shown);
@@ -69,7 +70,7 @@ IpcAnswer SessionManager::resolve_ipc(const Session& asker, const IpcRequest& re
   }
   const Session& from = *owner->second;
   if (asker.guest || from.peer.identity.uid != asker.peer.identity.uid) return answer;
-  if (from.device != asker.device) {
+  if (!asker.place_of(from.device_at(entry->device))) {
     answer.result = IpcResult::other_device;
     return answer;
   }

@@ -29,8 +29,13 @@ std::vector<PlacingDevice> SessionManager::placing_devices() const {
       seen.uuid_known = true;
     }
     for (const auto& [id, session] : sessions_) {
-      if (session->device == device) seen.load += session->client_class.weight;
+      if (session->place_of(*device)) seen.load += session->client_class.weight;
     }
+    if (const auto& driver = device->driver()) {
+      seen.driver = std::string(to_string(driver->kind)) + " " + driver->path;
+    }
+    seen.ordinal = device->config().ordinal;
+    seen.alone = device->why_alone();
     seen.load += promises_.load(all.size(), EventLoop::Clock::now());
     all.push_back(std::move(seen));
   }
@@ -39,13 +44,14 @@ std::vector<PlacingDevice> SessionManager::placing_devices() const {
 
 tl::expected<Choice, std::string> SessionManager::choose(const std::vector<PlacingDevice>& all,
                                                          const std::vector<std::size_t>& usable,
-                                                         const DeviceWish& wish, pid_t pid) const {
+                                                         const DeviceWish& wish, unsigned most,
+                                                         pid_t pid) const {
   if (const auto told = promises_.find(pid, EventLoop::Clock::now());
       told && wish.kind == WishKind::any && all[*told].serves &&
       std::find(usable.begin(), usable.end(), *told) != usable.end()) {
-    return Choice{*told};
+    return Choice{*told, true, {}, {}};
   }
-  return choose_device(all, usable, wish);
+  return choose_devices(all, usable, wish, most);
 }
 
 tl::expected<SessionManager::Place, std::string> SessionManager::place(const Placement& placement,
@@ -54,11 +60,13 @@ tl::expected<SessionManager::Place, std::string> SessionManager::place(const Pla
   const auto all = placing_devices();
   const auto usable = usable_devices(all, placement.device, placement.pool);
   if (!usable) return tl::unexpected(usable.error());
-  const auto choice = choose(all, *usable, wish, pid);
+  auto choice = choose(all, *usable, wish, placement.client_class.devices, pid);
   if (!choice) return tl::unexpected(choice.error());
   Device* const device = devices_[choice->device];
   if (!all[choice->device].serves) return tl::unexpected("the device cannot serve: " + device->problem());
-  return Place{device, choice->settled};
+  Place found{device, choice->settled, {}, std::move(choice->left_out)};
+  for (const std::size_t i : choice->further) found.further.push_back(devices_[i]);
+  return found;
 }
 
 bool SessionManager::settle(Session& session) {
@@ -72,6 +80,7 @@ bool SessionManager::settle(Session& session) {
     return false;
   }
   session.settled = found->settled;
+  session.further = found->further;
   if (found->device == session.device) return session.settled;
   Device& before = *std::exchange(session.device, found->device);
   count_waiting(before);
@@ -93,17 +102,34 @@ GateTerms SessionManager::gate_terms(const ClassConfig& from) const {
 void SessionManager::push(Session& session) {
   if (!session.gate) return;
   const ClassConfig& holds = session.client_class;
-  GatePage& page = session.gate->page();
-  page.memory_quota.store(holds.memory_quota.value_or(0));
-  page.level.store(static_cast<std::uint32_t>(holds.priority), std::memory_order_relaxed);
-  page.watchdog_ns.store(ns(holds.watchdog), std::memory_order_relaxed);
-  page.launch_rate.store(holds.launch_rate, std::memory_order_relaxed);
-  page.byte_rate.store(holds.bandwidth.value_or(0), std::memory_order_relaxed);
-  page.queue_limit.store(holds.queue_depth, std::memory_order_relaxed);
+  for (std::size_t i = 0; i < session.device_count(); ++i) {
+    GatePage& page = session.gate->page(i);
+    page.memory_quota.store(holds.memory_quota.value_or(0));
+    page.level.store(static_cast<std::uint32_t>(holds.priority), std::memory_order_relaxed);
+    page.watchdog_ns.store(ns(holds.watchdog), std::memory_order_relaxed);
+    page.launch_rate.store(holds.launch_rate, std::memory_order_relaxed);
+    page.byte_rate.store(holds.bandwidth.value_or(0), std::memory_order_relaxed);
+    page.queue_limit.store(holds.queue_depth, std::memory_order_relaxed);
+    if (session.state != SessionState::running) continue;
+    session.device_at(i).gates().set_terms(session.id, gate_terms(holds));
+  }
   if (session.state == SessionState::running) {
-    session.device->gates().set_terms(session.id, gate_terms(holds));
     session.device->residence().set_level(session.id, static_cast<unsigned>(holds.priority));
   }
+}
+
+void SessionManager::watch_gates(Session& session) {
+  const int attention = session.worker->fds.attention.get();
+  for (std::size_t i = 0; i < session.device_count(); ++i) {
+    session.device_at(i).gates().add(session.id, gate_terms(session.client_class),
+                                     GateMapping::page_of(session.gate, i), i == 0 ? attention : -1,
+                                     held(session));
+  }
+  if (session.further.empty()) return;
+  // One descriptor tells of the worker's work on any of its devices.
+  session.device->gates().on_attention(session.id, [further = session.further] {
+    for (Device* device : further) device->gates().tick();
+  });
 }
 
 void SessionManager::watch_residence(const Session& session) {
@@ -117,7 +143,10 @@ bool SessionManager::held(const Session& session) {
 }
 
 void SessionManager::hold_if_needed(Session& session) {
-  if (session.state == SessionState::running) session.device->gates().hold(session.id, held(session));
+  if (session.state != SessionState::running) return;
+  for (std::size_t i = 0; i < session.device_count(); ++i) {
+    session.device_at(i).gates().hold(session.id, held(session));
+  }
 }
 
 void SessionManager::command_too_long(std::uint64_t id) {

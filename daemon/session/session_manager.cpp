@@ -43,6 +43,13 @@ UniqueFd make_channel(const Session& session) {
   return made ? std::move(*made) : UniqueFd();
 }
 
+// "gpu0", or "gpu0,gpu1" of a client with several.
+std::string device_names(const Session& session) {
+  std::string names = session.device->config().name;
+  for (const Device* device : session.further) names += "," + device->config().name;
+  return names;
+}
+
 const char* to_string(SessionState state) {
   switch (state) {
     case SessionState::waiting:
@@ -169,6 +176,11 @@ void SessionManager::admit(UniqueFd socket, const DeviceWish& wish) {
   session->wish = wish;
   session->device = found->device;
   session->settled = found->settled;
+  session->further = found->further;
+  for (const std::string& why : found->left_out) {
+    log::info("device left out pid={} program={} reason={}", session->peer.identity.pid,
+              log::quoted(session->peer.identity.program), log::quoted(why));
+  }
   start(std::move(session));
 }
 
@@ -335,6 +347,10 @@ bool SessionManager::attach(Session& session, Worker& worker) {
   Attach attach_message;
   attach_message.session = id;
   attach_message.memory_quota = quota;
+  attach_message.further_count = static_cast<std::uint32_t>(session.further.size());
+  for (std::size_t i = 0; i < session.further.size(); ++i) {
+    attach_message.further[i] = session.further[i]->config().ordinal;
+  }
   attach_message.pid = session.peer.identity.pid;
   attach_message.uid = session.peer.identity.uid;
   set_text(attach_message.program, session.peer.identity.program);
@@ -346,6 +362,7 @@ bool SessionManager::attach(Session& session, Worker& worker) {
   const std::array<int, 2> worker_fds{session.channel.get(), direct->second.get()};
   Welcome welcome;
   welcome.session = id;
+  welcome.device_count = static_cast<std::uint32_t>(session.device_count());
   welcome.memory_quota = quota;
   welcome.device = session.device->report().value_or(worker.report);
   const std::array<int, 2> client_fds{session.channel.get(), direct->first.get()};
@@ -354,23 +371,25 @@ bool SessionManager::attach(Session& session, Worker& worker) {
     return false;
   }
   if (const auto sent = send_message(session.socket.get(), welcome, client_fds); !sent) return false;
+  for (const Device* device : session.further) {
+    if (!device->report() || !send_message(session.socket.get(), *device->report())) return false;
+  }
 
   session.state = SessionState::running;
-  session.device->gates().add(id, gate_terms(session.client_class), session.gate, worker.fds.attention.get(),
-                              held(session));
+  watch_gates(session);
   ++counters_.admitted;
-  ++past_[session.device].admitted;
+  for (std::size_t i = 0; i < session.device_count(); ++i) ++past_[&session.device_at(i)].admitted;
   keep(session);
   const Identity& who = session.peer.identity;
   log::info("client admitted session={} pid={} uid={} program={} unit={} class={} device={} worker_pid={}",
             id, who.pid, who.uid, log::quoted(who.program), log::quoted(who.unit), session.client_class.name,
-            session.device->config().name, worker.pid);
+            device_names(session), worker.pid);
   return true;
 }
 
 void SessionManager::release_worker(Session& session) {
   session.device->residence().remove(session.id);
-  session.device->gates().remove(session.id);
+  for (std::size_t i = 0; i < session.device_count(); ++i) session.device_at(i).gates().remove(session.id);
   store_.drop(store_owner(session.id));
   ipc_.forget_session(session.id);
   session.record.reset();
@@ -418,7 +437,9 @@ void SessionManager::end(std::uint64_t id, const std::string& why) {
     if (const auto error = session->gate->page().sticky_error.load(std::memory_order_relaxed); error != 0) {
       count_fault(*session, fmt::format("CUDA error {}", error));
     }
-    past_[session->device].add(session->gate->page());
+    for (std::size_t i = 0; i < session->device_count(); ++i) {
+      past_[&session->device_at(i)].add(session->gate->page(i));
+    }
     ClientStats last = describe(*session, {.calls = true});
     last.state = "ended";
     last.ending = session->failure.empty() ? why : why + "; its worker had ended with " + session->failure;
@@ -484,11 +505,13 @@ void SessionManager::sample() {
   std::map<const Device*, std::uint64_t> used;
   for (const auto& [id, session] : sessions_) {
     if (!session->gate) continue;
-    const std::uint64_t now = session->gate->page().consumed_ns.load(std::memory_order_relaxed);
-    const std::uint64_t more = now > session->sampled_ns ? now - session->sampled_ns : 0;
-    session->sampled_ns = now;
-    session->share = static_cast<double>(more);
-    used[session->device] += more;
+    for (std::size_t i = 0; i < session->device_count(); ++i) {
+      const std::uint64_t now = session->gate->page(i).consumed_ns.load(std::memory_order_relaxed);
+      const std::uint64_t more = now > session->sampled_ns[i] ? now - session->sampled_ns[i] : 0;
+      session->sampled_ns[i] = now;
+      session->share[i] = static_cast<double>(more);
+      used[&session->device_at(i)] += more;
+    }
   }
   utilisation_.clear();
   for (const auto& [device, total] : used) {
@@ -496,8 +519,10 @@ void SessionManager::sample() {
         std::min(1.0, static_cast<double>(total) / static_cast<double>(nanoseconds(kSamplePeriod).count()));
   }
   for (const auto& [id, session] : sessions_) {
-    const auto total = static_cast<double>(used[session->device]);
-    session->share = total > 0 ? session->share / total : 0;
+    for (std::size_t i = 0; i < session->device_count(); ++i) {
+      const auto total = static_cast<double>(used[&session->device_at(i)]);
+      session->share[i] = total > 0 ? session->share[i] / total : 0;
+    }
   }
 }
 
@@ -539,9 +564,11 @@ DeviceFigures SessionManager::figures(const Device& device) const {
   const auto past = past_.find(&device);
   DeviceFigures figures = past == past_.end() ? DeviceFigures{} : past->second;
   for (const auto& [id, session] : sessions_) {
-    if (session->device != &device || !session->gate) continue;
-    figures.add(session->gate->page());
-    figures.queue_depth += session->gate->page().queue_depth.load(std::memory_order_relaxed);
+    const auto place = session->place_of(device);
+    if (!place || !session->gate) continue;
+    const GatePage& page = session->gate->page(*place);
+    figures.add(page);
+    figures.queue_depth += page.queue_depth.load(std::memory_order_relaxed);
   }
   return figures;
 }
@@ -565,21 +592,28 @@ ClientStats SessionManager::describe(const Session& session, StatsDetail detail)
   stats.unit = who.unit;
   stats.ancestors = who.ancestors;
   stats.class_name = session.client_class.name;
-  stats.device = session.device->config().name;
+  stats.device = device_names(session);
   stats.state = session.state != SessionState::running ? to_string(session.state)
                 : session.quarantined                  ? "quarantined"
                 : session.adjustments.paused()         ? "paused"
                                                        : "running";
   stats.priority = to_string(session.client_class.priority);
   stats.weight = session.client_class.weight;
-  stats.turns = session.device->gates().figures(session.id).turns;
   stats.ending = session.failure;
   stats.age_ns = static_cast<std::uint64_t>(nanoseconds(EventLoop::Clock::now() - session.since).count());
   stats.memory_quota = session.client_class.memory_quota.value_or(0);
-  stats.share = session.share;
   stats.faults = session.fault_counted ? 1 : 0;
+  for (std::size_t i = 0; i < session.device_count(); ++i) {
+    const std::uint64_t turns = session.device_at(i).gates().figures(session.id).turns;
+    stats.turns += turns;
+    stats.share += session.share[i];
+    if (session.further.empty()) break;
+    stats.devices.push_back({session.device_at(i).config().name, turns, session.share[i]});
+    if (session.gate) read_part(session.gate->page(i), stats.devices.back());
+  }
   if (session.gate) {
     read_page(session.gate->page(), stats);
+    for (std::size_t i = 1; i < session.device_count(); ++i) add_page(session.gate->page(i), stats);
     if (detail.calls) read_calls(session.gate->page(), stats);
     if (detail.histograms) read_histograms(session.gate->page(), stats);
   }

@@ -34,8 +34,8 @@ class SessionManager {
   // A device that clients may be placed on; the first is the default. Devices outlive the manager.
   void add_device(Device& device);
 
-  // A connection that has said hello and which device it wishes for. Decides about it now or when a worker is
-  // ready.
+  // A connection that has said hello and which devices it wishes for. Decides about it now or when a worker
+  // is ready.
   void admit(UniqueFd socket, const DeviceWish& wish);
   // A process in a VM asks for a session of a class on a device ("": the least loaded of the default pool).
   // What a client would be told over its connection comes through `socket`, whose far end the VM holds;
@@ -128,12 +128,15 @@ class SessionManager {
   struct Place {
     Device* device = nullptr;
     bool settled = true;  // see Choice
+    std::vector<Device*> further;
+    std::vector<std::string> left_out;
   };
   [[nodiscard]] std::vector<PlacingDevice> placing_devices() const;
-  // choose_device, with what the process was told before where it has no wish (pid 0: of no process here).
+  // choose_devices, with what the process was told before where it has no wish (pid 0: of no process here).
   [[nodiscard]] tl::expected<Choice, std::string> choose(const std::vector<PlacingDevice>& all,
                                                          const std::vector<std::size_t>& usable,
-                                                         const DeviceWish& wish, pid_t pid) const;
+                                                         const DeviceWish& wish, unsigned most,
+                                                         pid_t pid) const;
   [[nodiscard]] tl::expected<Place, std::string> place(const Placement& placement, const DeviceWish& wish,
                                                        pid_t pid) const;
   // Chooses anew for a client that waits on a device which has told its UUID, or cannot serve. True when it
@@ -151,6 +154,8 @@ class SessionManager {
   [[nodiscard]] GateTerms gate_terms(const ClassConfig& from) const;
   // Whose memory may be moved out, or counts beside such memory.
   static void watch_residence(const Session& session);
+  // Puts a client's worker under the policies of all of its devices.
+  void watch_gates(Session& session);
   // Makes what the session's class says hold for its worker.
   void push(Session& session);
   // Paused and quarantined clients get no device time.

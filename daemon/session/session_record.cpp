@@ -10,7 +10,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr unsigned kVersion = 2;
+constexpr unsigned kVersion = 3;
 
 json head() {
   // The protocol's hash covers the layouts of channel, gate page and device report.
@@ -57,6 +57,7 @@ void fields(Field& field, Config& config) {
   field("quarantine_after", config.quarantine_after);
   field("quarantine_time", config.quarantine_time);
   field("arena_bytes", config.arena_bytes);
+  field("devices", config.devices);
 }
 
 template <class Field, Either<Adjustments> Changed>
@@ -107,6 +108,7 @@ template <class Field, Either<SessionRecord> Record>
 void fields(Field& field, Record& record) {
   field("session", record.session);
   field("device", record.device);
+  field("further", record.further);
   field.part("identity", record.identity, kOfPart);
   field.part("class", record.client_class, kOfPart);
   field.part("adjustments", record.adjustments, kOfPart);

@@ -20,7 +20,8 @@ namespace vgpu::daemon {
 
 struct SessionRecord {
   std::uint64_t session = 0;
-  std::string device;  // its name in the configuration
+  std::string device;                // its name in the configuration
+  std::vector<std::string> further;  // the same of those that it has besides
   Identity identity;
   ClassConfig client_class;
   Adjustments adjustments;

@@ -11,11 +11,13 @@ SessionRecord sample() {
   SessionRecord record;
   record.session = 42;
   record.device = "gpu0";
+  record.further = {"gpu1", "gpu3"};
   record.identity = {7,      1000,          100,         {100, 44}, "/opt/\xff\xfe/prog",
                      "prog", "/user.slice", "a.service", {3, 2}};
   record.client_class.name = "batch";
   record.client_class.weight = 25;
   record.client_class.memory_quota = 1U << 30U;
+  record.client_class.devices = 3;
   record.adjustments = {"gold", {{"weight", "5"}}, {{"memory_quota", "1MiB"}}, true, false};
   record.since_ns = 123456789;
   set_text(record.report.name, "A GPU");
@@ -28,6 +30,7 @@ TEST(SessionRecord, ComesBackWhole) {
   ASSERT_TRUE(back) << back.error();
   EXPECT_EQ(back->session, 42U);
   EXPECT_EQ(back->device, "gpu0");
+  EXPECT_EQ(back->further, (std::vector<std::string>{"gpu1", "gpu3"}));
   EXPECT_EQ(back->identity.executable, "/opt/\xff\xfe/prog") << "paths may hold any bytes";
   EXPECT_EQ(back->identity.groups, (std::vector<gid_t>{100, 44}));
   EXPECT_EQ(back->identity.ancestors, (std::vector<pid_t>{3, 2}));
@@ -35,6 +38,7 @@ TEST(SessionRecord, ComesBackWhole) {
   EXPECT_EQ(back->client_class.name, "batch");
   EXPECT_EQ(back->client_class.weight, 25U);
   EXPECT_EQ(back->client_class.memory_quota, 1U << 30U);
+  EXPECT_EQ(back->client_class.devices, 3U);
   EXPECT_EQ(back->adjustments.class_name, "gold");
   EXPECT_EQ(back->adjustments.by_administrator, (Settings{{"weight", "5"}}));
   EXPECT_EQ(back->adjustments.by_owner, (Settings{{"memory_quota", "1MiB"}}));

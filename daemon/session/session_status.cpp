@@ -30,25 +30,30 @@ tl::expected<std::vector<const Device*>, Refused> SessionManager::listed_for(
   const auto all = placing_devices();
   std::vector<std::size_t> usable;
   if (placement) usable = usable_devices(all, placement->device, placement->pool).value_or(usable);
-  std::size_t own = 0;
+  std::vector<std::size_t> own;
   if (session != nullptr) {
-    own = static_cast<std::size_t>(std::find(devices_.begin(), devices_.end(), session->device) -
-                                   devices_.begin());
+    for (std::size_t i = 0; i < session->device_count(); ++i) {
+      own.push_back(static_cast<std::size_t>(
+          std::find(devices_.begin(), devices_.end(), &session->device_at(i)) - devices_.begin()));
+    }
   } else if (!placement) {
     return tl::unexpected(refusal(RefusalCode::not_allowed, placement.error()));
   } else if (usable.empty()) {
     return tl::unexpected(refusal(RefusalCode::no_device, "there is no device for this client"));
   } else {
     // As natively, what hides all devices from CUDA hides none from NVML.
-    const auto wished = choose(all, usable, wish, pid);
-    own = wished ? wished->device : choose(all, usable, {}, pid)->device;
+    const unsigned most = placement->client_class.devices;
+    auto wished = choose(all, usable, wish, most, pid);
+    if (!wished) wished = choose(all, usable, {}, most, pid);
+    own.push_back(wished->device);
+    own.insert(own.end(), wished->further.begin(), wished->further.end());
     if (wish.kind == WishKind::any) {
-      promises_.note(pid, own, placement->client_class.weight, EventLoop::Clock::now());
+      promises_.note(pid, own.front(), placement->client_class.weight, EventLoop::Clock::now());
     }
   }
   std::vector<const Device*> listed;
   for (const std::size_t i : listed_devices(usable, wish, own)) {
-    if (!devices_[i]->report() || (session == nullptr && i == own && !all[i].serves)) {
+    if (!devices_[i]->report() || (session == nullptr && i == own.front() && !all[i].serves)) {
       return tl::unexpected(refusal(RefusalCode::no_device, "the device is not ready"));
     }
     listed.push_back(devices_[i]);
@@ -78,9 +83,10 @@ void SessionManager::answer_status(UniqueFd socket, const StatusQuery& query) {
   status.memory_quota = quota.value_or(0);
   status.gpu_busy_percent = static_cast<std::uint32_t>(utilisation(*device) * 100);
   for (const auto& [id, session] : sessions_) {
-    if (session->device != device || !session->gate) continue;
+    const auto place = session->place_of(*device);
+    if (!place || !session->gate) continue;
     ClientStats figures;
-    read_page(session->gate->page(), figures);
+    read_page(session->gate->page(*place), figures);
     const std::uint64_t memory = figures.memory_used;
     // What was moved out is held by the client, and not by the device.
     status.device_memory_used += figures.movable ? figures.memory_on_device : memory;

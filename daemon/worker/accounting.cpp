@@ -14,10 +14,10 @@ constexpr std::uint64_t short_queue_ns = 10'000'000;  // of predicted time, whil
 constexpr std::uint32_t contended_window = 16;  // commands in flight when others of the client's VM wait
 }  // namespace
 
-Accounting::Accounting(GatePage& page, const DriverLibrary* driver, int attention)
-    : page_(page), driver_(driver), attention_(attention) {
+Accounting::Accounting(GatePage& page, const DriverLibrary* driver, int attention, std::size_t place)
+    : page_(page), driver_(driver), attention_(attention), place_(place) {
   if (driver_ == nullptr) return;
-  meter_start_ = driver_->busy_ns().value_or(0);
+  meter_start_ = driver_->busy_ns(place_).value_or(0);
   page_.metered.store(driver_->software() ? 1 : 0, std::memory_order_relaxed);
 }
 
@@ -113,7 +113,7 @@ void Accounting::measure() {
   const std::uint64_t beats = page_.beats.fetch_add(1, std::memory_order_relaxed) + 1;
   if (slot_ != nullptr) slot_->host.beats.store(beats, std::memory_order_relaxed);
   const std::uint64_t used = driver_ != nullptr && driver_->software()
-                                 ? driver_->busy_ns().value_or(meter_start_) - meter_start_
+                                 ? driver_->busy_ns(place_).value_or(meter_start_) - meter_start_
                                  : clocked_ns();
   // A forecast that was corrected may have been published already; the counter only grows.
   if (page_.consumed_ns.load(std::memory_order_relaxed) >= used) return;

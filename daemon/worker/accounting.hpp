@@ -1,5 +1,5 @@
-// The worker's side of the gate page: how much device time it may use, what it used, and the statistics. The
-// dispatcher calls admit(); everything else is thread-safe.
+// The worker's side of one gate page: how much time of one device it may use, what it used, and the
+// statistics. The dispatcher calls admit(); everything else is thread-safe.
 #pragma once
 
 #include <atomic>
@@ -15,7 +15,8 @@ namespace vgpu::worker {
 class Accounting {
  public:
   /// `driver` may be nullptr (no meter then); `attention` is an eventfd or -1; both outlive the object.
-  Accounting(GatePage& page, const DriverLibrary* driver, int attention);
+  /// `place`: of the device among the driver's.
+  Accounting(GatePage& page, const DriverLibrary* driver, int attention, std::size_t place = 0);
 
   GatePage& page() const { return page_; }
 
@@ -97,6 +98,7 @@ class Accounting {
   GatePage& page_;
   const DriverLibrary* driver_;
   int attention_;
+  std::size_t place_;
   stub::SlotControl* slot_ = nullptr;
   std::uint64_t meter_start_ = 0;
   std::atomic<std::uint32_t> in_flight_{0};

@@ -33,14 +33,8 @@ tl::expected<std::unique_ptr<DriverLibrary>, std::string> DriverLibrary::open(co
   if (const CUresult result = table.cuInit(0); result != CUDA_SUCCESS) {
     return tl::unexpected(driver_error(table, "cuInit", result));
   }
-  if (const CUresult result = table.cuDeviceGet(&driver->device_, ordinal); result != CUDA_SUCCESS) {
-    return tl::unexpected(driver_error(table, "cuDeviceGet", result));
-  }
-  if (const CUresult result = table.cuDevicePrimaryCtxRetain(&driver->context_, driver->device_);
-      result != CUDA_SUCCESS) {
-    return tl::unexpected(driver_error(table, "cuDevicePrimaryCtxRetain", result));
-  }
-  if (const CUresult result = table.cuCtxSetCurrent(driver->context_); result != CUDA_SUCCESS) {
+  if (const auto retained = driver->add(ordinal); !retained) return tl::unexpected(retained.error());
+  if (const CUresult result = table.cuCtxSetCurrent(driver->context()); result != CUDA_SUCCESS) {
     return tl::unexpected(driver_error(table, "cuCtxSetCurrent", result));
   }
   const auto* const meter = static_cast<const MeterTable*>(driver->export_table(meter_uuid));
@@ -48,9 +42,24 @@ tl::expected<std::unique_ptr<DriverLibrary>, std::string> DriverLibrary::open(co
   return driver;
 }
 
-std::optional<std::uint64_t> DriverLibrary::busy_ns() const {
+tl::expected<void, std::string> DriverLibrary::add(int ordinal) {
+  RetainedDevice added;
+  if (const CUresult result = table_.cuDeviceGet(&added.device, ordinal); result != CUDA_SUCCESS) {
+    return tl::unexpected(driver_error(table_, "cuDeviceGet", result));
+  }
+  if (const CUresult result = table_.cuDevicePrimaryCtxRetain(&added.context, added.device);
+      result != CUDA_SUCCESS) {
+    return tl::unexpected(driver_error(table_, "cuDevicePrimaryCtxRetain", result));
+  }
+  devices_.push_back(added);
+  return {};
+}
+
+std::optional<std::uint64_t> DriverLibrary::busy_ns(std::size_t place) const {
   std::uint64_t ns = 0;
-  if (meter_ == nullptr || meter_->busy_ns(&ns) != CUDA_SUCCESS) return std::nullopt;
+  if (meter_ == nullptr || meter_->device_busy_ns(devices_[place].device, &ns) != CUDA_SUCCESS) {
+    return std::nullopt;
+  }
   return ns;
 }
 
@@ -66,22 +75,23 @@ DeviceReport DriverLibrary::report() const {
   DeviceReport report;
   report.software = software() ? 1 : 0;
   if (table_.cuDriverGetVersion != nullptr) table_.cuDriverGetVersion(&report.driver_version);
-  if (table_.cuDeviceGetName != nullptr) table_.cuDeviceGetName(report.name, sizeof report.name - 1, device_);
+  if (table_.cuDeviceGetName != nullptr)
+    table_.cuDeviceGetName(report.name, sizeof report.name - 1, device());
   if (table_.cuDeviceGetUuid_v2 != nullptr) {
     CUuuid uuid{};
-    if (table_.cuDeviceGetUuid_v2(&uuid, device_) == CUDA_SUCCESS) std::memcpy(report.uuid, uuid.bytes, 16);
+    if (table_.cuDeviceGetUuid_v2(&uuid, device()) == CUDA_SUCCESS) std::memcpy(report.uuid, uuid.bytes, 16);
   }
   if (table_.cuDeviceGetPCIBusId != nullptr) {
-    table_.cuDeviceGetPCIBusId(report.pci_bus_id, sizeof report.pci_bus_id - 1, device_);
+    table_.cuDeviceGetPCIBusId(report.pci_bus_id, sizeof report.pci_bus_id - 1, device());
   }
   if (table_.cuDeviceTotalMem_v2 != nullptr) {
     std::size_t total = 0;
-    if (table_.cuDeviceTotalMem_v2(&total, device_) == CUDA_SUCCESS) report.total_memory = total;
+    if (table_.cuDeviceTotalMem_v2(&total, device()) == CUDA_SUCCESS) report.total_memory = total;
   }
   if (table_.cuDeviceGetAttribute != nullptr) {
     for (std::size_t i = 1; i < attribute_count; ++i) {
       int value = 0;
-      if (table_.cuDeviceGetAttribute(&value, static_cast<CUdevice_attribute>(i), device_) == CUDA_SUCCESS) {
+      if (table_.cuDeviceGetAttribute(&value, static_cast<CUdevice_attribute>(i), device()) == CUDA_SUCCESS) {
         report.attributes[i] = value;
         report.attributes_valid[i / 64] |= std::uint64_t{1} << i % 64;
       }
@@ -101,7 +111,7 @@ DeviceReport DriverLibrary::report() const {
       report.module_loading_mode = static_cast<std::uint32_t>(mode);
     }
   }
-  if (table_.cuCtxGetApiVersion != nullptr) table_.cuCtxGetApiVersion(context_, &report.context_api_version);
+  if (table_.cuCtxGetApiVersion != nullptr) table_.cuCtxGetApiVersion(context(), &report.context_api_version);
   if (table_.cuCtxGetLimit != nullptr) {
     for (std::size_t i = 0; i < limit_count; ++i) {
       std::size_t value = 0;
@@ -115,7 +125,7 @@ DeviceReport DriverLibrary::report() const {
     CUmemAllocationProp prop{};
     prop.type = CU_MEM_ALLOCATION_TYPE_PINNED;
     prop.location.type = CU_MEM_LOCATION_TYPE_DEVICE;
-    prop.location.id = device_;
+    prop.location.id = device();
     std::size_t value = 0;
     if (table_.cuMemGetAllocationGranularity(&value, &prop, CU_MEM_ALLOC_GRANULARITY_MINIMUM) ==
         CUDA_SUCCESS) {

@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 #include <tl/expected.hpp>
+#include <vector>
 
 #include "protocol/handshake.hpp"
 #include "vgpu/driver_table.hpp"
@@ -17,33 +18,48 @@ namespace vgpu::worker {
 /// The software GPU's private export table "softgpu-meter-01": how much device time this process has used.
 struct MeterTable {
   std::size_t size;
-  CUresult (*busy_ns)(std::uint64_t* ns);
+  CUresult (*busy_ns)(std::uint64_t* ns);  ///< of all devices
   CUresult (*lane_instructions)(std::uint64_t* count);
+  CUresult (*threads)(unsigned* count);
+  CUresult (*printf_target)(void (*target)(void* user, const char* text, std::size_t bytes), void* user);
+  CUresult (*device_busy_ns)(CUdevice device, std::uint64_t* ns);
 };
 
-/// An opened driver with a device's primary context retained and current in the thread that opened it.
+/// One of a driver's devices, with its primary context, which is retained.
+struct RetainedDevice {
+  CUdevice device = 0;
+  CUcontext context = nullptr;
+};
+
+/// An opened driver with a device's primary context retained and current in the thread that opened it, and
+/// those of further devices retained.
 class DriverLibrary {
  public:
   /// Opens the library at `path`, initialises it, and retains the primary context of device `ordinal`. The
   /// library stays loaded until the process ends. The error is a sentence.
   static tl::expected<std::unique_ptr<DriverLibrary>, std::string> open(const std::string& path, int ordinal);
 
+  /// Retains the primary context of another device; the current context stays. The error is a sentence.
+  tl::expected<void, std::string> add(int ordinal);
+
   const DriverTable& table() const { return table_; }
-  CUdevice device() const { return device_; }
-  CUcontext context() const { return context_; }
+  CUdevice device() const { return devices_.front().device; }
+  CUcontext context() const { return devices_.front().context; }
+  /// The first and those of add(), in order.
+  const std::vector<RetainedDevice>& devices() const { return devices_; }
   bool software() const { return meter_ != nullptr; }
-  /// Device time used by this process, where the driver measures it (the software GPU).
-  std::optional<std::uint64_t> busy_ns() const;
+  /// Time of the device at `place` of devices() used by this process, where the driver measures it (the
+  /// software GPU).
+  std::optional<std::uint64_t> busy_ns(std::size_t place = 0) const;
   /// The private table of that UUID, or nullptr.
   const void* export_table(const std::array<unsigned char, 16>& uuid) const;
-  /// Everything a client may ask about the device.
+  /// Everything a client may ask about the first device.
   DeviceReport report() const;
 
  private:
   DriverLibrary() = default;
   DriverTable table_;
-  CUdevice device_ = 0;
-  CUcontext context_ = nullptr;
+  std::vector<RetainedDevice> devices_;
   const MeterTable* meter_ = nullptr;
 };
 

@@ -72,6 +72,15 @@ class HandleTable {
       f(entry.value);
     }
   }
+  /// The same of those of one context.
+  template <class F>
+  void take_of(HandleKind kind, std::uint16_t context, F&& f) {
+    for (Entry& entry : kinds_[static_cast<std::size_t>(kind)]) {
+      if (!entry.used || entry.context != context) continue;
+      entry.used = false;
+      f(entry.value);
+    }
+  }
   /// Calls f(value) for every handle of a kind.
   template <class F>
   void for_each(HandleKind kind, F&& f) const {

@@ -40,12 +40,14 @@ CUresult IpcLink::ask(IpcRequest& request, int fd, IpcAnswer& answer, UniqueFd* 
   return CUDA_ERROR_SYSTEM_NOT_READY;
 }
 
-CUresult IpcLink::offer(IpcKind kind, const NativeHandle& native, UniqueFd fd, IpcToken& token) {
+CUresult IpcLink::offer(IpcKind kind, std::size_t device, const NativeHandle& native, UniqueFd fd,
+                        IpcToken& token) {
   const auto made = make_ipc_token();
   if (!made) return CUDA_ERROR_OPERATING_SYSTEM;
   IpcRequest request;
   request.action = IpcAction::offer;
   request.kind = kind;
+  request.device = static_cast<std::uint32_t>(device);
   request.token = *made;
   request.native = native;
   IpcAnswer answer;
@@ -60,7 +62,7 @@ CUresult IpcLink::offer(IpcKind kind, const NativeHandle& native, UniqueFd fd, I
   }
   token = *made;
   const std::lock_guard lock(mutex_);
-  offers_.emplace(token, Offer{kind, native, std::move(fd)});
+  offers_.emplace(token, Offer{kind, request.device, native, std::move(fd)});
   return CUDA_SUCCESS;
 }
 
@@ -124,6 +126,7 @@ void IpcLink::offer_again() {
     IpcRequest request;
     request.action = IpcAction::offer;
     request.kind = offered.kind;
+    request.device = offered.device;
     request.token = token;
     request.native = offered.native;
     const int fd = offered.fd.get();

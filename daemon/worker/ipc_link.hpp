@@ -25,9 +25,9 @@ class IpcLink {
   /// `broker_socket` outlives the object; -1: there is no broker, nothing can be shared.
   explicit IpcLink(int broker_socket) : socket_(broker_socket) {}
 
-  /// Makes a token for `native` (and `fd`, if has_descriptor()). Dispatcher only, as resolve() and
-  /// listen().
-  CUresult offer(IpcKind kind, const NativeHandle& native, UniqueFd fd, IpcToken& token);
+  /// Makes a token for `native` (and `fd`, if has_descriptor()), which lies on the client's device `device`.
+  /// Dispatcher only, as resolve() and listen().
+  CUresult offer(IpcKind kind, std::size_t device, const NativeHandle& native, UniqueFd fd, IpcToken& token);
   /// What another client's worker offered under `token`; `maker`, if not null: that session.
   CUresult resolve(IpcKind kind, const IpcToken& token, NativeHandle& native, UniqueFd& fd,
                    std::uint64_t* maker = nullptr);
@@ -41,6 +41,7 @@ class IpcLink {
  private:
   struct Offer {
     IpcKind kind;
+    std::uint32_t device;
     NativeHandle native;
     UniqueFd fd;
   };

@@ -46,8 +46,8 @@ TEST_F(IpcLinkTest, OffersAgainAfterARestartWhatWasNotWithdrawn) {
   IpcToken dropped{};
   NativeHandle native{};
   native[5] = std::byte{9};
-  EXPECT_EQ(link.offer(IpcKind::event, native, UniqueFd(), kept), CUDA_SUCCESS);
-  EXPECT_EQ(link.offer(IpcKind::event, {}, UniqueFd(), dropped), CUDA_SUCCESS);
+  EXPECT_EQ(link.offer(IpcKind::event, 0, native, UniqueFd(), kept), CUDA_SUCCESS);
+  EXPECT_EQ(link.offer(IpcKind::event, 0, {}, UniqueFd(), dropped), CUDA_SUCCESS);
   broker.join();
   EXPECT_NE(kept, dropped);
   link.withdraw(dropped);
@@ -105,18 +105,18 @@ TEST_F(IpcLinkTest, SaysByItsErrorWhatIsWrong) {
   IpcToken token{};
   EXPECT_EQ(link.resolve(IpcKind::memory, IpcToken{3}, native, fd), CUDA_ERROR_INVALID_HANDLE);
   EXPECT_EQ(link.resolve(IpcKind::memory, IpcToken{3}, native, fd), CUDA_ERROR_PEER_ACCESS_UNSUPPORTED);
-  EXPECT_EQ(link.offer(IpcKind::memory, native, UniqueFd(), token), CUDA_ERROR_OUT_OF_MEMORY);
+  EXPECT_EQ(link.offer(IpcKind::memory, 0, native, UniqueFd(), token), CUDA_ERROR_OUT_OF_MEMORY);
   broker.join();
 }
 
 TEST_F(IpcLinkTest, WithoutABrokerNothingIsShared) {
   IpcLink alone(-1);
   IpcToken token{};
-  EXPECT_EQ(alone.offer(IpcKind::memory, {}, UniqueFd(), token), CUDA_ERROR_NOT_SUPPORTED);
+  EXPECT_EQ(alone.offer(IpcKind::memory, 0, {}, UniqueFd(), token), CUDA_ERROR_NOT_SUPPORTED);
   alone.withdraw(token);
   IpcLink link(worker_.get());
   broker_.reset();
-  EXPECT_EQ(link.offer(IpcKind::memory, {}, UniqueFd(), token), CUDA_ERROR_SYSTEM_NOT_READY);
+  EXPECT_EQ(link.offer(IpcKind::memory, 0, {}, UniqueFd(), token), CUDA_ERROR_SYSTEM_NOT_READY);
 }
 
 }  // namespace

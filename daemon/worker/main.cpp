@@ -1,12 +1,16 @@
-// vgpud-worker: holds one device for one client. Started by vgpud before the client comes; ends with the
-// client.
+// vgpud-worker: holds one device for one client. Started by vgpud before the client comes, when it hears of
+// further devices that the client has; ends with the client.
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <cstring>
+#include <deque>
+#include <utility>
+#include <vector>
 
 #include "daemon/worker/console.hpp"
 #include "daemon/worker/driver_library.hpp"
@@ -86,15 +90,31 @@ int main(int argc, char** argv) {
     (*console)->forward_to(*slot);
   }
   const UniqueFd direct = std::move(message->fds[1]);
-  (*gate)->page().memory_quota.store(attach->memory_quota);
-
-  worker::Accounting accounting((*gate)->page(), driver->get(), started.attention);
+  for (std::size_t i = 0; i < std::min(attach->further_count, most_client_devices - 1); ++i) {
+    const auto added = (*driver)->add(static_cast<int>(attach->further[i]));
+    if (added) continue;
+    started.log("a further device of the client's cannot serve: " + added.error());
+    close_channel(**channel);
+    return 3;
+  }
+  // Accounts do not move.
+  std::deque<worker::Accounting> accounts;
+  std::vector<worker::FurtherDevice> further;
+  for (std::size_t i = 0; i < (*driver)->devices().size(); ++i) {
+    GatePage& page = (*gate)->page(i);
+    page.memory_quota.store(attach->memory_quota);
+    worker::Accounting& account = accounts.emplace_back(page, driver->get(), started.attention, i);
+    const worker::RetainedDevice& device = (*driver)->devices()[i];
+    if (i != 0) further.push_back({device.device, device.context, &account});
+  }
+  worker::Accounting& accounting = accounts.front();
   if (slot != nullptr) accounting.tell(*slot);
   worker::SessionEnd end{};
   {
     worker::Session session({(*driver)->table(), driver->get(), (*driver)->device(), (*driver)->context(),
                              **channel, accounting, regions, console->get(), direct.get(), started.socket,
-                             in_vm ? memory.get() : -1, attach->slot_offset + channel_offset::arena});
+                             in_vm ? memory.get() : -1, attach->slot_offset + channel_offset::arena,
+                             std::move(further)});
     end = session.run();
     close_channel(**channel);
     const bool in_order = end != worker::SessionEnd::corrupt_ring && end != worker::SessionEnd::orphaned;

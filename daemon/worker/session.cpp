@@ -73,18 +73,32 @@ Session::Session(const SessionParts& parts)
       upcalls_(parts.channel),
       ipc_(parts.broker_socket),
       blocking_([&driver = parts.driver, context = parts.context] { driver.cuCtxSetCurrent(context); }) {
-  contexts_.push_back(parts.context);
+  devices_.resize(1 + parts.further.size());
+  devices_.front().device = parts.device;
+  devices_.front().context = parts.context;
+  devices_.front().accounting = &parts.accounting;
+  for (std::size_t i = 0; i < parts.further.size(); ++i) {
+    devices_[i + 1].device = parts.further[i].device;
+    devices_[i + 1].context = parts.further[i].context;
+    devices_[i + 1].accounting = parts.further[i].accounting;
+  }
+  for (OwnDevice& own : devices_) {
+    contexts_.push_back(own.context);
+    context_devices_.push_back(&own);
+  }
+  here_ = &devices_.front();
   software_ = parts.library != nullptr && parts.library->software();
   if (driver_.cuThreadExchangeStreamCaptureMode != nullptr) {
     // The client enforces the capture modes of its threads; this one thread speaks for all of them.
     CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
     driver_.cuThreadExchangeStreamCaptureMode(&mode);
   }
-  if (driver_.cuDeviceGetDefaultMemPool != nullptr) {
+  for (std::size_t i = 0; i < devices_.size() && driver_.cuDeviceGetDefaultMemPool != nullptr; ++i) {
     CUmemoryPool pool = nullptr;
-    if (driver_.cuDeviceGetDefaultMemPool(&pool, parts.device) == CUDA_SUCCESS) {
-      bind(HandleKind::mem_pool, Handle::make(HandleKind::mem_pool, 0, 1), pool);
-    }
+    if (driver_.cuDeviceGetDefaultMemPool(&pool, devices_[i].device) != CUDA_SUCCESS) continue;
+    const std::uint64_t handle = Handle::make(HandleKind::mem_pool, static_cast<std::uint32_t>(i), 1);
+    bind(HandleKind::mem_pool, handle, pool);
+    pools_[handle] = &devices_[i];
   }
   if (driver_.cuMemHostRegister_v2 != nullptr) {
     // Registered, the arena is read by the device without another copy; unregistered it works as well.
@@ -196,7 +210,7 @@ SessionEnd Session::run() {
     }
     if (const std::uint64_t now = now_ns(); now - looked_at_peers > sleep_ns / 2) {
       looked_at_peers = now;
-      accounting_.measure();
+      for (const OwnDevice& own : devices_) own.accounting->measure();
       if (parts_.console != nullptr) parts_.console->trim();
       if (stop_.load()) return SessionEnd::stopped;
       ipc_.listen();
@@ -226,7 +240,7 @@ std::uint64_t Session::spin_time(bool pending, bool soon) const {
   if (!pending) return idle_spin_.ns();
   // A GPU tells of an end by an interrupt only, some 20 us late; it does not need the CPU that a spin takes.
   const std::uint64_t least = spin_long_ ? 10 * default_spin_ns() : default_spin_ns();
-  return soon && !accounting_.bounded() ? wait_spin_.ns() : least;
+  return soon && !here().bounded() ? wait_spin_.ns() : least;
 }
 
 bool Session::prepare_sleep() {
@@ -234,7 +248,7 @@ bool Session::prepare_sleep() {
   // Nobody waits for it, and nobody else for the device: a look now and then costs less than an event and a
   // thread that waits for it.
   bool lazily = false;
-  if (captures_ == 0 && !accounting_.bounded()) {
+  if (captures_ == 0 && !any_bounded()) {
     const std::lock_guard lock(work_mutex_);
     lazily = std::any_of(work_.begin(), work_.end(), [](const auto& entry) {
       return entry.second->dirty && entry.second->fenced != entry.second->submitted;
@@ -253,7 +267,7 @@ void Session::look_for_ends() {
   {
     const std::lock_guard lock(work_mutex_);
     if (dirty_streams_ == 0) {
-      accounting_.rest();
+      rest_idle_devices();
       return;
     }
     for (const auto& [key, work] : work_) {
@@ -332,8 +346,35 @@ CUresult Session::switch_context(std::uint16_t index) {
   if (index == context_index_) return CUDA_SUCCESS;
   if (index >= contexts_.size() || contexts_[index] == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
   const CUresult result = driver_.cuCtxSetCurrent(contexts_[index]);
-  if (result == CUDA_SUCCESS) context_index_ = index;
+  if (result != CUDA_SUCCESS) return result;
+  context_index_ = index;
+  here_ = context_devices_[index];
   return result;
+}
+
+void Session::add_context(std::uint16_t index, CUcontext context) {
+  if (contexts_.size() <= index) {
+    contexts_.resize(std::size_t{index} + 1);
+    context_devices_.resize(contexts_.size(), here_);
+  }
+  contexts_[index] = context;
+  context_devices_[index] = here_;
+}
+
+Session::OwnDevice* Session::device_at(int number) {
+  const auto place = static_cast<std::size_t>(number);
+  return place < devices_.size() ? &devices_[place] : nullptr;
+}
+
+Session::OwnDevice& Session::device_of(CUcontext context) {
+  const auto found = std::find(contexts_.begin(), contexts_.end(), context);
+  return found != contexts_.end() ? *context_devices_[static_cast<std::size_t>(found - contexts_.begin())]
+                                  : *here_;
+}
+
+bool Session::any_bounded() const {
+  return std::any_of(devices_.begin(), devices_.end(),
+                     [](const OwnDevice& own) { return own.accounting->bounded(); });
 }
 
 CUresult Session::handle(const record::client_refused& record, reply::client_refused&, Tail tail) {
@@ -434,6 +475,7 @@ std::shared_ptr<Session::StreamWork> Session::work_of(const StreamKey& key) {
   auto& work = work_[key];
   if (!work) {
     work = std::make_shared<StreamWork>();
+    work->device = &device_of(key.first);
     work->context = key.first;
     work->stream = key.second;
   }
@@ -447,21 +489,34 @@ void Session::submitted_to(CUstream stream) {
   work.reached = false;
   if (work.dirty) return;
   work.dirty = true;
-  if (++dirty_streams_ == 1) accounting_.work_began();
+  ++dirty_streams_;
+  if (++work.device->dirty_streams == 1) work.device->accounting->work_began();
+}
+
+void Session::clean(StreamWork& work, bool dispatcher_awake) {
+  release_batch(work, std::exchange(work.open, {}));
+  if (!std::exchange(work.dirty, false)) return;
+  --dirty_streams_;
+  if (--work.device->dirty_streams == 0) work.device->accounting->work_ended(dispatcher_awake);
 }
 
 void Session::done_with(const std::shared_ptr<StreamWork>& work, std::uint64_t submitted) {
   const std::lock_guard lock(work_mutex_);
   if (!work->dirty || work->submitted != submitted) return;
-  work->dirty = false;
-  release_batch(std::exchange(work->open, {}));
-  // A dispatcher that is not asleep may just have no CPU: it looks itself before it sleeps.
-  if (--dirty_streams_ == 0) accounting_.work_ended(!asleep_.load());
+  // A dispatcher that is not asleep may just have no CPU: it looks itself before it sleeps. It may also be at
+  // the gate of another device, for as long as that takes.
+  clean(*work, !asleep_.load() && devices_.size() == 1);
 }
 
 void Session::rest_if_done() {
   const std::lock_guard lock(work_mutex_);
-  if (dirty_streams_ == 0) accounting_.rest();
+  rest_idle_devices();
+}
+
+void Session::rest_idle_devices() {
+  for (const OwnDevice& own : devices_) {
+    if (own.dirty_streams == 0) own.accounting->rest();
+  }
 }
 
 CUresult Session::after_stream(const StreamKey& key, std::function<void(CUresult)> done) {
@@ -480,14 +535,14 @@ CUresult Session::after_stream(const StreamKey& key, std::function<void(CUresult
   const CUresult recorded = completions_.after_stream(
       key.first, key.second, [this, work, submitted, batch, done = std::move(done)](CUresult result) {
         note_result(result);
-        release_batch(batch);
+        release_batch(*work, batch);
         done_with(work, submitted);
         if (done) done(result);
       });
   if (key.first != current) driver_.cuCtxSetCurrent(current);
   // A stream in which nothing can be recorded any more (after a fault) has no work that could still end.
   if (recorded != CUDA_SUCCESS) {
-    release_batch(batch);
+    release_batch(*work, batch);
     done_with(work, submitted);
   }
   return recorded;
@@ -546,7 +601,7 @@ bool Session::poll_soon() {
   // The answer first: what else there is to do the client need not wait for.
   wait.done(result);
   note_result(result);
-  release_batch(wait.batch);
+  release_batch(*wait.work, wait.batch);
   done_with(wait.work, wait.submitted);
   return false;
 }
@@ -605,7 +660,7 @@ void Session::fence_dirty_streams() {
   for (const StreamKey& key : streams) note_result(after_stream(key, nullptr));
 }
 
-void Session::when_all_done(std::function<void(CUresult)> done, CUcontext context) {
+void Session::when_all_done(std::function<void(CUresult)> done, Scope scope) {
   struct Waiting {
     std::atomic<std::size_t> left{1};
     std::atomic<int> result{0};
@@ -622,10 +677,10 @@ void Session::when_all_done(std::function<void(CUresult)> done, CUcontext contex
   if (captures_ == 0) {
     const std::lock_guard lock(work_mutex_);
     for (const auto& [key, work] : work_) {
-      if (work->dirty && (context == nullptr || key.first == context)) streams.push_back(key);
+      if (work->dirty && scope.covers(*work)) streams.push_back(key);
     }
     for (const auto& orphan : orphans_) {
-      if (context != nullptr && orphan->context != context) continue;
+      if (!scope.covers(*orphan)) continue;
       waiting->left.fetch_add(1);
       orphan->waiting.emplace_back([waiting](CUresult what) { waiting->one(what); });
     }
@@ -644,11 +699,11 @@ void Session::when_all_done(std::function<void(CUresult)> done, CUcontext contex
   waiting->one(CUDA_SUCCESS);
 }
 
-void Session::when_all_done_apart(std::function<void(CUresult)> done, CUcontext context) {
+void Session::when_all_done_apart(std::function<void(CUresult)> done, Scope scope) {
   bool idle = captures_ == 0 && blocking_.idle();
   if (idle) {
     const std::lock_guard lock(work_mutex_);
-    idle = dirty_streams_ == 0;
+    idle = (scope.device != nullptr ? scope.device->dirty_streams : dirty_streams_) == 0;
   }
   if (idle) return done(CUDA_SUCCESS);
   if (!software_ && captures_ == 0) {
@@ -659,12 +714,12 @@ void Session::when_all_done_apart(std::function<void(CUresult)> done, CUcontext 
           held_.fetch_sub(1);
           futex_wake(held_);
         },
-        context);
+        scope);
     return;
   }
   when_all_done(
       [this, done = std::move(done)](CUresult result) { blocking_.post([done, result] { done(result); }); },
-      context);
+      scope);
 }
 
 bool Session::capturing(CUstream stream) const {
@@ -689,7 +744,8 @@ bool Session::device_range(std::uint64_t address, std::uint64_t bytes) const {
       if (after == ranges->begin()) continue;
       --after;
       const std::uint64_t inside = address - after->first;
-      if (inside <= after->second && after->second - inside >= bytes) return true;
+      const std::uint64_t size = after->second.bytes;
+      if (inside <= size && size - inside >= bytes) return true;
     }
   }
   // Module variables and VMM mappings: the driver knows. Host memory of this process must not pass as the

@@ -15,6 +15,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <thread>
@@ -73,6 +74,13 @@ class ReplyBuffer {
   std::size_t size_ = 0;
 };
 
+/// A device that the client has besides the first; it outlives the session.
+struct FurtherDevice {
+  CUdevice device = 0;
+  CUcontext context = nullptr;  ///< its primary one
+  Accounting* accounting = nullptr;
+};
+
 /// What the session works with. All outlive it.
 struct SessionParts {
   const DriverTable& driver;
@@ -87,6 +95,7 @@ struct SessionParts {
   int broker_socket = -1;
   int memory_fd = -1;  ///< of a process in a VM: the VM's memory; host regions are parts of the arena
   std::uint64_t arena_offset = 0;  ///< of the arena in it
+  std::vector<FurtherDevice> further{};
 };
 
 /// Whether a launch attribute is a plain value: others name events or memory of the caller.
@@ -118,7 +127,9 @@ class Session {
   // For the generated dispatch and the handlers.
   using Tail = std::span<const std::byte>;
   const DriverTable& driver() const { return driver_; }
-  CUdevice device() const { return parts_.device; }
+  /// The device of the context that the record runs in. What a client says of its k-th device it says in the
+  /// context of index k, the primary one of that.
+  CUdevice device() const { return here_->device; }
   CUresult unsupported(std::uint16_t call);
   /// Loads the card's cuBLAS at the first need; false where there is none.
   bool find_card_blas();
@@ -173,8 +184,8 @@ class Session {
     return look_up(HandleKind::mipmapped_array, handle, out);
   }
 
-  /// The client knows one device, 0: its number becomes the driver's, any other one becomes a number that no
-  /// device has; and back.
+  /// The client numbers its own devices: such a number becomes the driver's, any other one becomes a number
+  /// that no device has; and back.
   void to_driver(CUmemLocation& location) const;
   void to_driver(CUmemPoolProps& props) const { to_driver(props.location); }
   void to_driver(CUmemAccessDesc& access) const { to_driver(access.location); }
@@ -193,6 +204,10 @@ class Session {
   VGPU_HANDLER(cuCtxSetLimit);
   VGPU_HANDLER(cuCtxRecordEvent);
   VGPU_HANDLER(cuCtxWaitEvent);
+  VGPU_HANDLER(cuCtxEnablePeerAccess);
+  VGPU_HANDLER(cuCtxDisablePeerAccess);
+  VGPU_HANDLER(cuDeviceCanAccessPeer);
+  VGPU_HANDLER(cuDeviceGetP2PAttribute);
   VGPU_HANDLER(cuDeviceGetGraphMemAttribute);
   VGPU_HANDLER(cuDeviceSetGraphMemAttribute);
   // session_green.cpp
@@ -244,6 +259,7 @@ class Session {
   VGPU_HANDLER(cuMemAllocAsync);
   VGPU_HANDLER(cuMemAllocFromPoolAsync);
   VGPU_HANDLER(cuMemFreeAsync);
+  VGPU_HANDLER(cuMemPoolCreate);
   VGPU_HANDLER(cuMemPoolDestroy);
   VGPU_HANDLER(cuMemPoolSetAttribute);
   VGPU_HANDLER(cuMemPoolGetAttribute);
@@ -339,8 +355,29 @@ class Session {
     std::uint32_t count = 0;
     std::uint64_t predicted_ns = 0;
   };
+  /// One of the client's devices. Dispatcher only but for what is said.
+  struct OwnDevice {
+    CUdevice device = 0;
+    CUcontext context = nullptr;       ///< its primary one
+    Accounting* accounting = nullptr;  ///< thread-safe
+    std::size_t dirty_streams = 0;     ///< under work_mutex_
+    bool bounded = false;              ///< what is in flight was, when it was last looked at
+    TokenBucket launch_bucket;
+    TokenBucket byte_bucket;
+    std::uint32_t capability = 0;  ///< 75 for 7.5; asked when it is needed
+    std::vector<CUevent> timers;   ///< of its primary context; under timers_mutex_
+  };
+  /// Device memory of the client's.
+  struct Allocation {
+    std::uint64_t bytes = 0;
+    Accounting* accounting = nullptr;  ///< to which it is charged
+    std::uint16_t context = 0;         ///< in which it was made
+  };
+  /// What a module or library is charged for: of a library, on each device.
+  using ImageCharge = std::deque<Charge>;
   /// What is known of a stream's unfinished work.
   struct StreamWork {
+    OwnDevice* device = nullptr;
     CUcontext context = nullptr;
     CUstream stream = nullptr;
     std::uint64_t submitted = 0;
@@ -351,6 +388,7 @@ class Session {
   };
   /// Unfinished work of a stream that the client has destroyed, and who is to hear of its end.
   struct OrphanedWork {
+    OwnDevice* device = nullptr;
     CUcontext context = nullptr;
     std::vector<std::function<void(CUresult)>> waiting;
   };
@@ -383,12 +421,14 @@ class Session {
     std::vector<CUstreamBatchMemOpParams> operations;
     std::vector<std::uint64_t> bodies;  ///< the client's handles for a conditional node's graphs
     std::unique_ptr<HostCall> host;
-    std::uint64_t child = 0;  ///< the client's handle of a child graph
+    std::uint64_t child = 0;           ///< the client's handle of a child graph
+    Accounting* accounting = nullptr;  ///< of the device on which an allocation node allocates
   };
   /// Memory of an allocation node: charged, and the client's to use, while a graph or executable keeps it.
   class GraphMemory {
    public:
-    GraphMemory(Session& session, CUdeviceptr address, std::uint64_t bytes);  ///< `bytes` have been charged
+    GraphMemory(Session& session, Accounting& accounting, CUdeviceptr address,
+                std::uint64_t bytes);  ///< `bytes` have been charged
     ~GraphMemory();
     GraphMemory(const GraphMemory&) = delete;
     GraphMemory& operator=(const GraphMemory&) = delete;
@@ -418,6 +458,34 @@ class Session {
   /// Where there are few CPUs: says which one this is; true when a thread of the client waits on the same.
   bool waiter_here();
   CUresult switch_context(std::uint16_t index);
+  /// The account of the device of the context that the record runs in.
+  Accounting& here() const {
+    return *here_->accounting;
+  }
+  /// The place of that device among the client's.
+  std::size_t place() const {
+    return static_cast<std::size_t>(here_ - devices_.data());
+  }
+  /// The device with this number of the client's; null: it has none such.
+  OwnDevice* device_at(int number);
+  OwnDevice& device_of(CUcontext context);
+  OwnDevice& device_of(CUstream stream) {
+    return devices_.size() == 1 ? devices_.front() : device_of(key_of(stream).first);
+  }
+  /// Names a context that was made on the current device.
+  void add_context(std::uint16_t index, CUcontext context);
+  /// Runs `call` with a context current in this thread, which need not be the dispatcher.
+  template <class F>
+  auto in_context(CUcontext context, F&& call) {
+    // Where there is one device any context finds what the call is about.
+    CUcontext before = nullptr;
+    const bool change = devices_.size() > 1 && driver_.cuCtxGetCurrent != nullptr &&
+                        driver_.cuCtxGetCurrent(&before) == CUDA_SUCCESS && before != context;
+    if (change) driver_.cuCtxSetCurrent(context);
+    auto result = call();
+    if (change) driver_.cuCtxSetCurrent(before);
+    return result;
+  }
   /// Whether a context may be made under this index of the client's.
   CUresult free_context(std::uint16_t index) const;
   void forget_foreign_waits(std::uint16_t context);
@@ -472,13 +540,23 @@ class Session {
   }
   /// Destroys what the client made in the primary context, libraries excepted.
   void empty_primary_context();
-  /// Runs `done` when all work submitted so far (in one context, or in all) has finished: at once when there
-  /// is none.
-  void when_all_done(std::function<void(CUresult)> done, CUcontext context = nullptr);
+  /// The same in one of several contexts. Graphs, which may hold nodes of others, stay.
+  void empty_one_context(std::uint16_t index);
+  /// Whose work is waited for: that of one context or device, or (null) all.
+  struct Scope {
+    CUcontext context;
+    const OwnDevice* device;
+    template <class Work>
+    bool covers(const Work& work) const {
+      return (context == nullptr || work.context == context) && (device == nullptr || work.device == device);
+    }
+  };
+  /// Runs `done` when all work submitted so far has finished: at once when there is none.
+  void when_all_done(std::function<void(CUresult)> done, Scope scope = {});
   /// The same for a `done` that may wait for the device, or that is to come after such ones. On the software
   /// GPU it runs in a thread of its own, unless nothing is under way. A GPU's driver lets no other thread in
   /// while it waits for all that was submitted, so there later records are held back until it is done.
-  void when_all_done_apart(std::function<void(CUresult)> done, CUcontext context = nullptr);
+  void when_all_done_apart(std::function<void(CUresult)> done, Scope scope = {});
   bool capturing(CUstream stream) const;
 
   // session_schedule.cpp: admission and accounting around a command that takes device time.
@@ -495,22 +573,28 @@ class Session {
   }
   /// It was.
   void submitted_command(CUstream stream, const Prediction& prediction);
-  void admit_once(const Prediction& prediction, const Cost& cost);
-  void throttle(const Cost& cost);
+  void admit_once(OwnDevice& device, const Prediction& prediction, const Cost& cost);
+  void throttle(OwnDevice& device, const Cost& cost);
   /// Answers what the client asks behind the command that waits now, as far as that need not wait with it.
   void answer_early();
   /// Sleeps while `word` holds `value`, until there is something for answer_early(), or `timeout_ns` passed.
   void sleep_at_gate(const std::atomic<std::uint32_t>& word, std::uint32_t value, std::uint64_t timeout_ns);
   /// Counts what was submitted while nothing was bounded as one batch in flight.
-  void bound_earlier_work();
-  void release_batch(const Batch& batch) {
-    if (batch.count != 0) accounting_.finished(batch.count, batch.predicted_ns);
+  void bound_earlier_work(OwnDevice& device);
+  static void release_batch(const StreamWork& work, const Batch& batch) {
+    if (batch.count != 0) work.device->accounting->finished(batch.count, batch.predicted_ns);
   }
+  /// The stream's work has ended. Under work_mutex_.
+  void clean(StreamWork& work, bool dispatcher_awake);
+  /// Tells the broker of devices without work. Under work_mutex_.
+  void rest_idle_devices();
+  bool any_bounded() const;
   /// An event before a command that is to be timed, or nullptr; and the one after it.
   CUevent begin_timing(CUstream stream, const Prediction& prediction);
   void end_timing(CUstream stream, const Prediction& prediction, CUevent begin);
   CUevent take_timer();
-  void put_timers(std::initializer_list<CUevent> events);
+  /// `device`: whose they are; null: of the current context's.
+  void put_timers(std::initializer_list<CUevent> events, OwnDevice* device = nullptr);
   /// The priority that the driver is told for a stream of a client of this class.
   int stream_priority(int wanted) const;
 
@@ -555,21 +639,35 @@ class Session {
   CUresult fetch_image(std::uint32_t source, std::uint64_t token, const ArenaSpan& span,
                        std::vector<std::byte>& image);
   /// Charges what the image's variables will take, if the client has a quota.
-  CUresult charge_variables(std::span<const std::byte> image, std::shared_ptr<Charge>& charge);
+  /// `everywhere`: it is a library's, which each device that uses it gets.
+  CUresult charge_variables(std::span<const std::byte> image, bool everywhere,
+                            std::shared_ptr<ImageCharge>& charge);
+  /// How much they are on a device.
+  CUresult size_of_variables(OwnDevice& device, std::span<const std::byte> image, std::uint64_t& bytes);
   /// A module or library was loaded that `charge`, if not null, is for.
-  void note_image(std::uint64_t handle, std::shared_ptr<Charge> charge);
+  void note_image(std::uint64_t handle, std::shared_ptr<ImageCharge> charge);
   /// What was charged for it, to be held until it is unloaded.
-  std::shared_ptr<Charge> take_variables(std::uint64_t handle);
+  std::shared_ptr<ImageCharge> take_variables(std::uint64_t handle);
   /// The same of all modules whose handles name nothing any more.
-  std::vector<std::shared_ptr<Charge>> take_lost_variables();
+  std::vector<std::shared_ptr<ImageCharge>> take_lost_variables();
   CUresult describe_function(CUfunction function, CUkernel kernel, const ArenaSpan& span);
   /// Where a variable of a module or library lies, by the driver's `find`.
   template <class Image, class Record, class Reply>
   CUresult find_variable(CUresult (*find)(CUdeviceptr*, std::size_t*, Image, const char*),
                          const Record& record, std::uint64_t handle, Reply& reply, Tail tail);
+  /// `of`: charged to whom, in which context.
   CUresult allocate(const std::function<CUresult(CUdeviceptr&)>& call, std::uint64_t bytes,
-                    CUdeviceptr& pointer);
-  void note_allocation(CUdeviceptr pointer, std::uint64_t bytes);
+                    CUdeviceptr& pointer, const Allocation& of);
+  /// Memory on the current context's device, made in that context.
+  Allocation allocation_here() const {
+    return {0, &here(), context_index_};
+  }
+  /// The same on a device that need not be the current one.
+  Allocation allocation_on(const OwnDevice& device) const {
+    const auto primary = static_cast<std::uint16_t>(&device - devices_.data());
+    return {0, device.accounting, &device == here_ ? context_index_ : primary};
+  }
+  void note_allocation(CUdeviceptr pointer, const Allocation& allocation);
   /// The same of memory of another client's pool, which pays for it; it may be opened more than once.
   void note_import(CUdeviceptr pointer, std::uint64_t bytes);
   /// Ends what either noted.
@@ -616,7 +714,9 @@ class Session {
   SessionParts parts_;
   const DriverTable& driver_;
   Channel& channel_;
-  Accounting& accounting_;
+  Accounting& accounting_;  // of the first device, whose page also holds what belongs to no device
+  std::vector<OwnDevice> devices_;
+  OwnDevice* here_ = nullptr;  // that of the current context
   RingConsumer ring_;
   EarlyQuestions early_;
   const bool spin_long_;             // a GPU, on a machine with CPUs to spare
@@ -638,7 +738,8 @@ class Session {
   bool deferred_ = false;
 
   std::unordered_map<CUstream, CUcontext> stream_contexts_;
-  std::vector<CUcontext> contexts_;  // by the client's index; 0: the primary context
+  std::vector<CUcontext> contexts_;  // by the client's index; first the primary ones of its devices, in order
+  std::vector<OwnDevice*> context_devices_;  // the same
   std::uint16_t context_index_ = 0;
   std::size_t captures_ = 0;
   std::unordered_map<std::uint64_t, std::uint64_t> nodes_;  // the driver's node -> the client's handle
@@ -653,7 +754,7 @@ class Session {
   std::unique_ptr<CardBlas> card_blas_;
   bool card_blas_sought_ = false;
 
-  std::mutex work_mutex_;  // the two below and all StreamWork
+  std::mutex work_mutex_;  // the two below, all StreamWork, and the devices' counts
   std::map<StreamKey, std::shared_ptr<StreamWork>> work_;
   std::vector<std::shared_ptr<OrphanedWork>> orphans_;  // under work_mutex_, as work_
   std::size_t dirty_streams_ = 0;
@@ -682,8 +783,8 @@ class Session {
   std::atomic<bool> asleep_{false};  // the dispatcher sleeps, or has begun to
 
   mutable std::mutex memory_mutex_;
-  std::map<std::uint64_t, std::uint64_t> allocations_;   // address -> bytes
-  std::map<std::uint64_t, std::uint64_t> graph_memory_;  // the same, of GraphMemory
+  std::map<std::uint64_t, Allocation> allocations_;   // by address
+  std::map<std::uint64_t, Allocation> graph_memory_;  // the same, of GraphMemory
   // By client handle, and by the address where it is mapped. Dispatcher only.
   std::unordered_map<std::uint64_t, std::shared_ptr<Charge>> vmm_;
   std::map<std::uint64_t, std::shared_ptr<Charge>> mapped_;
@@ -702,10 +803,11 @@ class Session {
   };
   std::map<std::uint64_t, Imported> imported_;                         // by address
   std::unordered_map<std::uint64_t, std::shared_ptr<Charge>> arrays_;  // by client handle. Dispatcher only
-  std::unordered_map<std::uint64_t, std::shared_ptr<Charge>>
-      variables_;                 // of modules and libraries; the same
-  std::uint32_t capability_ = 0;  // of the device, 75 for 7.5; asked when it is needed. The same
-  std::unordered_set<std::uint64_t> textures_, surfaces_;  // the client's objects. Dispatcher only
+  std::unordered_map<std::uint64_t, std::shared_ptr<ImageCharge>>
+      variables_;                                        // of modules and libraries; the same
+  std::unordered_map<std::uint64_t, OwnDevice*> pools_;  // whose memory they are; the same
+  // The client's objects, behind the index of their context, which alone knows them. Dispatcher only.
+  std::set<std::pair<std::uint16_t, std::uint64_t>> textures_, surfaces_;
   // By context and limit: what the client is charged for, and the value before it set one. Dispatcher only.
   std::map<std::pair<std::uint16_t, int>, std::shared_ptr<Charge>> limits_;
   std::map<std::pair<std::uint16_t, int>, std::uint64_t> usual_limits_;
@@ -720,11 +822,7 @@ class Session {
 
   // Scheduling; dispatcher only but for the timers.
   Estimates estimates_;
-  bool bounded_ = false;
-  TokenBucket launch_bucket_;
-  TokenBucket byte_bucket_;
   std::mutex timers_mutex_;
-  std::vector<CUevent> timers_;  // of the primary context
 
   std::unique_ptr<Residence> residence_;  // null: nothing is ever moved
   std::mutex later_mutex_;

@@ -46,14 +46,14 @@ CUresult Session::handle(const record::cuArray3DCreate_v2& record, reply::cuArra
   if ((record.descriptor.Flags & ~supported_flags) != 0) return unsupported(record.header.call);
   const std::uint64_t bytes = array_bytes(record.descriptor);
   if (bytes == UINT64_MAX) return CUDA_ERROR_INVALID_VALUE;
-  if (!accounting_.charge(bytes)) return CUDA_ERROR_OUT_OF_MEMORY;
-  auto charge = std::make_shared<Charge>(accounting_, bytes);
+  if (!here().charge(bytes)) return CUDA_ERROR_OUT_OF_MEMORY;
+  auto charge = std::make_shared<Charge>(here(), bytes);
   CUarray array = nullptr;
   const CUresult result = driver_.cuArray3DCreate_v2(&array, &record.descriptor);
   if (result != CUDA_SUCCESS) return result;
   bind(HandleKind::array, record.array, array);
   arrays_[record.array] = std::move(charge);
-  accounting_.page().allocations.fetch_add(1, std::memory_order_relaxed);
+  here().page().allocations.fetch_add(1, std::memory_order_relaxed);
   return CUDA_SUCCESS;
 }
 
@@ -85,14 +85,14 @@ CUresult Session::handle(const record::cuMipmappedArrayCreate& record, reply::cu
   const std::uint64_t all = record.levels <= 1              ? bytes
                             : record.descriptor.Height != 0 ? bytes + bytes / 3
                                                             : bytes * 2;
-  if (!accounting_.charge(all)) return CUDA_ERROR_OUT_OF_MEMORY;
-  auto charge = std::make_shared<Charge>(accounting_, all);
+  if (!here().charge(all)) return CUDA_ERROR_OUT_OF_MEMORY;
+  auto charge = std::make_shared<Charge>(here(), all);
   CUmipmappedArray array = nullptr;
   const CUresult result = driver_.cuMipmappedArrayCreate(&array, &record.descriptor, record.levels);
   if (result != CUDA_SUCCESS) return result;
   bind(HandleKind::mipmapped_array, record.array, array);
   arrays_[record.array] = std::move(charge);
-  accounting_.page().allocations.fetch_add(1, std::memory_order_relaxed);
+  here().page().allocations.fetch_add(1, std::memory_order_relaxed);
   return CUDA_SUCCESS;
 }
 
@@ -174,17 +174,18 @@ CUresult Session::handle(const record::cuTexObjectCreate& record, reply::cuTexOb
   const CUresult result = driver_.cuTexObjectCreate(&object, &resource, &record.texture,
                                                     record.has_view != 0 ? &record.view : nullptr);
   if (result != CUDA_SUCCESS) return result;
-  textures_.insert(object);
+  textures_.emplace(context_index_, object);
   reply.object = object;
   return CUDA_SUCCESS;
 }
 
 CUresult Session::handle(const record::cuTexObjectDestroy& record, reply::cuTexObjectDestroy&, Tail) {
   if (driver_.cuTexObjectDestroy == nullptr) return unsupported(record.header.call);
-  if (textures_.erase(record.object) == 0) return CUDA_ERROR_INVALID_VALUE;
+  if (textures_.erase({context_index_, record.object}) == 0) return CUDA_ERROR_INVALID_VALUE;
   // Kernels that use it may still run.
-  when_all_done(
-      [this, object = record.object](CUresult) { report_async(driver_.cuTexObjectDestroy(object)); });
+  when_all_done([this, object = record.object, context = contexts_[context_index_]](CUresult) {
+    report_async(in_context(context, [&] { return driver_.cuTexObjectDestroy(object); }));
+  });
   return CUDA_SUCCESS;
 }
 
@@ -196,16 +197,17 @@ CUresult Session::handle(const record::cuSurfObjectCreate& record, reply::cuSurf
   CUsurfObject object = 0;
   const CUresult result = driver_.cuSurfObjectCreate(&object, &resource);
   if (result != CUDA_SUCCESS) return result;
-  surfaces_.insert(object);
+  surfaces_.emplace(context_index_, object);
   reply.object = object;
   return CUDA_SUCCESS;
 }
 
 CUresult Session::handle(const record::cuSurfObjectDestroy& record, reply::cuSurfObjectDestroy&, Tail) {
   if (driver_.cuSurfObjectDestroy == nullptr) return unsupported(record.header.call);
-  if (surfaces_.erase(record.object) == 0) return CUDA_ERROR_INVALID_VALUE;
-  when_all_done(
-      [this, object = record.object](CUresult) { report_async(driver_.cuSurfObjectDestroy(object)); });
+  if (surfaces_.erase({context_index_, record.object}) == 0) return CUDA_ERROR_INVALID_VALUE;
+  when_all_done([this, object = record.object, context = contexts_[context_index_]](CUresult) {
+    report_async(in_context(context, [&] { return driver_.cuSurfObjectDestroy(object); }));
+  });
   return CUDA_SUCCESS;
 }
 

@@ -16,17 +16,81 @@ void destroy_value(CUresult (*destroy)(T), std::uint64_t value) {
 
 CUresult Session::handle(const record::cuDevicePrimaryCtxReset_v2&, reply::cuDevicePrimaryCtxReset_v2&,
                          Tail) {
+  if (context_index_ >= devices_.size()) return CUDA_ERROR_INVALID_DEVICE;
   // The worker keeps the context itself retained, ready for what comes next.
-  empty_primary_context();
+  const bool several = std::count(contexts_.begin(), contexts_.end(), nullptr) + 1 <
+                       static_cast<std::ptrdiff_t>(contexts_.size());
+  if (several) {
+    empty_one_context(context_index_);
+  } else {
+    empty_primary_context();
+  }
   return CUDA_SUCCESS;
 }
 
-void Session::empty_primary_context() {
-  // With contexts of the program's own it is not known which objects belong to the primary one: they stay
-  // until the end.
-  for (std::size_t i = 1; i < contexts_.size(); ++i) {
-    if (contexts_[i] != nullptr) return;
+void Session::empty_one_context(std::uint16_t index) {
+  const CUcontext context = contexts_[index];
+  if (driver_.cuCtxSynchronize != nullptr) driver_.cuCtxSynchronize();
+  completions_.poll();
+  blocking_.drain();
+  std::erase_if(imported_, [&](const auto& entry) {
+    if (entry.second.context != index) return false;
+    for (std::uint32_t i = 0; i < entry.second.count; ++i) driver_.cuIpcCloseMemHandle(entry.first);
+    return true;
+  });
+  const auto drop = [this, index](HandleKind kind, auto destroy) {
+    if (destroy == nullptr) return;
+    handles_.take_of(kind, index, [destroy](std::uint64_t value) { destroy_value(destroy, value); });
+  };
+  drop(HandleKind::event, driver_.cuEventDestroy_v2);
+  forget_foreign_waits(index);
+  {
+    const std::lock_guard lock(work_mutex_);
+    std::erase_if(work_, [&](const auto& entry) {
+      if (entry.first.first != context) return false;
+      clean(*entry.second, false);
+      return true;
+    });
   }
+  drop(HandleKind::stream, driver_.cuStreamDestroy_v2);
+  std::erase_if(stream_contexts_, [context](const auto& entry) { return entry.second == context; });
+  drop(HandleKind::module, driver_.cuModuleUnload);
+  take_lost_variables();
+  handles_.forget_if(HandleKind::function, [index](std::uint64_t, std::uint64_t owner, std::uint16_t of) {
+    return of == index && !Handle::is(owner, HandleKind::library);
+  });
+  const auto drop_objects = [index](auto& objects, auto destroy) {
+    std::erase_if(objects, [&](const auto& object) {
+      if (object.first == index && destroy != nullptr) destroy(object.second);
+      return object.first == index;
+    });
+  };
+  drop_objects(textures_, driver_.cuTexObjectDestroy);
+  drop_objects(surfaces_, driver_.cuSurfObjectDestroy);
+  // Levels of mipmapped arrays end with the whole.
+  handles_.forget_if(HandleKind::array, [index](std::uint64_t, std::uint64_t owner, std::uint16_t of) {
+    return of == index && owner != 0;
+  });
+  drop(HandleKind::mipmapped_array, driver_.cuMipmappedArrayDestroy);
+  drop(HandleKind::array, driver_.cuArrayDestroy);
+  std::erase_if(arrays_, [this](const auto& entry) {
+    return handles_.find(Handle::kind(entry.first), entry.first) == nullptr;
+  });
+  std::vector<std::uint64_t> pointers;
+  {
+    const std::lock_guard lock(memory_mutex_);
+    for (const auto& [pointer, allocation] : allocations_) {
+      if (allocation.context == index) pointers.push_back(pointer);
+    }
+  }
+  for (const std::uint64_t pointer : pointers) {
+    if (driver_.cuMemFree_v2 == nullptr || free_device_memory(pointer) != CUDA_SUCCESS) {
+      release_allocation(pointer);
+    }
+  }
+}
+
+void Session::empty_primary_context() {
   if (driver_.cuCtxSynchronize != nullptr) driver_.cuCtxSynchronize();
   // What was freed and waited for that goes first.
   completions_.poll();
@@ -46,10 +110,10 @@ void Session::empty_primary_context() {
   // Levels of mipmapped arrays end with the whole.
   handles_.forget_if(HandleKind::array,
                      [](std::uint64_t, std::uint64_t owner, std::uint16_t) { return owner != 0; });
-  for (const std::uint64_t object : textures_) {
+  for (const auto& [context, object] : textures_) {
     if (driver_.cuTexObjectDestroy != nullptr) driver_.cuTexObjectDestroy(object);
   }
-  for (const std::uint64_t object : surfaces_) {
+  for (const auto& [context, object] : surfaces_) {
     if (driver_.cuSurfObjectDestroy != nullptr) driver_.cuSurfObjectDestroy(object);
   }
   textures_.clear();
@@ -69,18 +133,13 @@ void Session::empty_primary_context() {
   stream_contexts_.clear();
   {
     const std::lock_guard lock(work_mutex_);
-    for (const auto& [key, work] : work_) {
-      work->dirty = false;
-      release_batch(std::exchange(work->open, {}));
-    }
+    for (const auto& [key, work] : work_) clean(*work, false);
     work_.clear();
-    if (dirty_streams_ != 0) accounting_.work_ended();
-    dirty_streams_ = 0;
   }
   std::vector<std::uint64_t> pointers;
   {
     const std::lock_guard lock(memory_mutex_);
-    for (const auto& [pointer, bytes] : allocations_) pointers.push_back(pointer);
+    for (const auto& [pointer, allocation] : allocations_) pointers.push_back(pointer);
   }
   for (const std::uint64_t pointer : pointers) {
     if (driver_.cuMemFree_v2 == nullptr || free_device_memory(pointer) != CUDA_SUCCESS) {
@@ -95,7 +154,7 @@ void Session::forget_foreign_waits(std::uint16_t context) {
 }
 
 CUresult Session::free_context(std::uint16_t index) const {
-  if (index == 0 || index >= max_contexts) return CUDA_ERROR_INVALID_VALUE;
+  if (index < devices_.size() || index >= max_contexts) return CUDA_ERROR_INVALID_VALUE;
   return index < contexts_.size() && contexts_[index] != nullptr ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
 }
 
@@ -105,8 +164,7 @@ CUresult Session::handle(const record::cuCtxCreate_v4& record, reply::cuCtxCreat
   CUcontext context = nullptr;
   const CUresult result = driver_.cuCtxCreate_v4(&context, nullptr, record.flags, device());
   if (result != CUDA_SUCCESS) return result;
-  if (contexts_.size() <= record.index) contexts_.resize(std::size_t{record.index} + 1);
-  contexts_[record.index] = context;
+  add_context(record.index, context);
   // Creation made it current in this thread.
   context_index_ = record.index;
   return CUDA_SUCCESS;
@@ -114,7 +172,8 @@ CUresult Session::handle(const record::cuCtxCreate_v4& record, reply::cuCtxCreat
 
 CUresult Session::handle(const record::cuCtxDestroy_v2& record, reply::cuCtxDestroy_v2&, Tail) {
   if (driver_.cuCtxDestroy_v2 == nullptr) return unsupported(record.header.call);
-  if (record.index == 0 || record.index >= contexts_.size() || contexts_[record.index] == nullptr) {
+  if (record.index < devices_.size() || record.index >= contexts_.size() ||
+      contexts_[record.index] == nullptr) {
     return CUDA_ERROR_INVALID_CONTEXT;
   }
   const CUcontext context = contexts_[record.index];
@@ -150,11 +209,7 @@ CUresult Session::end_context(std::uint16_t index, std::function<CUresult()> des
           ++it;
           continue;
         }
-        if (it->second->dirty) {
-          it->second->dirty = false;
-          if (--dirty_streams_ == 0) accounting_.work_ended();
-        }
-        release_batch(std::exchange(it->second->open, {}));
+        clean(*it->second, false);
         it = work_.erase(it);
       }
     }
@@ -162,7 +217,7 @@ CUresult Session::end_context(std::uint16_t index, std::function<CUresult()> des
     charges.clear();
     answer(pending, result);
   };
-  when_all_done_apart(finish, context);
+  when_all_done_apart(finish, {context, nullptr});
   return deferred;
 }
 
@@ -214,8 +269,38 @@ CUresult Session::handle(const record::cuCtxSynchronize& record, reply::cuCtxSyn
     return driver_.cuCtxSynchronize();
   }
   const PendingReply pending = defer();
-  when_all_done([this, pending](CUresult result) { answer(pending, result); });
+  // The contexts that share the device are waited for together: green ones count as part of the primary.
+  when_all_done([this, pending](CUresult result) { answer(pending, result); }, {nullptr, here_});
   return deferred;
+}
+
+CUresult Session::handle(const record::cuCtxEnablePeerAccess& record, reply::cuCtxEnablePeerAccess&, Tail) {
+  if (driver_.cuCtxEnablePeerAccess == nullptr) return unsupported(record.header.call);
+  if (record.peer >= contexts_.size() || contexts_[record.peer] == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
+  return driver_.cuCtxEnablePeerAccess(contexts_[record.peer], record.flags);
+}
+
+CUresult Session::handle(const record::cuCtxDisablePeerAccess& record, reply::cuCtxDisablePeerAccess&, Tail) {
+  if (driver_.cuCtxDisablePeerAccess == nullptr) return unsupported(record.header.call);
+  if (record.peer >= contexts_.size() || contexts_[record.peer] == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
+  return driver_.cuCtxDisablePeerAccess(contexts_[record.peer]);
+}
+
+CUresult Session::handle(const record::cuDeviceCanAccessPeer& record, reply::cuDeviceCanAccessPeer& reply,
+                         Tail) {
+  if (driver_.cuDeviceCanAccessPeer == nullptr) return unsupported(record.header.call);
+  const OwnDevice* const peer = device_at(record.peer);
+  if (peer == nullptr) return CUDA_ERROR_INVALID_DEVICE;
+  return driver_.cuDeviceCanAccessPeer(&reply.can, device(), peer->device);
+}
+
+CUresult Session::handle(const record::cuDeviceGetP2PAttribute& record, reply::cuDeviceGetP2PAttribute& reply,
+                         Tail) {
+  if (driver_.cuDeviceGetP2PAttribute == nullptr) return unsupported(record.header.call);
+  const OwnDevice* const peer = device_at(record.peer);
+  if (peer == nullptr) return CUDA_ERROR_INVALID_DEVICE;
+  return driver_.cuDeviceGetP2PAttribute(&reply.value, static_cast<CUdevice_P2PAttribute>(record.attribute),
+                                         device(), peer->device);
 }
 
 CUresult Session::handle(const record::cuCtxSetLimit& record, reply::cuCtxSetLimit&, Tail) {
@@ -253,18 +338,18 @@ CUresult Session::handle(const record::cuCtxSetLimit& record, reply::cuCtxSetLim
   std::shared_ptr<Charge>& charge = limits_[{context_index_, record.limit}];
   const std::uint64_t bytes = beyond * each;
   const std::uint64_t held = charge ? charge->bytes() : 0;
-  if (bytes > held && !accounting_.charge(bytes - held)) return CUDA_ERROR_OUT_OF_MEMORY;
+  if (bytes > held && !here().charge(bytes - held)) return CUDA_ERROR_OUT_OF_MEMORY;
   const CUresult result = driver_.cuCtxSetLimit(limit, record.value);
   if (result != CUDA_SUCCESS) {
-    if (bytes > held) accounting_.refund(bytes - held);
+    if (bytes > held) here().refund(bytes - held);
     return result;
   }
   // The charge for the whole replaces the one held.
   if (charge) {
-    if (bytes < held) accounting_.refund(held - bytes);
+    if (bytes < held) here().refund(held - bytes);
     charge->resize(bytes);
   } else {
-    charge = std::make_shared<Charge>(accounting_, bytes);
+    charge = std::make_shared<Charge>(here(), bytes);
   }
   return CUDA_SUCCESS;
 }

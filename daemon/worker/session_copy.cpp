@@ -33,6 +33,35 @@ class BlockGuard {
   ArenaBlock* block_;
   CUresult result_ = CUDA_ERROR_INVALID_VALUE;
 };
+
+/// The copy as one between two contexts.
+CUDA_MEMCPY3D_PEER peer_form(const CUDA_MEMCPY3D& copy, CUcontext source, CUcontext target) {
+  CUDA_MEMCPY3D_PEER peer{};
+  peer.srcXInBytes = copy.srcXInBytes;
+  peer.srcY = copy.srcY;
+  peer.srcZ = copy.srcZ;
+  peer.srcMemoryType = copy.srcMemoryType;
+  peer.srcHost = copy.srcHost;
+  peer.srcDevice = copy.srcDevice;
+  peer.srcArray = copy.srcArray;
+  peer.srcContext = source;
+  peer.srcPitch = copy.srcPitch;
+  peer.srcHeight = copy.srcHeight;
+  peer.dstXInBytes = copy.dstXInBytes;
+  peer.dstY = copy.dstY;
+  peer.dstZ = copy.dstZ;
+  peer.dstMemoryType = copy.dstMemoryType;
+  peer.dstHost = copy.dstHost;
+  peer.dstDevice = copy.dstDevice;
+  peer.dstArray = copy.dstArray;
+  peer.dstContext = target;
+  peer.dstPitch = copy.dstPitch;
+  peer.dstHeight = copy.dstHeight;
+  peer.WidthInBytes = copy.WidthInBytes;
+  peer.Height = copy.Height;
+  peer.Depth = copy.Depth;
+  return peer;
+}
 }  // namespace
 
 CUresult Session::handle(const record::copy_to_device_inline& record, reply::copy_to_device_inline&,
@@ -46,7 +75,7 @@ CUresult Session::handle(const record::copy_to_device_inline& record, reply::cop
   // The source is pageable memory, which the driver has taken over when the call returns.
   const CUresult result = driver_.cuMemcpyHtoDAsync_v2(record.dst, tail.data(), tail.size(), stream);
   if (result != CUDA_SUCCESS) return result;
-  accounting_.page().bytes_to_device.fetch_add(tail.size(), std::memory_order_relaxed);
+  device_of(stream).accounting->page().bytes_to_device.fetch_add(tail.size(), std::memory_order_relaxed);
   note_stream_work(stream);
   return CUDA_SUCCESS;
 }
@@ -63,12 +92,13 @@ CUresult Session::handle(const record::copy_to_device_block& record, reply::copy
   if (software_ && driver_.cuMemcpyHtoD_v2 != nullptr && nothing_under_way()) {
     // This thread copies, in order since nothing else is under way; no other need be woken.
     const CUresult result = driver_.cuMemcpyHtoD_v2(record.dst, block + 1, record.block.bytes);
-    if (result == CUDA_SUCCESS) count_bytes(accounting_.page().bytes_to_device, record.block.bytes);
+    if (result == CUDA_SUCCESS)
+      count_bytes(device_of(stream).accounting->page().bytes_to_device, record.block.bytes);
     return guard.finish(result);
   }
   CUresult result = driver_.cuMemcpyHtoDAsync_v2(record.dst, block + 1, record.block.bytes, stream);
   if (result != CUDA_SUCCESS) return guard.refuse(result);
-  count_bytes(accounting_.page().bytes_to_device, record.block.bytes);
+  count_bytes(device_of(stream).accounting->page().bytes_to_device, record.block.bytes);
   note_stream_work(stream);
   result = after_stream(stream,
                         [block](CUresult done) { complete_block(*block, static_cast<std::int32_t>(done)); });
@@ -91,13 +121,14 @@ CUresult Session::handle(const record::copy_from_device_block& record, reply::co
   if (!mark && (software_ || record.block.bytes <= blocking_copy_bytes) &&
       driver_.cuMemcpyDtoH_v2 != nullptr && nothing_under_way()) {
     const CUresult result = driver_.cuMemcpyDtoH_v2(block + 1, record.src, record.block.bytes);
-    if (result == CUDA_SUCCESS) count_bytes(accounting_.page().bytes_from_device, record.block.bytes);
+    if (result == CUDA_SUCCESS)
+      count_bytes(device_of(stream).accounting->page().bytes_from_device, record.block.bytes);
     return guard.finish(result);
   }
   CUresult result =
       mark ? CUDA_SUCCESS : driver_.cuMemcpyDtoHAsync_v2(block + 1, record.src, record.block.bytes, stream);
   if (result != CUDA_SUCCESS) return guard.refuse(result);
-  count_bytes(accounting_.page().bytes_from_device, record.block.bytes);
+  count_bytes(device_of(stream).accounting->page().bytes_from_device, record.block.bytes);
   note_stream_work(stream);
   result = after_stream_soon(
       key_of(stream), [block](CUresult done) { complete_block(*block, static_cast<std::int32_t>(done)); },
@@ -120,7 +151,7 @@ CUresult Session::handle(const record::cuMemcpyAsync& record, reply::cuMemcpyAsy
   admit_copy(stream, record.ByteCount, from_host || to_host);
   const CUresult result = driver_.cuMemcpyAsync(record.dst, record.src, record.ByteCount, stream);
   if (result != CUDA_SUCCESS) return result;
-  GatePage& page = accounting_.page();
+  GatePage& page = device_of(stream).accounting->page();
   (from_host ? page.bytes_to_device
    : to_host ? page.bytes_from_device
              : page.bytes_on_device)
@@ -217,11 +248,19 @@ CUresult Session::handle(const record::copy_3d& record, reply::copy_3d&, Tail) {
   CUDA_MEMCPY3D copy = record.copy;
   CUresult result = fix_up_copy(copy, record.src_block, record.dst_block);
   if (result != CUDA_SUCCESS) return refuse(result);
+  for (const std::uint16_t index : {record.src_context, record.dst_context}) {
+    if (index >= contexts_.size() || contexts_[index] == nullptr) return refuse(CUDA_ERROR_INVALID_CONTEXT);
+  }
+  const bool between_devices = context_devices_[record.src_context] != context_devices_[record.dst_context];
+  if (between_devices && driver_.cuMemcpy3DPeerAsync == nullptr)
+    return refuse(unsupported(record.header.call));
+  CUDA_MEMCPY3D_PEER peer = peer_form(copy, contexts_[record.src_context], contexts_[record.dst_context]);
   admit_copy(stream, copy.WidthInBytes * copy.Height * copy.Depth, from != nullptr || to != nullptr);
-  result = driver_.cuMemcpy3DAsync_v2(&copy, stream);
+  result = between_devices ? driver_.cuMemcpy3DPeerAsync(&peer, stream)
+                           : driver_.cuMemcpy3DAsync_v2(&copy, stream);
   if (result != CUDA_SUCCESS) return refuse(result);
   const std::uint64_t bytes = copy.WidthInBytes * copy.Height * copy.Depth;
-  GatePage& page = accounting_.page();
+  GatePage& page = device_of(stream).accounting->page();
   (from != nullptr ? page.bytes_to_device
    : to != nullptr ? page.bytes_from_device
                    : page.bytes_on_device)

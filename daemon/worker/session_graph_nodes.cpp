@@ -146,9 +146,13 @@ CUresult Session::read_node(std::uint32_t type, Tail tail, NodeParams& out) {
       auto& params = out.params.alloc;
       params.poolProps = node.props;
       params.poolProps.win32SecurityAttributes = nullptr;
-      if (params.poolProps.location.type == CU_MEM_LOCATION_TYPE_DEVICE)
-        params.poolProps.location.id = device();
-      for (CUmemAccessDesc& access : out.access) access.location.id = device();
+      const OwnDevice* const owner = device_at(node.props.location.id);
+      if (params.poolProps.location.type != CU_MEM_LOCATION_TYPE_DEVICE || owner == nullptr) {
+        return CUDA_ERROR_INVALID_VALUE;
+      }
+      out.accounting = owner->accounting;
+      to_driver(params.poolProps);
+      for (CUmemAccessDesc& access : out.access) to_driver(access);
       params.accessDescs = out.access.empty() ? nullptr : out.access.data();
       params.accessDescCount = out.access.size();
       params.bytesize = node.bytes;
@@ -187,10 +191,11 @@ CUresult Session::read_node(std::uint32_t type, Tail tail, NodeParams& out) {
   }
 }
 
-Session::GraphMemory::GraphMemory(Session& session, CUdeviceptr address, std::uint64_t bytes)
-    : session_(session), address_(address), charge_(session.accounting_, bytes) {
+Session::GraphMemory::GraphMemory(Session& session, Accounting& accounting, CUdeviceptr address,
+                                  std::uint64_t bytes)
+    : session_(session), address_(address), charge_(accounting, bytes) {
   const std::lock_guard lock(session_.memory_mutex_);
-  session_.graph_memory_[address] = bytes;
+  session_.graph_memory_[address] = {bytes, &accounting, 0};
 }
 
 Session::GraphMemory::~GraphMemory() {
@@ -220,19 +225,20 @@ CUresult Session::handle(const record::cuGraphAddNode_v2& record, reply::cuGraph
   if (result != CUDA_SUCCESS) return result;
   const std::uint64_t allocated =
       record.type == CU_GRAPH_NODE_TYPE_MEM_ALLOC ? params.params.alloc.bytesize : 0;
-  if (allocated != 0 && !accounting_.charge(allocated)) return CUDA_ERROR_OUT_OF_MEMORY;
+  if (allocated != 0 && !params.accounting->charge(allocated)) return CUDA_ERROR_OUT_OF_MEMORY;
   CUgraphNode node = nullptr;
   result = driver_.cuGraphAddNode_v2(&node, graph, after.data(), edges.empty() ? nullptr : edges.data(),
                                      after.size(), &params.params);
   if (result != CUDA_SUCCESS) {
-    accounting_.refund(allocated);
+    if (allocated != 0) params.accounting->refund(allocated);
     return result;
   }
   bind(HandleKind::graph_node, record.node, node);
   keep(std::move(params.host));
   if (allocated != 0) {
     reply.dptr = params.params.alloc.dptr;
-    kept_memory_[record.graph].push_back(std::make_shared<GraphMemory>(*this, reply.dptr, allocated));
+    kept_memory_[record.graph].push_back(
+        std::make_shared<GraphMemory>(*this, *params.accounting, reply.dptr, allocated));
   } else if (params.child != 0) {
     share_memory(params.child, record.graph);
   } else if (record.type == CU_GRAPH_NODE_TYPE_CONDITIONAL &&

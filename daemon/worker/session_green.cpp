@@ -128,8 +128,7 @@ CUresult Session::handle(const record::cuGreenCtxCreate& record, reply::cuGreenC
     return result;
   }
   bind(HandleKind::green_context, record.green, green);
-  if (contexts_.size() <= record.index) contexts_.resize(std::size_t{record.index} + 1);
-  contexts_[record.index] = context;
+  add_context(record.index, context);
   return CUDA_SUCCESS;
 }
 
@@ -140,7 +139,7 @@ CUresult Session::handle(const record::cuGreenCtxDestroy& record, reply::cuGreen
   // The context must be this green context's own.
   CUcontext context = nullptr;
   if (driver_.cuCtxFromGreenCtx(&context, green) != CUDA_SUCCESS || record.index >= contexts_.size() ||
-      record.index == 0 || contexts_[record.index] != context) {
+      record.index < devices_.size() || contexts_[record.index] != context) {
     return CUDA_ERROR_INVALID_CONTEXT;
   }
   handles_.forget(HandleKind::green_context, record.green);

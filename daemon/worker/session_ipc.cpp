@@ -44,7 +44,7 @@ CUresult Session::handle(const record::cuIpcGetMemHandle& record, reply::cuIpcGe
     auto after = allocations_.upper_bound(record.dptr);
     if (after == allocations_.begin()) return CUDA_ERROR_INVALID_VALUE;
     --after;
-    if (record.dptr - after->first >= after->second) return CUDA_ERROR_INVALID_VALUE;
+    if (record.dptr - after->first >= after->second.bytes) return CUDA_ERROR_INVALID_VALUE;
     base = after->first;
     // Such memory is not the driver's own allocation, and cannot be opened as one.
     if (residence_ && residence_->memory.owns(base)) return unsupported(record.header.call);
@@ -56,7 +56,7 @@ CUresult Session::handle(const record::cuIpcGetMemHandle& record, reply::cuIpcGe
   CUipcMemHandle native{};
   if (const CUresult result = driver_.cuIpcGetMemHandle(&native, base); result != CUDA_SUCCESS) return result;
   IpcToken token{};
-  if (const CUresult result = ipc_.offer(IpcKind::memory, native_of(native), UniqueFd(), token);
+  if (const CUresult result = ipc_.offer(IpcKind::memory, place(), native_of(native), UniqueFd(), token);
       result != CUDA_SUCCESS) {
     return result;
   }
@@ -135,7 +135,7 @@ CUresult Session::handle(const record::cuIpcGetEventHandle& record, reply::cuIpc
     if (const CUresult result = driver_.cuIpcGetEventHandle(&native, event); result != CUDA_SUCCESS)
       return result;
     IpcToken token{};
-    if (const CUresult result = ipc_.offer(IpcKind::event, native_of(native), UniqueFd(), token);
+    if (const CUresult result = ipc_.offer(IpcKind::event, place(), native_of(native), UniqueFd(), token);
         result != CUDA_SUCCESS) {
       return result;
     }
@@ -189,7 +189,8 @@ CUresult Session::handle(const record::cuMemPoolExportToShareableHandle& record,
         &fd, pool, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, record.flags);
     if (exported != CUDA_SUCCESS) return exported;
     IpcToken token{};
-    if (const CUresult result = ipc_.offer(IpcKind::pool, {}, UniqueFd(fd), token); result != CUDA_SUCCESS)
+    if (const CUresult result = ipc_.offer(IpcKind::pool, place(), {}, UniqueFd(fd), token);
+        result != CUDA_SUCCESS)
       return result;
     known = offered_pools_.emplace(record.pool, token).first;
   }
@@ -222,7 +223,10 @@ CUresult Session::handle(const record::cuMemPoolImportFromShareableHandle& recor
       &pool,
       reinterpret_cast<void*>(static_cast<std::intptr_t>(fd.get())),  // NOLINT(performance-no-int-to-ptr)
       CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, record.flags);
-  if (result == CUDA_SUCCESS) bind(HandleKind::mem_pool, record.pool, pool);
+  if (result == CUDA_SUCCESS) {
+    bind(HandleKind::mem_pool, record.pool, pool);
+    pools_[record.pool] = here_;
+  }
   return result;
 }
 
@@ -243,7 +247,8 @@ CUresult Session::handle(const record::cuMemPoolExportPointer& record, reply::cu
   if (const CUresult result = driver_.cuMemPoolExportPointer(&native, record.ptr); result != CUDA_SUCCESS)
     return result;
   IpcToken token{};
-  if (const CUresult result = ipc_.offer(IpcKind::pool_pointer, native_of(native), UniqueFd(), token);
+  if (const CUresult result =
+          ipc_.offer(IpcKind::pool_pointer, place(), native_of(native), UniqueFd(), token);
       result != CUDA_SUCCESS) {
     return result;
   }
@@ -308,7 +313,7 @@ CUresult Session::handle(const record::cuMemExportToShareableHandle& record,
       &fd, allocation, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, record.flags);
   if (exported != CUDA_SUCCESS) return exported;
   IpcToken token{};
-  if (const CUresult result = ipc_.offer(IpcKind::allocation, {}, UniqueFd(fd), token);
+  if (const CUresult result = ipc_.offer(IpcKind::allocation, place(), {}, UniqueFd(fd), token);
       result != CUDA_SUCCESS) {
     return result;
   }

@@ -78,7 +78,7 @@ bool attribute_allowed(CUlaunchAttributeID id) {
 void Session::note_stream_work(CUstream stream) {
   if (captures_ != 0 && capturing(stream)) return;
   submitted_to(stream);
-  accounting_.expect(0, false);
+  device_of(stream).accounting->expect(0, false);
 }
 
 CUresult Session::handle(const record::cuLaunchKernel& record, reply::cuLaunchKernel&, Tail tail) {
@@ -132,7 +132,7 @@ CUresult Session::handle(const record::cuLaunchKernel& record, reply::cuLaunchKe
     put_timers({began});
     return result;
   }
-  accounting_.page().launches.fetch_add(1, std::memory_order_relaxed);
+  device_of(stream).accounting->page().launches.fetch_add(1, std::memory_order_relaxed);
   end_timing(stream, prediction, began);
   submitted_command(stream, prediction);
   return CUDA_SUCCESS;
@@ -151,7 +151,7 @@ CUresult Session::handle(const record::cuGraphLaunch& record, reply::cuGraphLaun
     put_timers({began});
     return result;
   }
-  accounting_.page().graph_launches.fetch_add(1, std::memory_order_relaxed);
+  device_of(stream).accounting->page().graph_launches.fetch_add(1, std::memory_order_relaxed);
   end_timing(stream, prediction, began);
   submitted_command(stream, prediction);
   return CUDA_SUCCESS;
@@ -285,7 +285,7 @@ CUresult Session::handle(const record::extension_blas& record, reply::extension_
     put_timers({began});
     return result;
   }
-  accounting_.page().launches.fetch_add(1, std::memory_order_relaxed);
+  device_of(stream).accounting->page().launches.fetch_add(1, std::memory_order_relaxed);
   end_timing(stream, prediction, began);
   submitted_command(stream, prediction);
   return CUDA_SUCCESS;

@@ -16,28 +16,30 @@ std::span<const std::byte> bytes_of(const Reply& reply) {
 constexpr std::size_t max_waiting_fds = 64;
 }  // namespace
 
-void Session::note_allocation(CUdeviceptr pointer, std::uint64_t bytes) {
+void Session::note_allocation(CUdeviceptr pointer, const Allocation& allocation) {
   const std::lock_guard lock(memory_mutex_);
-  allocations_[pointer] = bytes;
+  allocations_[pointer] = allocation;
 }
 
 void Session::note_import(CUdeviceptr pointer, std::uint64_t bytes) {
   const std::lock_guard lock(memory_mutex_);
-  allocations_[pointer] = bytes;
+  allocations_[pointer] = {bytes, &here(), context_index_};
   ++imported_pool_memory_[pointer];
 }
 
 void Session::release_allocation(CUdeviceptr pointer, bool movable) {
   std::uint64_t bytes = 0;
+  Accounting* accounting = nullptr;
   {
     const std::lock_guard lock(memory_mutex_);
     const auto found = allocations_.find(pointer);
     if (found == allocations_.end()) return;
+    accounting = found->second.accounting;
     if (const auto imported = imported_pool_memory_.find(pointer); imported != imported_pool_memory_.end()) {
       if (--imported->second != 0) return;
       imported_pool_memory_.erase(imported);
     } else {
-      bytes = found->second;
+      bytes = found->second.bytes;
     }
     allocations_.erase(found);
     for (auto* const offers : {&offered_memory_, &offered_pool_memory_}) {
@@ -48,34 +50,35 @@ void Session::release_allocation(CUdeviceptr pointer, bool movable) {
     }
   }
   if (movable) {
-    accounting_.refund_quota(bytes);
+    accounting->refund_quota(bytes);
   } else {
-    accounting_.refund(bytes);
+    accounting->refund(bytes);
   }
 }
 
 CUresult Session::allocate(const std::function<CUresult(CUdeviceptr&)>& call, std::uint64_t bytes,
-                           CUdeviceptr& pointer) {
+                           CUdeviceptr& pointer, const Allocation& of) {
   if (bytes == 0) return CUDA_ERROR_INVALID_VALUE;
-  if (!accounting_.charge(bytes)) return CUDA_ERROR_OUT_OF_MEMORY;
+  if (!of.accounting->charge(bytes)) return CUDA_ERROR_OUT_OF_MEMORY;
   const CUresult result = call(pointer);
   if (result != CUDA_SUCCESS) {
-    accounting_.refund(bytes);
+    of.accounting->refund(bytes);
     return result;
   }
-  note_allocation(pointer, bytes);
-  accounting_.page().allocations.fetch_add(1, std::memory_order_relaxed);
+  note_allocation(pointer, {bytes, of.accounting, of.context});
+  of.accounting->page().allocations.fetch_add(1, std::memory_order_relaxed);
   return CUDA_SUCCESS;
 }
 
 CUresult Session::handle(const record::cuMemGetInfo_v2& record, reply::cuMemGetInfo_v2& reply, Tail) {
   if (driver_.cuMemGetInfo_v2 == nullptr) return unsupported(record.header.call);
-  const auto ask = [this](reply::cuMemGetInfo_v2& answer) {
+  const auto ask = [this, &page = here().page(),
+                    context = contexts_[context_index_]](reply::cuMemGetInfo_v2& answer) {
     std::size_t free = 0;
     std::size_t total = 0;
-    const CUresult result = driver_.cuMemGetInfo_v2(&free, &total);
-    const std::uint64_t quota = accounting_.page().memory_quota.load(std::memory_order_relaxed);
-    const std::uint64_t used = accounting_.page().memory_used.load(std::memory_order_relaxed);
+    const CUresult result = in_context(context, [&] { return driver_.cuMemGetInfo_v2(&free, &total); });
+    const std::uint64_t quota = page.memory_quota.load(std::memory_order_relaxed);
+    const std::uint64_t used = page.memory_used.load(std::memory_order_relaxed);
     // What lies on the device of others' can be moved out.
     if (residence_) free = room_left();
     if (quota != 0) {
@@ -90,11 +93,13 @@ CUresult Session::handle(const record::cuMemGetInfo_v2& record, reply::cuMemGetI
   if (pending_frees_.load() == 0) return ask(reply);
   // Frees that wait for running work would natively have happened by now.
   const PendingReply pending = defer();
-  when_all_done_apart([this, pending, ask](CUresult) {
-    reply::cuMemGetInfo_v2 late;
-    const CUresult result = ask(late);
-    answer(pending, result, bytes_of(late));
-  });
+  when_all_done_apart(
+      [this, pending, ask](CUresult) {
+        reply::cuMemGetInfo_v2 late;
+        const CUresult result = ask(late);
+        answer(pending, result, bytes_of(late));
+      },
+      {nullptr, here_});
   return deferred;
 }
 
@@ -124,19 +129,22 @@ CUresult Session::handle(const record::cuMemAlloc_v2& record, reply::cuMemAlloc_
   const auto call = [this, bytes = record.bytes](CUdeviceptr& pointer) {
     return driver_.cuMemAlloc_v2(&pointer, bytes);
   };
+  const Allocation of = allocation_here();
   CUdeviceptr pointer = 0;
-  const CUresult result = allocate(call, record.bytes, pointer);
+  const CUresult result = allocate(call, record.bytes, pointer, of);
   reply.dptr = pointer;
   if (result != CUDA_ERROR_OUT_OF_MEMORY || pending_frees_.load() == 0) return result;
   // Memory that was freed behind running work comes back when the work has ended.
   const PendingReply pending = defer();
-  when_all_done_apart([this, pending, call, bytes = record.bytes](CUresult) {
-    reply::cuMemAlloc_v2 late;
-    CUdeviceptr at = 0;
-    const CUresult second = allocate(call, bytes, at);
-    late.dptr = at;
-    answer(pending, second, bytes_of(late));
-  });
+  when_all_done_apart(
+      [this, pending, call, of, bytes = record.bytes, context = contexts_[context_index_]](CUresult) {
+        reply::cuMemAlloc_v2 late;
+        CUdeviceptr at = 0;
+        const CUresult second = in_context(context, [&] { return allocate(call, bytes, at, of); });
+        late.dptr = at;
+        answer(pending, second, bytes_of(late));
+      },
+      {nullptr, here_});
   return deferred;
 }
 
@@ -162,13 +170,13 @@ CUresult Session::handle(const record::cuMemAllocPitch_v2& record, reply::cuMemA
       [&](CUdeviceptr& at) {
         return driver_.cuMemAllocPitch_v2(&at, &pitch, record.width, record.height, record.element_bytes);
       },
-      static_cast<std::uint64_t>(bound), pointer);
+      static_cast<std::uint64_t>(bound), pointer, allocation_here());
   if (result == CUDA_SUCCESS) {
     // Only what is really there may be copied to.
     const std::uint64_t bytes =
         std::min<std::uint64_t>(pitch * record.height, static_cast<std::uint64_t>(bound));
-    note_allocation(pointer, bytes);
-    accounting_.refund(static_cast<std::uint64_t>(bound) - bytes);
+    note_allocation(pointer, {bytes, &here(), context_index_});
+    here().refund(static_cast<std::uint64_t>(bound) - bytes);
   }
   reply.dptr = pointer;
   reply.pitch = pitch;
@@ -192,15 +200,28 @@ CUresult Session::handle(const record::cuMemFree_v2& record, reply::cuMemFree_v2
 void Session::free_after_work(CUdeviceptr pointer, const PendingReply& pending) {
   // The driver's own free waits for the device, which the dispatcher must not.
   pending_frees_.fetch_add(1);
-  when_all_done_apart([this, pointer, pending](CUresult) {
-    const CUresult result = free_device_memory(pointer);
-    pending_frees_.fetch_sub(1);
-    if (pending.reference != 0) {
-      answer(pending, result, {});
-    } else {
-      report_async(result);
+  // Work of another device need not end for it, and may wait for what the client has yet to send to this one.
+  Scope scope{};
+  CUcontext context = contexts_[context_index_];
+  {
+    const std::lock_guard lock(memory_mutex_);
+    const auto found = allocations_.find(pointer);
+    if (found != allocations_.end() && found->second.context < contexts_.size()) {
+      scope.device = context_devices_[found->second.context];
+      context = scope.device->context;
     }
-  });
+  }
+  when_all_done_apart(
+      [this, pointer, pending, context](CUresult) {
+        const CUresult result = in_context(context, [&] { return free_device_memory(pointer); });
+        pending_frees_.fetch_sub(1);
+        if (pending.reference != 0) {
+          answer(pending, result, {});
+        } else {
+          report_async(result);
+        }
+      },
+      scope);
 }
 
 UniqueFd Session::take_host_fd(std::uint64_t token, std::uint64_t bytes) {
@@ -257,7 +278,7 @@ CUresult Session::handle(const record::cuMemAllocAsync& record, reply::cuMemAllo
   CUdeviceptr pointer = 0;
   const CUresult result =
       allocate([&](CUdeviceptr& at) { return driver_.cuMemAllocAsync(&at, record.bytes, stream); },
-               record.bytes, pointer);
+               record.bytes, pointer, allocation_on(device_of(stream)));
   if (result == CUDA_SUCCESS) note_stream_work(stream);
   reply.dptr = pointer;
   return result;
@@ -269,10 +290,11 @@ CUresult Session::handle(const record::cuMemAllocFromPoolAsync& record, reply::c
   CUstream stream = nullptr;
   CUmemoryPool pool = nullptr;
   if (!resolve(record.stream, stream) || !resolve(record.pool, pool)) return CUDA_ERROR_INVALID_HANDLE;
+  const auto known = pools_.find(record.pool);
   CUdeviceptr pointer = 0;
   const CUresult result = allocate(
       [&](CUdeviceptr& at) { return driver_.cuMemAllocFromPoolAsync(&at, record.bytes, pool, stream); },
-      record.bytes, pointer);
+      record.bytes, pointer, allocation_on(known != pools_.end() ? *known->second : *here_));
   if (result == CUDA_SUCCESS) note_stream_work(stream);
   reply.dptr = pointer;
   return result;
@@ -293,12 +315,33 @@ CUresult Session::handle(const record::cuMemFreeAsync& record, reply::cuMemFreeA
   return result;
 }
 
+CUresult Session::handle(const record::cuMemPoolCreate& record, reply::cuMemPoolCreate&, Tail) {
+  if (driver_.cuMemPoolCreate == nullptr) return unsupported(record.header.call);
+  if (!can_bind(HandleKind::mem_pool, record.pool) || Handle::index(record.pool) < devices_.size()) {
+    return CUDA_ERROR_INVALID_HANDLE;
+  }
+  CUmemPoolProps props = record.props;
+  OwnDevice* const owner =
+      props.location.type == CU_MEM_LOCATION_TYPE_DEVICE ? device_at(props.location.id) : here_;
+  if (owner == nullptr) return CUDA_ERROR_INVALID_DEVICE;
+  to_driver(props);
+  props.win32SecurityAttributes = nullptr;
+  CUmemoryPool pool = nullptr;
+  const CUresult result = driver_.cuMemPoolCreate(&pool, &props);
+  if (result != CUDA_SUCCESS) return result;
+  bind(HandleKind::mem_pool, record.pool, pool);
+  pools_[record.pool] = owner;
+  return CUDA_SUCCESS;
+}
+
 CUresult Session::handle(const record::cuMemPoolDestroy& record, reply::cuMemPoolDestroy&, Tail) {
   if (driver_.cuMemPoolDestroy == nullptr) return unsupported(record.header.call);
   CUmemoryPool pool = nullptr;
-  // Index 0 is the device's own pool.
-  if (!resolve(record.pool, pool) || Handle::index(record.pool) == 0) return CUDA_ERROR_INVALID_VALUE;
+  // The first are the devices' own pools.
+  if (!resolve(record.pool, pool) || Handle::index(record.pool) < devices_.size())
+    return CUDA_ERROR_INVALID_VALUE;
   handles_.forget(HandleKind::mem_pool, record.pool);
+  pools_.erase(record.pool);
   withdraw_pool(record.pool);
   return driver_.cuMemPoolDestroy(pool);
 }
@@ -358,19 +401,23 @@ CUresult Session::handle(const record::cuMemCreate& record, reply::cuMemCreate&,
   constexpr unsigned exportable = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
   if ((static_cast<unsigned>(record.prop.requestedHandleTypes) & ~exportable) != 0)
     return unsupported(record.header.call);
-  if (!accounting_.charge(record.bytes)) return CUDA_ERROR_OUT_OF_MEMORY;
   CUmemAllocationProp prop = record.prop;
+  const OwnDevice* const owner =
+      prop.location.type == CU_MEM_LOCATION_TYPE_DEVICE ? device_at(prop.location.id) : here_;
+  if (owner == nullptr) return CUDA_ERROR_INVALID_DEVICE;
+  Accounting& accounting = *owner->accounting;
+  if (!accounting.charge(record.bytes)) return CUDA_ERROR_OUT_OF_MEMORY;
   to_driver(prop);
   prop.win32HandleMetaData = nullptr;
   CUmemGenericAllocationHandle made = 0;
   const CUresult result = driver_.cuMemCreate(&made, record.bytes, &prop, record.flags);
   if (result != CUDA_SUCCESS) {
-    accounting_.refund(record.bytes);
+    accounting.refund(record.bytes);
     return result;
   }
   bind(HandleKind::mem_allocation, record.handle, made);
-  vmm_[record.handle] = std::make_shared<Charge>(accounting_, record.bytes);
-  accounting_.page().allocations.fetch_add(1, std::memory_order_relaxed);
+  vmm_[record.handle] = std::make_shared<Charge>(accounting, record.bytes);
+  accounting.page().allocations.fetch_add(1, std::memory_order_relaxed);
   return CUDA_SUCCESS;
 }
 
@@ -445,7 +492,6 @@ CUresult Session::handle(const record::cuPointerGetAttribute& record, reply::cuP
     case CU_POINTER_ATTRIBUTE_SYNC_MEMOPS:
     case CU_POINTER_ATTRIBUTE_BUFFER_ID:
     case CU_POINTER_ATTRIBUTE_IS_MANAGED:
-    case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL:
     case CU_POINTER_ATTRIBUTE_RANGE_START_ADDR:
     case CU_POINTER_ATTRIBUTE_RANGE_SIZE:
     case CU_POINTER_ATTRIBUTE_MAPPED:
@@ -462,11 +508,15 @@ CUresult Session::handle(const record::cuPointerGetAttribute& record, reply::cuP
 
 void Session::to_driver(CUmemLocation& location) const {
   if (location.type != CU_MEM_LOCATION_TYPE_DEVICE) return;
-  location.id = location.id == 0 ? device() : -1;
+  const auto number = static_cast<std::size_t>(location.id);
+  location.id = number < devices_.size() ? devices_[number].device : -1;
 }
 
 void Session::to_client(CUmemAllocationProp& prop) const {
-  if (prop.location.type == CU_MEM_LOCATION_TYPE_DEVICE) prop.location.id = 0;
+  if (prop.location.type != CU_MEM_LOCATION_TYPE_DEVICE) return;
+  const auto found = std::find_if(devices_.begin(), devices_.end(),
+                                  [&](const OwnDevice& own) { return own.device == prop.location.id; });
+  prop.location.id = found != devices_.end() ? static_cast<int>(found - devices_.begin()) : 0;
 }
 
 }  // namespace vgpu::worker

@@ -220,7 +220,7 @@ CUresult Session::allocate_movable(std::uint64_t bytes, CUdeviceptr& pointer) {
     if (!take_room(growth, false, short_of)) break;
     result = residence_->memory.allocate(bytes, pointer);
     if (result == CUDA_SUCCESS) {
-      note_allocation(pointer, bytes);
+      note_allocation(pointer, {bytes, &accounting_, 0});
       accounting_.page().allocations.fetch_add(1, std::memory_order_relaxed);
       return CUDA_SUCCESS;
     }

@@ -23,15 +23,15 @@ Prediction Session::predict_copy(std::uint64_t bytes) {
   return prediction;
 }
 
-void Session::throttle(const Cost& cost) {
-  GatePage& page = accounting_.page();
+void Session::throttle(OwnDevice& device, const Cost& cost) {
+  GatePage& page = device.accounting->page();
   const std::uint64_t launches = page.launch_rate.load(std::memory_order_relaxed);
   const std::uint64_t bytes = page.byte_rate.load(std::memory_order_relaxed);
   if (launches == 0 && bytes == 0) return;
   const std::uint64_t began = now_ns();
   const std::uint64_t delay =
-      std::max(cost.launches != 0 ? launch_bucket_.take(cost.launches, launches, began) : 0,
-               cost.bytes != 0 ? byte_bucket_.take(cost.bytes, bytes, began) : 0);
+      std::max(cost.launches != 0 ? device.launch_bucket.take(cost.launches, launches, began) : 0,
+               cost.bytes != 0 ? device.byte_bucket.take(cost.bytes, bytes, began) : 0);
   if (delay == 0) return;
   settle_soon();
   fence_dirty_streams();
@@ -50,20 +50,20 @@ void Session::throttle(const Cost& cost) {
   page.throttled_ns.fetch_add(now_ns() - began, std::memory_order_relaxed);
 }
 
-void Session::bound_earlier_work() {
+void Session::bound_earlier_work(OwnDevice& device) {
   std::vector<StreamKey> streams;
-  const std::uint64_t window = accounting_.window_ns();
+  const std::uint64_t window = device.accounting->window_ns();
   {
     const std::lock_guard lock(work_mutex_);
     for (const auto& [key, work] : work_) {
-      if (!work->dirty) continue;
+      if (!work->dirty || work->device != &device) continue;
       work->open.count += 1;
       work->open.predicted_ns += window == no_limit_ns ? 0 : window;
       streams.push_back(key);
     }
   }
   for (const StreamKey& key : streams) {
-    accounting_.submitted(window == no_limit_ns ? 0 : window);
+    device.accounting->submitted(window == no_limit_ns ? 0 : window);
     note_result(after_stream(key, nullptr));
   }
 }
@@ -94,50 +94,54 @@ void Session::sleep_at_gate(const std::atomic<std::uint32_t>& word, std::uint32_
 
 void Session::admit(CUstream stream, const Prediction& prediction, const Cost& cost) {
   if (captures_ != 0 && capturing(stream)) return;
-  admit_once(prediction, cost);
+  OwnDevice& device = device_of(stream);
+  admit_once(device, prediction, cost);
   // While it waited for its turn, its memory may have been moved out.
   while (residence_ && residence_->memory.out() && bring_back() == CUDA_SUCCESS) {
-    admit_once(prediction, Cost{});
+    admit_once(device, prediction, Cost{});
   }
 }
 
-void Session::admit_once(const Prediction& prediction, const Cost& cost) {
-  throttle(cost);
-  if (!accounting_.bounded()) {
-    bounded_ = false;
+void Session::admit_once(OwnDevice& device, const Prediction& prediction, const Cost& cost) {
+  throttle(device, cost);
+  Accounting& accounting = *device.accounting;
+  if (!accounting.bounded()) {
+    device.bounded = false;
     return;
   }
-  if (!bounded_ && captures_ == 0) {
-    bounded_ = true;
-    bound_earlier_work();
+  if (!device.bounded && captures_ == 0) {
+    device.bounded = true;
+    bound_earlier_work(device);
   }
-  accounting_.admit(prediction.ns,
-                    {[this, fenced = false]() mutable {
-                       // What no fence follows yet would never be seen to end.
-                       if (!fenced) fence_dirty_streams();
-                       fenced = true;
-                       completions_.poll();
-                       answer_early();
-                       obey_order();
-                     },
-                     [this] {
-                       fence_dirty_streams();
-                       answer_early();
-                       completions_.hand_off();
-                       obey_order();
-                     },
-                     [this](const std::atomic<std::uint32_t>& word, std::uint32_t value, std::uint64_t ns) {
-                       sleep_at_gate(word, value, ns);
-                     },
-                     [this] { return !peers_alive(); }, spin_long_ ? long_spin_ns : default_spin_ns()});
+  accounting.admit(prediction.ns,
+                   {[this, fenced = false]() mutable {
+                      // What no fence follows yet would never be seen to end.
+                      if (!fenced) fence_dirty_streams();
+                      fenced = true;
+                      completions_.poll();
+                      answer_early();
+                      obey_order();
+                    },
+                    [this] {
+                      fence_dirty_streams();
+                      answer_early();
+                      completions_.hand_off();
+                      obey_order();
+                    },
+                    [this](const std::atomic<std::uint32_t>& word, std::uint32_t value, std::uint64_t ns) {
+                      sleep_at_gate(word, value, ns);
+                    },
+                    [this] { return !peers_alive(); }, spin_long_ ? long_spin_ns : default_spin_ns()});
 }
 
 void Session::submitted_command(CUstream stream, const Prediction& prediction) {
   if (captures_ != 0 && capturing(stream)) return;
   submitted_to(stream);
-  accounting_.expect(prediction.ns, prediction.known);
-  if (!bounded_ || captures_ != 0) return;
-  accounting_.submitted(prediction.ns);
+  const OwnDevice& device = device_of(stream);
+  Accounting& accounting = *device.accounting;
+  accounting.expect(prediction.ns, prediction.known);
+  if (!device.bounded || captures_ != 0) return;
+  accounting.submitted(prediction.ns);
   bool full = false;
   {
     const std::lock_guard lock(work_mutex_);
@@ -145,7 +149,7 @@ void Session::submitted_command(CUstream stream, const Prediction& prediction) {
     ++open.count;
     open.predicted_ns += prediction.ns;
     full = !prediction.known || open.count >= batch_commands ||
-           open.predicted_ns >= accounting_.window_ns() / batches_a_window;
+           open.predicted_ns >= accounting.window_ns() / batches_a_window;
   }
   if (full) note_result(after_stream(stream, nullptr));
 }
@@ -153,9 +157,9 @@ void Session::submitted_command(CUstream stream, const Prediction& prediction) {
 CUevent Session::take_timer() {
   {
     const std::lock_guard lock(timers_mutex_);
-    if (!timers_.empty()) {
-      const CUevent event = timers_.back();
-      timers_.pop_back();
+    if (!here_->timers.empty()) {
+      const CUevent event = here_->timers.back();
+      here_->timers.pop_back();
       return event;
     }
   }
@@ -164,17 +168,17 @@ CUevent Session::take_timer() {
   return event;
 }
 
-void Session::put_timers(std::initializer_list<CUevent> events) {
+void Session::put_timers(std::initializer_list<CUevent> events, OwnDevice* device) {
   const std::lock_guard lock(timers_mutex_);
   for (const CUevent event : events) {
-    if (event != nullptr) timers_.push_back(event);
+    if (event != nullptr) (device != nullptr ? device : here_)->timers.push_back(event);
   }
 }
 
 CUevent Session::begin_timing(CUstream stream, const Prediction& prediction) {
   // Events are a context's own, and must not get into a graph.
-  if (!prediction.time_it || captures_ != 0 || context_index_ != 0 ||
-      key_of(stream).first != parts_.context || driver_.cuEventElapsedTime_v2 == nullptr ||
+  if (!prediction.time_it || captures_ != 0 || context_index_ >= devices_.size() ||
+      key_of(stream).first != here_->context || driver_.cuEventElapsedTime_v2 == nullptr ||
       driver_.cuEventCreate == nullptr || driver_.cuEventRecord == nullptr) {
     return nullptr;
   }
@@ -194,13 +198,13 @@ void Session::end_timing(CUstream stream, const Prediction& prediction, CUevent 
   }
   const StreamKey key = key_of(stream);
   completions_.after_recorded(
-      key.first, key.second, end, [this, begin, end, kind = prediction.key](CUresult result) {
+      key.first, key.second, end, [this, begin, end, device = here_, kind = prediction.key](CUresult result) {
         float ms = 0;
         if (result == CUDA_SUCCESS && driver_.cuEventElapsedTime_v2(&ms, begin, end) == CUDA_SUCCESS &&
             ms >= 0) {
           estimates_.learn(kind, static_cast<std::uint64_t>(static_cast<double>(ms) * 1e6));
         }
-        put_timers({begin, end});
+        put_timers({begin, end}, device);
       });
 }
 

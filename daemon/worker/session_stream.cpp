@@ -29,6 +29,7 @@ CUresult Session::handle(const record::cuStreamCreate& record, reply::cuStreamCr
 void Session::orphan_work(CUstream stream) {
   const auto orphan = std::make_shared<OrphanedWork>();
   orphan->context = key_of(stream).first;
+  orphan->device = &device_of(orphan->context);
   {
     const std::lock_guard lock(work_mutex_);
     orphans_.push_back(orphan);

@@ -11,10 +11,9 @@
 
 namespace vgpu::worker {
 
-tl::expected<std::unique_ptr<WorkerHarness>, std::string> WorkerHarness::start(const std::string& worker,
-                                                                               const std::string& driver,
-                                                                               std::uint64_t memory_quota,
-                                                                               bool movable) {
+tl::expected<std::unique_ptr<WorkerHarness>, std::string> WorkerHarness::start(
+    const std::string& worker, const std::string& driver, std::uint64_t memory_quota, bool movable,
+    const std::vector<std::uint32_t>& further) {
   std::unique_ptr<WorkerHarness> harness(new WorkerHarness);
   auto gate = GateMapping::create(harness->gate_fd_);
   if (!gate) return tl::unexpected(gate.error());
@@ -45,6 +44,7 @@ tl::expected<std::unique_ptr<WorkerHarness>, std::string> WorkerHarness::start(c
   Attach attach;
   attach.session = 1;
   attach.memory_quota = memory_quota;
+  for (const std::uint32_t ordinal : further) attach.further[attach.further_count++] = ordinal;
   const int fds[] = {channel_fd->get(), direct->second.get()};
   if (const auto sent = send_message(broker->first.get(), attach, fds); !sent)
     return tl::unexpected(sent.error());

@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <tl/expected.hpp>
+#include <vector>
 
 #include "protocol/arena.hpp"
 #include "protocol/channel.hpp"
@@ -24,18 +25,18 @@ namespace vgpu::worker {
 class WorkerHarness {
  public:
   /// Starts `worker` with the driver library at `driver`; the error is a sentence. `movable`: its client's
-  /// memory can be moved out; the test then says in gate() what a broker would.
-  static tl::expected<std::unique_ptr<WorkerHarness>, std::string> start(const std::string& worker,
-                                                                         const std::string& driver,
-                                                                         std::uint64_t memory_quota = 0,
-                                                                         bool movable = false);
+  /// memory can be moved out; the test then says in gate() what a broker would. `further`: numbers of the
+  /// devices that its client has besides the first.
+  static tl::expected<std::unique_ptr<WorkerHarness>, std::string> start(
+      const std::string& worker, const std::string& driver, std::uint64_t memory_quota = 0,
+      bool movable = false, const std::vector<std::uint32_t>& further = {});
   ~WorkerHarness();
   WorkerHarness(const WorkerHarness&) = delete;
   WorkerHarness& operator=(const WorkerHarness&) = delete;
 
   const DeviceReport& report() const { return report_; }
   Channel& channel() { return *channel_; }
-  GatePage& gate() { return gate_->page(); }
+  GatePage& gate(std::size_t place = 0) { return gate_->page(place); }
   Arena& arena() { return *arena_; }
   int direct_socket() const { return direct_.get(); }
   pid_t pid() const { return pid_; }

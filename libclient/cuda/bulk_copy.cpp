@@ -44,7 +44,7 @@ struct Transfer {
     constexpr std::uint64_t kSmallest = 512 << 10;
     constexpr std::uint64_t kLargest = 1 << 20;
     const std::uint64_t wanted =
-        connection.device().software != 0
+        connection.devices().front().software != 0
             ? kSmallest
             : std::clamp<std::uint64_t>(bytes / 8 / 4096 * 4096, kSmallest, kLargest);
     chunk = std::min({wanted, connection.largest_block(), bytes});

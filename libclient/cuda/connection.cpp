@@ -40,10 +40,11 @@ CUresult refusal(RefusalCode code) {
 }  // namespace
 
 Connection::Connection(UniqueFd socket, UniqueFd direct, const Welcome& welcome,
-                       std::unique_ptr<Channel> channel)
+                       std::vector<DeviceReport> devices, std::unique_ptr<Channel> channel)
     : socket_(std::move(socket)),
       direct_(std::move(direct)),
       welcome_(welcome),
+      devices_(std::move(devices)),
       channel_(std::move(channel)),
       ring_(*channel_),
       arena_(std::make_unique<Arena>(channel_->arena())),
@@ -74,6 +75,19 @@ tl::expected<std::pair<UniqueFd, Message>, std::string> say_hello(const std::str
   return std::pair(std::move(*socket), std::move(answer));
 }
 
+// The devices that a welcome speaks of; none when vgpud does not say what they are.
+std::vector<DeviceReport> take_reports(int socket, const Welcome& welcome, int timeout_ms) {
+  std::vector<DeviceReport> devices{welcome.device};
+  if (welcome.device_count == 0 || welcome.device_count > most_client_devices) return {};
+  while (devices.size() < welcome.device_count) {
+    const auto message = receive_message(socket, timeout_ms);
+    const auto* const report = message ? message->as<DeviceReport>() : nullptr;
+    if (report == nullptr) return {};
+    devices.push_back(*report);
+  }
+  return devices;
+}
+
 }  // namespace
 
 tl::expected<std::unique_ptr<Connection>, Connection::Failure> Connection::open(const std::string& path,
@@ -97,10 +111,14 @@ tl::expected<std::unique_ptr<Connection>, Connection::Failure> Connection::open(
     return tl::unexpected(
         failure(CUDA_ERROR_SYSTEM_DRIVER_MISMATCH, "vgpud answers in another version's words"));
   }
+  auto devices = take_reports(socket.get(), *welcome, timeout_ms);
+  if (devices.empty()) {
+    return tl::unexpected(failure(CUDA_ERROR_SYSTEM_NOT_READY, "vgpud does not say which devices there are"));
+  }
   auto channel = Channel::attach(answer.fds[0].get());
   if (!channel) return tl::unexpected(failure(CUDA_ERROR_SYSTEM_DRIVER_MISMATCH, channel.error()));
-  return std::unique_ptr<Connection>(
-      new Connection(std::move(socket), std::move(answer.fds[1]), *welcome, std::move(*channel)));
+  return std::unique_ptr<Connection>(new Connection(std::move(socket), std::move(answer.fds[1]), *welcome,
+                                                    std::move(devices), std::move(*channel)));
 }
 
 CUresult Connection::final_error() const {

@@ -13,6 +13,7 @@
 #include <span>
 #include <string>
 #include <tl/expected.hpp>
+#include <vector>
 
 #include "libclient/cuda/thread_state.hpp"
 #include "protocol/arena.hpp"
@@ -41,12 +42,13 @@ class Connection {
     std::string text;
   };
 
-  /// Connects to the broker at `path`, with a wish for a device, and waits for its answer, at most
+  /// Connects to the broker at `path`, with a wish for devices, and waits for its answer, at most
   /// `timeout_ms`. A missing broker fails at once.
   static tl::expected<std::unique_ptr<Connection>, Failure> open(const std::string& path, int timeout_ms,
                                                                  const DeviceWish& wish);
 
-  const DeviceReport& device() const { return welcome_.device; }
+  /// The process's devices, one at least.
+  const std::vector<DeviceReport>& devices() const { return devices_; }
   const Welcome& welcome() const { return welcome_; }
   const Channel& channel() const { return *channel_; }
   Arena& arena() { return *arena_; }
@@ -134,7 +136,8 @@ class Connection {
   void abandon_in_child();
 
  private:
-  Connection(UniqueFd socket, UniqueFd direct, const Welcome& welcome, std::unique_ptr<Channel> channel);
+  Connection(UniqueFd socket, UniqueFd direct, const Welcome& welcome, std::vector<DeviceReport> devices,
+             std::unique_ptr<Channel> channel);
   CUresult final_error() const;
   void print_console();
   /// For how long the thread's wait may spin, as its context's flags say.
@@ -143,6 +146,7 @@ class Connection {
   UniqueFd socket_;
   UniqueFd direct_;
   Welcome welcome_;
+  std::vector<DeviceReport> devices_;
   std::unique_ptr<Channel> channel_;
   RingProducer ring_;
   std::mutex console_mutex_;

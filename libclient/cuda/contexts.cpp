@@ -18,13 +18,16 @@ void Context::reset() {
   retained = 0;
 }
 
-Contexts::Contexts() : table_(HandleKind::context) {
-  const auto [context, handle] = table_.create();
-  context->handle = handle;
-  context->index = 0;
-  context->primary = true;
-  context->id = next_id_++;
-  primary_ = context;
+Contexts::Contexts(std::size_t devices) : table_(HandleKind::context) {
+  for (std::size_t device = 0; device < devices; ++device) {
+    const auto [context, handle] = table_.create();
+    context->handle = handle;
+    context->index = static_cast<std::uint16_t>(device);
+    context->device = static_cast<CUdevice>(device);
+    context->primary = true;
+    context->id = next_id_++;
+    primaries_.push_back(context);
+  }
 }
 
 Context* Contexts::create(CUdevice device, unsigned flags, unsigned api_version) {
@@ -50,29 +53,30 @@ void Contexts::destroy(Context& context) {
   table_.destroy(context.handle);
 }
 
-bool Contexts::retain_primary() {
+bool Contexts::retain_primary(CUdevice device) {
   const std::lock_guard lock(mutex_);
-  ++primary_->retained;
-  return !primary_->live.exchange(true);
+  if (device != 0) several_.store(true, std::memory_order_release);
+  ++primary(device).retained;
+  return !primary(device).live.exchange(true);
 }
 
-int Contexts::release_primary() {
+int Contexts::release_primary(CUdevice device) {
   const std::lock_guard lock(mutex_);
-  if (primary_->retained == 0) return -1;
-  if (--primary_->retained > 0) return 0;
-  primary_->live = false;
+  if (primary(device).retained == 0) return -1;
+  if (--primary(device).retained > 0) return 0;
+  primary(device).live = false;
   return 1;
 }
 
-int Contexts::retained_primary() {
+int Contexts::retained_primary(CUdevice device) {
   const std::lock_guard lock(mutex_);
-  return primary_->retained;
+  return primary(device).retained;
 }
 
-bool Contexts::reset_primary() {
+bool Contexts::reset_primary(CUdevice device) {
   const std::lock_guard lock(mutex_);
-  const bool was_live = primary_->live.exchange(false);
-  primary_->id = next_id_++;
+  const bool was_live = primary(device).live.exchange(false);
+  primary(device).id = next_id_++;
   return was_live;
 }
 

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cstdint>
 #include <mutex>
+#include <vector>
 
 #include "libclient/cuda/object_table.hpp"
 #include "libclient/cuda/thread_state.hpp"
@@ -18,7 +19,7 @@ namespace vgpu::client {
 /// gone.
 struct Context {
   std::uint64_t handle = 0;
-  std::uint16_t index = 0;  ///< what records carry; 0 = the device's primary context
+  std::uint16_t index = 0;  ///< what records carry; of a primary one the number of its device
   CUdevice device = 0;
   bool primary = false;
   std::atomic<bool> live{false};  ///< false: destroyed, or a primary context nobody retains
@@ -39,32 +40,34 @@ struct Context {
 /// All contexts of the process. Lookups are lock-free; the rest takes a mutex.
 class Contexts {
  public:
-  Contexts();
+  /// `devices`: how many the process has, one at least.
+  explicit Contexts(std::size_t devices = 1);
 
-  /// The primary context of device 0, live or not; its handle is the same over the process's life.
-  Context& primary() { return *primary_; }
+  /// The primary context of a device of the process's, live or not; its handle is the same over the process's
+  /// life.
+  Context& primary(CUdevice device = 0) { return *primaries_[static_cast<std::size_t>(device)]; }
   /// The live or dead context under a handle; nullptr if it never was one or was destroyed.
   Context* find(CUcontext handle) { return table_.find(reinterpret_cast<std::uint64_t>(handle)); }
   /// A new live context for cuCtxCreate; nullptr once there are too many.
   Context* create(CUdevice device, unsigned flags, unsigned api_version);
-  /// True while the primary context is the only one there ever was.
+  /// True while the first device's primary context is the only one that there ever was to work in.
   bool only_primary() const { return !several_.load(std::memory_order_acquire); }
   /// Forgets a context of create().
   void destroy(Context& context);
 
   /// Counts a retain; true if the primary context becomes live by it.
-  bool retain_primary();
+  bool retain_primary(CUdevice device = 0);
   /// Counts a release; 1: it was the last one, 0: others remain, -1: it was not retained.
-  int release_primary();
+  int release_primary(CUdevice device = 0);
   /// How often it is retained now.
-  int retained_primary();
+  int retained_primary(CUdevice device = 0);
   /// Makes the primary context as new; true if it was live.
-  bool reset_primary();
+  bool reset_primary(CUdevice device = 0);
 
  private:
   ObjectTable<Context> table_;
   std::mutex mutex_;
-  Context* primary_ = nullptr;
+  std::vector<Context*> primaries_;  // by device
   std::atomic<std::uint64_t> next_id_{1};
   std::atomic<bool> several_{false};
 };

@@ -62,6 +62,30 @@ TEST(Contexts, CountsRetainsOfThePrimaryContext) {
   EXPECT_EQ(contexts.primary().cu(), handle);
 }
 
+TEST(Contexts, EachDeviceHasAPrimaryOneOfItsOwn) {
+  Contexts contexts(3);
+  for (CUdevice device = 0; device < 3; ++device) {
+    const Context& primary = contexts.primary(device);
+    EXPECT_EQ(primary.device, device);
+    EXPECT_EQ(primary.index, device) << "what records carry";
+    EXPECT_TRUE(primary.primary);
+    EXPECT_FALSE(primary.live);
+  }
+  EXPECT_GE(contexts.create(1, 0, 4)->index, 3);
+}
+
+TEST(Contexts, ASecondDevicesContextIsOneMoreToWorkIn) {
+  Contexts contexts(2);
+  contexts.retain_primary(0);
+  EXPECT_TRUE(contexts.only_primary());
+  contexts.retain_primary(1);
+  EXPECT_FALSE(contexts.only_primary());
+  EXPECT_EQ(contexts.release_primary(1), 1);
+  EXPECT_TRUE(contexts.primary(0).live);
+  EXPECT_FALSE(contexts.primary(1).live);
+  EXPECT_FALSE(contexts.only_primary()) << "what was sent to it may go on";
+}
+
 TEST(ThreadState, BelongsToOneThread) {
   ThreadState* here = &this_thread();
   EXPECT_EQ(&this_thread(), here);

@@ -34,8 +34,15 @@ CUresult copy_within(Call& call, CUdeviceptr target, CUdeviceptr source, std::si
 CUresult copy_unified(Call& call, CUdeviceptr target, CUdeviceptr source, std::size_t bytes,
                       std::uint64_t stream, CopyMode mode);
 
-/// A box of memory or an array to another (cuMemcpy2D, cuMemcpy3D).
-CUresult copy_box(Call& call, const CUDA_MEMCPY3D& copy, std::uint64_t stream, CopyMode mode);
+/// Whose the two sides of a copy between devices are; nullptr: the current context's.
+struct CopyContexts {
+  const Context* source = nullptr;
+  const Context* target = nullptr;
+};
+
+/// A box of memory or an array to another (cuMemcpy2D, cuMemcpy3D, cuMemcpy3DPeer).
+CUresult copy_box(Call& call, const CUDA_MEMCPY3D& copy, std::uint64_t stream, CopyMode mode,
+                  const CopyContexts& contexts = {});
 
 /// Where the worker and the device see [pointer, pointer + bytes) if it is pinned, registered or managed
 /// memory; else 0.

@@ -94,13 +94,20 @@ CUDA_MEMCPY3D part_of(CUDA_MEMCPY3D copy, const Box& box, bool source_packed) {
   return copy;
 }
 
+void name_contexts(const Call& call, const CopyContexts& contexts, record::copy_3d& record) {
+  const std::uint16_t current = call.context()->index;
+  record.src_context = contexts.source != nullptr ? contexts.source->index : current;
+  record.dst_context = contexts.target != nullptr ? contexts.target->index : current;
+}
+
 CUresult send_part(Call& call, const CUDA_MEMCPY3D& copy, const Box& box, const HostSide& host,
-                   std::uint64_t stream, bool upload) {
+                   std::uint64_t stream, bool upload, const CopyContexts& contexts) {
   const std::uint64_t bytes = box.width * box.height * box.depth;
   const ArenaLease block(call.connection(), bytes);
   if (!block) return CUDA_ERROR_DEVICE_UNAVAILABLE;
   if (upload) pack(host, box, block.data());
   record::copy_3d record;
+  name_contexts(call, contexts, record);
   record.stream = stream;
   (upload ? record.src_block : record.dst_block) = block.span(bytes);
   record.copy = part_of(copy, box, upload);
@@ -135,7 +142,8 @@ CUresult for_parts(const CUDA_MEMCPY3D& copy, std::size_t most, F&& part) {
 
 }  // namespace
 
-CUresult copy_box(Call& call, const CUDA_MEMCPY3D& given, std::uint64_t stream, CopyMode mode) {
+CUresult copy_box(Call& call, const CUDA_MEMCPY3D& given, std::uint64_t stream, CopyMode mode,
+                  const CopyContexts& contexts) {
   CUDA_MEMCPY3D copy = given;
   if (copy.WidthInBytes == 0 || copy.Height == 0 || copy.Depth == 0) return call.problem();
   if (copy.srcPitch == 0) copy.srcPitch = copy.srcXInBytes + copy.WidthInBytes;
@@ -190,6 +198,7 @@ CUresult copy_box(Call& call, const CUDA_MEMCPY3D& given, std::uint64_t stream, 
   }
   if (from == Place::worker && to == Place::worker) {
     record::copy_3d record;
+    name_contexts(call, contexts, record);
     record.stream = stream;
     record.copy = copy;
     if (mode == CopyMode::asynchronous) return call.post(record);
@@ -200,7 +209,7 @@ CUresult copy_box(Call& call, const CUDA_MEMCPY3D& given, std::uint64_t stream, 
   const bool upload = from == Place::pageable;
   const HostSide& host = upload ? source : target;
   const CUresult result = for_parts(copy, call.connection().largest_block(), [&](const Box& box) {
-    return send_part(call, copy, box, host, stream, upload);
+    return send_part(call, copy, box, host, stream, upload, contexts);
   });
   if (result != CUDA_SUCCESS || upload) return result;
   return call.connection().take_async_error();

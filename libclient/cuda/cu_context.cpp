@@ -12,7 +12,7 @@ constexpr unsigned kKnownFlags = CU_CTX_SCHED_MASK | CU_CTX_MAP_HOST | CU_CTX_LM
 
 CUresult check_device(CUdevice device) {
   if (process() == nullptr) return CUDA_ERROR_NOT_INITIALIZED;
-  return device == 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE;
+  return process()->has_device(device) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE;
 }
 
 // Everything that lived in a context that is gone.
@@ -39,14 +39,17 @@ void drop_contents(Process& process, std::uint64_t context) {
     process.memory.remove_owned(MemoryKind::global, module);
     process.modules.destroy(module);
   }
-  process.kernels.for_each([&](Function& kernel, std::uint64_t) { kernel.counterpart = 0; });
+  process.kernels.for_each([&](Function& kernel, std::uint64_t) {
+    for (auto& counterpart : kernel.counterparts) counterpart = 0;
+  });
   process.memory.remove_context(context);
 }
 
-CUresult reset_primary(Call& call) {
+CUresult reset_primary(Call& call, CUdevice device) {
   Process& process = call.process();
-  Context& primary = process.contexts.primary();
-  if (!process.contexts.reset_primary()) return CUDA_SUCCESS;
+  Context& primary = process.contexts.primary(device);
+  if (!process.contexts.reset_primary(device)) return CUDA_SUCCESS;
+  if (const CUresult result = call.on_device(device); result != CUDA_SUCCESS) return result;
   cudaabi::context_storage_drop(primary.cu());
   record::cuDevicePrimaryCtxReset_v2 record;
   const CUresult result = call.ask(record);
@@ -64,6 +67,7 @@ CUresult create_context(CUcontext* out, unsigned flags, CUdevice device, unsigne
   record::cuCtxCreate_v4 record;
   record.index = context->index;
   record.flags = flags;
+  static_cast<void>(call.on_device(device));
   if (const CUresult result = call.ask(record); result != CUDA_SUCCESS) {
     call.process().contexts.destroy(*context);
     return result;
@@ -108,20 +112,20 @@ CUresult release_primary(CUdevice device) {
   {
     // The last release ends the context: it is reset before it counts as released, so that its contents go
     // too.
-    const int left = ready.contexts.retained_primary();
+    const int left = ready.contexts.retained_primary(device);
     if (left == 0) return CUDA_ERROR_INVALID_CONTEXT;
     if (left == 1) {
       Call call;
-      if (call.enter_without_context() == CUDA_SUCCESS) static_cast<void>(reset_primary(call));
+      if (call.enter_without_context() == CUDA_SUCCESS) static_cast<void>(reset_primary(call, device));
     }
   }
-  return ready.contexts.release_primary() >= 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_CONTEXT;
+  return ready.contexts.release_primary(device) >= 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_CONTEXT;
 }
 
 CUresult set_primary_flags(CUdevice device, unsigned flags) {
   if (const CUresult result = check_device(device); result != CUDA_SUCCESS) return result;
   if ((flags & ~kKnownFlags) != 0) return CUDA_ERROR_INVALID_VALUE;
-  process()->contexts.primary().flags = flags;
+  process()->contexts.primary(device).flags = flags;
   return CUDA_SUCCESS;
 }
 
@@ -129,7 +133,7 @@ CUresult reset_primary_of(CUdevice device) {
   if (const CUresult result = check_device(device); result != CUDA_SUCCESS) return result;
   Call call;
   if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
-  return reset_primary(call);
+  return reset_primary(call, device);
 }
 
 CUresult destroy_context(CUcontext handle) {
@@ -154,6 +158,12 @@ CUresult destroy_context(CUcontext handle) {
   if (result == CUDA_SUCCESS) result = detached.ask(record);
   drop_contents(call.process(), gone);
   return result;
+}
+
+CUresult enter_with_peer(Call& call, CUcontext handle, Context*& peer) {
+  if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
+  peer = handle != nullptr ? call.process().contexts.find(handle) : nullptr;
+  return peer != nullptr ? CUDA_SUCCESS : CUDA_ERROR_INVALID_CONTEXT;
 }
 
 // Sends a record about an event in a context that need not be the current one.
@@ -186,8 +196,8 @@ VGPU_EXPORT CUresult cuDevicePrimaryCtxRetain(CUcontext* pctx, CUdevice dev) {
   if (pctx == nullptr) return CUDA_ERROR_INVALID_VALUE;
   if (const CUresult result = check_device(dev); result != CUDA_SUCCESS) return result;
   Contexts& contexts = process()->contexts;
-  contexts.retain_primary();
-  *pctx = contexts.primary().cu();
+  contexts.retain_primary(dev);
+  *pctx = contexts.primary(dev).cu();
   return CUDA_SUCCESS;
 }
 
@@ -213,7 +223,7 @@ VGPU_EXPORT CUresult cuDevicePrimaryCtxReset_v2(CUdevice dev) {
 VGPU_EXPORT CUresult cuDevicePrimaryCtxGetState(CUdevice dev, unsigned int* flags, int* active) {
   if (flags == nullptr || active == nullptr) return CUDA_ERROR_INVALID_VALUE;
   if (const CUresult result = check_device(dev); result != CUDA_SUCCESS) return result;
-  const Context& primary = process()->contexts.primary();
+  const Context& primary = process()->contexts.primary(dev);
   *flags = primary.flags.load(std::memory_order_relaxed);
   *active = primary.live.load(std::memory_order_relaxed) ? 1 : 0;
   return CUDA_SUCCESS;
@@ -349,14 +359,14 @@ VGPU_EXPORT CUresult cuCtxGetApiVersion(CUcontext ctx, unsigned int* version) {
   if (version == nullptr) return CUDA_ERROR_INVALID_VALUE;
   Context* context = nullptr;
   if (const CUresult result = find_context(ctx, context); result != CUDA_SUCCESS) return result;
-  *version = context->primary ? process()->device().context_api_version : context->api_version;
+  *version = context->primary ? process()->device(context->device).context_api_version : context->api_version;
   return CUDA_SUCCESS;
 }
 
 VGPU_EXPORT CUresult cuCtxGetStreamPriorityRange(int* leastPriority, int* greatestPriority) {
   Context* context = nullptr;
   if (const CUresult result = find_context(nullptr, context); result != CUDA_SUCCESS) return result;
-  const vgpu::DeviceReport& report = process()->device();
+  const vgpu::DeviceReport& report = process()->device(context->device);
   if (leastPriority != nullptr) *leastPriority = report.least_priority;
   if (greatestPriority != nullptr) *greatestPriority = report.greatest_priority;
   return CUDA_SUCCESS;
@@ -366,12 +376,24 @@ VGPU_EXPORT CUresult cuCtxGetExecAffinity(CUexecAffinityParam*, CUexecAffinityTy
   return CUDA_ERROR_UNSUPPORTED_EXEC_AFFINITY;
 }
 
-// One device has no peers.
-VGPU_EXPORT CUresult cuCtxEnablePeerAccess(CUcontext, unsigned int) {
-  return CUDA_ERROR_PEER_ACCESS_UNSUPPORTED;
+VGPU_EXPORT CUresult cuCtxEnablePeerAccess(CUcontext peerContext, unsigned int Flags) {
+  Call call;
+  Context* peer = nullptr;
+  if (const CUresult result = enter_with_peer(call, peerContext, peer); result != CUDA_SUCCESS) return result;
+  if (peer->device == call.context()->device) return CUDA_ERROR_PEER_ACCESS_UNSUPPORTED;
+  vgpu::record::cuCtxEnablePeerAccess record;
+  record.peer = peer->index;
+  record.flags = Flags;
+  return call.ask(record);
 }
-VGPU_EXPORT CUresult cuCtxDisablePeerAccess(CUcontext) {
-  return CUDA_ERROR_PEER_ACCESS_NOT_ENABLED;
+VGPU_EXPORT CUresult cuCtxDisablePeerAccess(CUcontext peerContext) {
+  Call call;
+  Context* peer = nullptr;
+  if (const CUresult result = enter_with_peer(call, peerContext, peer); result != CUDA_SUCCESS) return result;
+  if (peer->device == call.context()->device) return CUDA_ERROR_PEER_ACCESS_NOT_ENABLED;
+  vgpu::record::cuCtxDisablePeerAccess record;
+  record.peer = peer->index;
+  return call.ask(record);
 }
 
 VGPU_EXPORT CUresult cuCtxSynchronize() {

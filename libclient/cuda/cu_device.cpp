@@ -1,4 +1,5 @@
-// Initialisation, devices and error texts: answered from the device's report that came with the connection.
+// Initialisation, devices and error texts: answered from the devices' reports that came with the connection.
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 
@@ -35,8 +36,8 @@ struct Device {
 Device find_device(CUdevice device) {
   Process* ready = process();
   if (ready == nullptr) return {nullptr, CUDA_ERROR_NOT_INITIALIZED};
-  if (device != 0) return {nullptr, CUDA_ERROR_INVALID_DEVICE};
-  return {&ready->device(), CUDA_SUCCESS};
+  if (!ready->has_device(device)) return {nullptr, CUDA_ERROR_INVALID_DEVICE};
+  return {&ready->device(device), CUDA_SUCCESS};
 }
 
 CUresult attribute_of(const DeviceReport& report, CUdevice_attribute attribute, int& value) {
@@ -110,7 +111,7 @@ VGPU_EXPORT CUresult cuDeviceGet(CUdevice* device, int ordinal) {
 VGPU_EXPORT CUresult cuDeviceGetCount(int* count) {
   if (count == nullptr) return CUDA_ERROR_INVALID_VALUE;
   if (process() == nullptr) return CUDA_ERROR_NOT_INITIALIZED;
-  *count = 1;
+  *count = static_cast<int>(process()->device_count());
   return CUDA_SUCCESS;
 }
 
@@ -208,12 +209,13 @@ VGPU_EXPORT CUresult cuDeviceGetByPCIBusId(CUdevice* dev, const char* pciBusId) 
     domain = 0;
     if (std::sscanf(pciBusId, "%x:%x", &bus, &device) != 2) return CUDA_ERROR_INVALID_VALUE;
   }
-  if (static_cast<int>(domain) != found.report->pci_domain ||
-      static_cast<int>(bus) != found.report->pci_bus ||
-      static_cast<int>(device) != found.report->pci_device) {
-    return CUDA_ERROR_INVALID_DEVICE;
-  }
-  *dev = 0;
+  const auto& devices = process()->connection->devices();
+  const auto named = std::find_if(devices.begin(), devices.end(), [&](const vgpu::DeviceReport& report) {
+    return static_cast<int>(domain) == report.pci_domain && static_cast<int>(bus) == report.pci_bus &&
+           static_cast<int>(device) == report.pci_device;
+  });
+  if (named == devices.end()) return CUDA_ERROR_INVALID_DEVICE;
+  *dev = static_cast<CUdevice>(named - devices.begin());
   return CUDA_SUCCESS;
 }
 
@@ -223,17 +225,35 @@ VGPU_EXPORT CUresult cuDeviceCanAccessPeer(int* canAccessPeer, CUdevice dev, CUd
     if (const Device found = find_device(each); found.report == nullptr) return found.error;
   }
   *canAccessPeer = 0;
-  return CUDA_SUCCESS;
+  if (dev == peerDev) return CUDA_SUCCESS;
+  Call call;
+  if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
+  if (const CUresult result = call.on_device(dev); result != CUDA_SUCCESS) return result;
+  vgpu::record::cuDeviceCanAccessPeer record;
+  record.peer = static_cast<std::uint16_t>(peerDev);
+  vgpu::reply::cuDeviceCanAccessPeer reply;
+  const CUresult result = call.ask(record, reply);
+  if (result == CUDA_SUCCESS) *canAccessPeer = reply.can;
+  return result;
 }
 
-VGPU_EXPORT CUresult cuDeviceGetP2PAttribute(int* value, CUdevice_P2PAttribute, CUdevice srcDevice,
+VGPU_EXPORT CUresult cuDeviceGetP2PAttribute(int* value, CUdevice_P2PAttribute attrib, CUdevice srcDevice,
                                              CUdevice dstDevice) {
   if (value == nullptr) return CUDA_ERROR_INVALID_VALUE;
   for (const CUdevice each : {srcDevice, dstDevice}) {
     if (const Device found = find_device(each); found.report == nullptr) return found.error;
   }
-  // One device has no peers.
-  return CUDA_ERROR_INVALID_DEVICE;
+  if (srcDevice == dstDevice) return CUDA_ERROR_INVALID_DEVICE;
+  Call call;
+  if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
+  if (const CUresult result = call.on_device(srcDevice); result != CUDA_SUCCESS) return result;
+  vgpu::record::cuDeviceGetP2PAttribute record;
+  record.attribute = static_cast<std::int32_t>(attrib);
+  record.peer = static_cast<std::uint16_t>(dstDevice);
+  vgpu::reply::cuDeviceGetP2PAttribute reply;
+  const CUresult result = call.ask(record, reply);
+  if (result == CUDA_SUCCESS) *value = reply.value;
+  return result;
 }
 
 VGPU_EXPORT CUresult cuDeviceGetExecAffinitySupport(int* pi, CUexecAffinityType, CUdevice dev) {
@@ -289,7 +309,7 @@ VGPU_EXPORT CUresult cuDeviceGetGraphMemAttribute(CUdevice device, CUgraphMem_at
   if (value == nullptr) return CUDA_ERROR_INVALID_VALUE;
   Call call;
   if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
-  if (device != 0) return CUDA_ERROR_INVALID_DEVICE;
+  if (const CUresult result = call.on_device(device); result != CUDA_SUCCESS) return result;
   vgpu::record::cuDeviceGetGraphMemAttribute record;
   record.attribute = static_cast<std::int32_t>(attr);
   vgpu::reply::cuDeviceGetGraphMemAttribute reply;
@@ -301,7 +321,7 @@ VGPU_EXPORT CUresult cuDeviceSetGraphMemAttribute(CUdevice device, CUgraphMem_at
   if (value == nullptr) return CUDA_ERROR_INVALID_VALUE;
   Call call;
   if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
-  if (device != 0) return CUDA_ERROR_INVALID_DEVICE;
+  if (const CUresult result = call.on_device(device); result != CUDA_SUCCESS) return result;
   vgpu::record::cuDeviceSetGraphMemAttribute record;
   record.attribute = static_cast<std::int32_t>(attr);
   record.value = *static_cast<const cuuint64_t*>(value);

@@ -13,24 +13,40 @@ struct Target {
   CUresult error = CUDA_SUCCESS;
 };
 
+// Of the device that the call is about.
+std::size_t device_asked(const Call& call) {
+  return static_cast<std::size_t>(call.context() != nullptr ? call.context()->device : 0);
+}
+
 Target enter(Call& call, std::uint64_t handle) {
   if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return {nullptr, result};
   Function* function = find_function(call.process(), handle);
   return {function, function != nullptr ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE};
 }
 
-CUresult get_attribute(std::uint64_t handle, CUfunction_attribute attribute, int* value) {
+// Of a kernel, whose attributes are those of one device: the current one.
+constexpr CUdevice kCurrent = -1;
+
+CUresult choose_device(Call& call, CUdevice device) {
+  return device == kCurrent ? CUDA_SUCCESS : call.on_device(device);
+}
+
+CUresult get_attribute(std::uint64_t handle, CUfunction_attribute attribute, int* value,
+                       CUdevice device = kCurrent) {
   if (value == nullptr) return CUDA_ERROR_INVALID_VALUE;
   Call call;
   const auto [function, error] = enter(call, handle);
   if (function == nullptr) return error;
+  if (const CUresult result = choose_device(call, device); result != CUDA_SUCCESS) return result;
   return function_attribute(call, *function, attribute, *value);
 }
 
-CUresult set_attribute(std::uint64_t handle, CUfunction_attribute attribute, int value) {
+CUresult set_attribute(std::uint64_t handle, CUfunction_attribute attribute, int value,
+                       CUdevice device = kCurrent) {
   Call call;
   const auto [function, error] = enter(call, handle);
   if (function == nullptr) return error;
+  if (const CUresult result = choose_device(call, device); result != CUDA_SUCCESS) return result;
   const auto index = static_cast<std::size_t>(attribute);
   if (index >= function_attribute_count) return CUDA_ERROR_INVALID_VALUE;
   CUresult result = CUDA_SUCCESS;
@@ -49,12 +65,12 @@ CUresult set_attribute(std::uint64_t handle, CUfunction_attribute attribute, int
   }
   if (result != CUDA_SUCCESS) return result;
   const auto remember = [&](Function& changed) {
-    changed.attributes[index] = value;
+    changed.attributes[device_asked(call)][index] = value;
     const std::lock_guard lock(changed.occupancy_mutex);
     changed.occupancy.clear();
   };
   remember(*function);
-  if (const std::uint64_t counterpart = function->counterpart) {
+  if (const std::uint64_t counterpart = function->counterparts[device_asked(call)]) {
     if (Function* twin = call.process().functions.find(counterpart)) remember(*twin);
   }
   return CUDA_SUCCESS;
@@ -87,7 +103,8 @@ CUresult active_blocks(int* blocks, CUfunction func, int block_size, std::size_t
   Call call;
   const auto [function, error] = enter(call, bits(func));
   if (function == nullptr) return error;
-  const bool cacheable = dynamic_shared < (std::size_t{1} << 32) && block_size < 65536 && flags < 65536;
+  const bool cacheable = call.process().contexts.only_primary() && dynamic_shared < (std::size_t{1} << 32) &&
+                         block_size < 65536 && flags < 65536;
   const std::uint64_t key = dynamic_shared << 32 | static_cast<std::uint64_t>(block_size) << 16 | flags;
   if (cacheable) {
     const std::lock_guard lock(function->occupancy_mutex);
@@ -116,9 +133,10 @@ CUresult active_blocks(int* blocks, CUfunction func, int block_size, std::size_t
 CUresult best_block_size(int* grid, int* block, CUfunction func, CUoccupancyB2DSize to_shared,
                          std::size_t dynamic_shared, int limit, unsigned flags) {
   if (grid == nullptr || block == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  const auto device = [](CUdevice_attribute attribute) {
+  const Context* const current = this_thread().current;
+  const auto device = [number = current != nullptr ? current->device : 0](CUdevice_attribute attribute) {
     int value = 0;
-    return cuDeviceGetAttribute(&value, attribute, 0) == CUDA_SUCCESS ? value : 0;
+    return cuDeviceGetAttribute(&value, attribute, number) == CUDA_SUCCESS ? value : 0;
   };
   int function_limit = 0;
   if (const CUresult result =
@@ -173,10 +191,11 @@ std::span<const std::byte> attributes_of(const CUlaunchConfig& config) {
   return std::as_bytes(std::span(config.attrs, config.numAttrs));
 }
 
-CUresult set_cache_config(std::uint64_t handle, CUfunc_cache config) {
+CUresult set_cache_config(std::uint64_t handle, CUfunc_cache config, CUdevice device = kCurrent) {
   Call call;
   const auto [function, error] = enter(call, handle);
   if (function == nullptr) return error;
+  if (const CUresult result = choose_device(call, device); result != CUDA_SUCCESS) return result;
   if (Handle::kind(handle) == HandleKind::kernel) {
     record::cuKernelSetCacheConfig record;
     record.kernel = handle;
@@ -195,7 +214,7 @@ CUresult function_attribute(Call& call, Function& function, CUfunction_attribute
   const auto index = static_cast<std::size_t>(attribute);
   if (index >= function_attribute_count) return CUDA_ERROR_INVALID_VALUE;
   if ((function.attributes_valid >> index & 1) != 0) {
-    value = function.attributes[index].load(std::memory_order_relaxed);
+    value = function.attributes[device_asked(call)][index].load(std::memory_order_relaxed);
     return CUDA_SUCCESS;
   }
   if (Handle::kind(function.handle) == HandleKind::kernel) {
@@ -228,11 +247,13 @@ VGPU_EXPORT CUresult cuFuncGetAttribute(int* pi, CUfunction_attribute attrib, CU
 VGPU_EXPORT CUresult cuFuncSetAttribute(CUfunction hfunc, CUfunction_attribute attrib, int value) {
   return set_attribute(bits(hfunc), attrib, value);
 }
-VGPU_EXPORT CUresult cuKernelGetAttribute(int* pi, CUfunction_attribute attrib, CUkernel kernel, CUdevice) {
-  return get_attribute(bits(kernel), attrib, pi);
+VGPU_EXPORT CUresult cuKernelGetAttribute(int* pi, CUfunction_attribute attrib, CUkernel kernel,
+                                          CUdevice dev) {
+  return get_attribute(bits(kernel), attrib, pi, dev);
 }
-VGPU_EXPORT CUresult cuKernelSetAttribute(CUfunction_attribute attrib, int val, CUkernel kernel, CUdevice) {
-  return set_attribute(bits(kernel), attrib, val);
+VGPU_EXPORT CUresult cuKernelSetAttribute(CUfunction_attribute attrib, int val, CUkernel kernel,
+                                          CUdevice dev) {
+  return set_attribute(bits(kernel), attrib, val, dev);
 }
 VGPU_EXPORT CUresult cuFuncGetParamInfo(CUfunction func, size_t paramIndex, size_t* paramOffset,
                                         size_t* paramSize) {
@@ -251,8 +272,8 @@ VGPU_EXPORT CUresult cuKernelGetName(const char** name, CUkernel hfunc) {
 VGPU_EXPORT CUresult cuFuncSetCacheConfig(CUfunction hfunc, CUfunc_cache config) {
   return set_cache_config(bits(hfunc), config);
 }
-VGPU_EXPORT CUresult cuKernelSetCacheConfig(CUkernel kernel, CUfunc_cache config, CUdevice) {
-  return set_cache_config(bits(kernel), config);
+VGPU_EXPORT CUresult cuKernelSetCacheConfig(CUkernel kernel, CUfunc_cache config, CUdevice dev) {
+  return set_cache_config(bits(kernel), config, dev);
 }
 
 VGPU_EXPORT CUresult cuFuncSetSharedMemConfig(CUfunction hfunc, CUsharedconfig config) {
@@ -307,9 +328,11 @@ VGPU_EXPORT CUresult cuKernelGetFunction(CUfunction* pFunc, CUkernel kernel) {
   if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
   Function* found = call.process().kernels.find(bits(kernel));
   if (found == nullptr) return CUDA_ERROR_INVALID_HANDLE;
-  if (found->counterpart == 0) {
+  std::atomic<std::uint64_t>& counterpart =
+      found->counterparts[static_cast<std::size_t>(call.context()->device)];
+  if (counterpart == 0) {
     const std::lock_guard lock(found->occupancy_mutex);
-    if (found->counterpart == 0) {
+    if (counterpart == 0) {
       const auto [function, handle] = call.process().functions.create();
       if (function == nullptr) return CUDA_ERROR_OUT_OF_MEMORY;
       function->handle = handle;
@@ -317,8 +340,10 @@ VGPU_EXPORT CUresult cuKernelGetFunction(CUfunction* pFunc, CUkernel kernel) {
       function->name = found->name;
       function->layout = found->layout;
       function->attributes_valid = found->attributes_valid;
-      for (std::size_t i = 0; i < found->attributes.size(); ++i)
-        function->attributes[i] = found->attributes[i].load();
+      for (std::size_t device = 0; device < found->attributes.size(); ++device) {
+        for (std::size_t i = 0; i < found->attributes[device].size(); ++i)
+          function->attributes[device][i] = found->attributes[device][i].load();
+      }
       record::cuKernelGetFunction record;
       record.kernel = bits(kernel);
       record.function = handle;
@@ -326,10 +351,10 @@ VGPU_EXPORT CUresult cuKernelGetFunction(CUfunction* pFunc, CUkernel kernel) {
         call.process().functions.destroy(handle);
         return result;
       }
-      found->counterpart = handle;
+      counterpart = handle;
     }
   }
-  *pFunc = from_bits<CUfunction>(found->counterpart.load());
+  *pFunc = from_bits<CUfunction>(counterpart.load());
   return CUDA_SUCCESS;
 }
 

@@ -197,6 +197,7 @@ CUresult add_plain_node(CUgraphNode* out, CUgraph graph, const CUgraphNode* depe
     range.size = params.alloc.bytesize;
     range.kind = MemoryKind::device;
     range.context = call.context() != nullptr ? call.context()->handle : 0;
+    range.ordinal = call.context() != nullptr ? call.context()->device : 0;
     range.of_graph = true;
     call.process().memory.insert(range);
   } else if (GraphNode* const node = call.process().graph_nodes.find(record.node);

@@ -58,7 +58,7 @@ CUresult create_green(CUgreenCtx* out, CUdevResourceDesc description, CUdevice d
   if (out == nullptr) return CUDA_ERROR_INVALID_VALUE;
   Call call;
   if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
-  if (device != 0) return CUDA_ERROR_INVALID_DEVICE;
+  if (const CUresult result = call.on_device(device); result != CUDA_SUCCESS) return result;
   Process& process = call.process();
   const auto [green, handle] = process.green_contexts.create();
   if (green == nullptr) return CUDA_ERROR_OUT_OF_MEMORY;
@@ -80,7 +80,7 @@ CUresult create_green(CUgreenCtx* out, CUdevResourceDesc description, CUdevice d
   context->green = handle;
   green->context = context->handle;
   // A green context holds the primary one.
-  process.contexts.retain_primary();
+  process.contexts.retain_primary(device);
   *out = from_bits<CUgreenCtx>(handle);
   return CUDA_SUCCESS;
 }
@@ -95,9 +95,10 @@ CUresult destroy_green(CUgreenCtx handle) {
   record.green = bits(handle);
   record.index = context != nullptr ? context->index : std::uint16_t{0};
   const CUresult result = call.ask(record);
+  const CUdevice device = context != nullptr ? context->device : 0;
   process.green_contexts.destroy(bits(handle));
   if (context != nullptr) process.contexts.destroy(*context);
-  static_cast<void>(cuDevicePrimaryCtxRelease_v2(0));
+  static_cast<void>(cuDevicePrimaryCtxRelease_v2(device));
   return result;
 }
 
@@ -141,7 +142,7 @@ VGPU_EXPORT CUresult cuDeviceGetDevResource(CUdevice device, CUdevResource* reso
   if (resource == nullptr) return CUDA_ERROR_INVALID_VALUE;
   Call call;
   if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
-  if (device != 0) return CUDA_ERROR_INVALID_DEVICE;
+  if (const CUresult result = call.on_device(device); result != CUDA_SUCCESS) return result;
   record::cuDeviceGetDevResource record;
   record.type = static_cast<std::int32_t>(type);
   reply::cuDeviceGetDevResource reply;

@@ -35,6 +35,7 @@ CUresult open_memory(CUdeviceptr* out, const CUipcMemHandle& handle, unsigned fl
   range.size = reply.bytes;
   range.kind = MemoryKind::imported;
   range.context = call.context()->handle;
+  range.ordinal = call.context()->device;
   call.process().memory.insert(range);
   *out = reply.dptr;
   return CUDA_SUCCESS;
@@ -234,6 +235,7 @@ VGPU_EXPORT CUresult cuMemPoolImportPointer(CUdeviceptr* ptr_out, CUmemoryPool p
   range.size = reply.bytes;
   range.kind = MemoryKind::async;
   range.context = call.context()->handle;
+  range.ordinal = call.context()->device;
   range.owner = bits(pool);
   call.process().memory.insert(range);
   *ptr_out = reply.ptr;

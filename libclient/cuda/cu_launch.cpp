@@ -27,8 +27,9 @@ struct Arguments {
 };
 
 // What the driver refuses at the call itself.
-CUresult check_shape(const Process& process, const Function& function, const Shape& shape) {
-  const auto& limits = process.launch_limits;
+CUresult check_shape(const Call& call, const Function& function, const Shape& shape) {
+  const auto& limits = call.process().launch_limits;
+  const auto& attributes = function.attributes[static_cast<std::size_t>(call.context()->device)];
   if (shape.grid_x == 0 || shape.grid_y == 0 || shape.grid_z == 0 || shape.block_x == 0 ||
       shape.block_y == 0 || shape.block_z == 0) {
     return CUDA_ERROR_INVALID_VALUE;
@@ -40,13 +41,12 @@ CUresult check_shape(const Process& process, const Function& function, const Sha
   const std::uint64_t threads = std::uint64_t{shape.block_x} * shape.block_y * shape.block_z;
   if (threads > limits.threads) return CUDA_ERROR_INVALID_VALUE;
   if ((function.attributes_valid & 1U << CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK) != 0) {
-    const int most =
-        function.attributes[CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK].load(std::memory_order_relaxed);
+    const int most = attributes[CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK].load(std::memory_order_relaxed);
     if (most > 0 && threads > static_cast<unsigned>(most)) return CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES;
   }
   if ((function.attributes_valid & 1U << CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES) != 0) {
     const int most =
-        function.attributes[CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES].load(std::memory_order_relaxed);
+        attributes[CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES].load(std::memory_order_relaxed);
     if (most >= 0 && shape.dynamic_shared > static_cast<unsigned>(most)) return CUDA_ERROR_INVALID_VALUE;
   }
   return CUDA_SUCCESS;
@@ -59,7 +59,7 @@ bool has_cooperative(std::span<const CUlaunchAttribute> attributes) {
 }
 
 // All blocks of a cooperative launch must fit the device at once.
-CUresult check_cooperative(CUfunction function, const Shape& shape) {
+CUresult check_cooperative(const Call& call, CUfunction function, const Shape& shape) {
   const auto threads = static_cast<int>(shape.block_x * shape.block_y * shape.block_z);
   int blocks = 0;
   int processors = 0;
@@ -68,7 +68,8 @@ CUresult check_cooperative(CUfunction function, const Shape& shape) {
       result != CUDA_SUCCESS) {
     return result;
   }
-  if (const CUresult result = cuDeviceGetAttribute(&processors, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, 0);
+  if (const CUresult result =
+          cuDeviceGetAttribute(&processors, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, call.context()->device);
       result != CUDA_SUCCESS) {
     return result;
   }
@@ -97,10 +98,9 @@ CUresult launch(CUfunction handle, const Shape& shape, CUstream stream, bool per
   if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
   const Function* function = find_function(call.process(), bits(handle));
   if (function == nullptr) return CUDA_ERROR_INVALID_HANDLE;
-  if (const CUresult result = check_shape(call.process(), *function, shape); result != CUDA_SUCCESS)
-    return result;
+  if (const CUresult result = check_shape(call, *function, shape); result != CUDA_SUCCESS) return result;
   if (arguments.flags == kCooperative || has_cooperative(arguments.attributes)) {
-    if (const CUresult result = check_cooperative(handle, shape); result != CUDA_SUCCESS) return result;
+    if (const CUresult result = check_cooperative(call, handle, shape); result != CUDA_SUCCESS) return result;
   }
   ExtraBuffer extra;
   std::size_t parameter_bytes = function->layout.total_bytes();

@@ -71,7 +71,57 @@ CUresult rectangle(const CUDA_MEMCPY2D* flat, CUstream stream, bool per_thread, 
   return box(&copy, stream, per_thread, mode);
 }
 
-// One device: a copy between peers is a copy inside it.
+// The contexts that a copy between devices names.
+CUresult find_peers(Call& call, CUcontext source, CUcontext target, CopyContexts& found) {
+  found.source = call.process().contexts.find(source);
+  found.target = call.process().contexts.find(target);
+  return found.source != nullptr && found.target != nullptr ? CUDA_SUCCESS : CUDA_ERROR_INVALID_CONTEXT;
+}
+
+// Addresses say themselves on which device they are.
+CUresult peer_to_peer(CUdeviceptr target, CUcontext target_context, CUdeviceptr source,
+                      CUcontext source_context, std::size_t bytes, CUstream stream, bool per_thread) {
+  return on_stream(stream, per_thread, [&](Call& call, std::uint64_t handle) {
+    CopyContexts contexts;
+    if (const CUresult result = find_peers(call, source_context, target_context, contexts);
+        result != CUDA_SUCCESS) {
+      return result;
+    }
+    return copy_within(call, target, source, bytes, handle, CopyMode::asynchronous);
+  });
+}
+
+// The synchronous copies between devices come after all that was sent to either, and before what follows.
+CUresult synchronise_peers(CUcontext source, CUcontext target) {
+  for (const CUcontext peer : {source, target}) {
+    if (const CUresult result = cuCtxSynchronize_v2(peer); result != CUDA_SUCCESS) return result;
+  }
+  return CUDA_SUCCESS;
+}
+
+bool apart(CUcontext source, CUcontext target) {
+  Process* const ready = process();
+  if (ready == nullptr || ready->device_count() == 1) return false;
+  Contexts& contexts = ready->contexts;
+  const Context* const from = contexts.find(source);
+  const Context* const to = contexts.find(target);
+  const Context* const current = this_thread().current;
+  return from != nullptr && to != nullptr && current != nullptr &&
+         (from->device != current->device || to->device != current->device);
+}
+
+CUresult peer_to_peer_in_order(CUdeviceptr target, CUcontext target_context, CUdeviceptr source,
+                               CUcontext source_context, std::size_t bytes, bool per_thread) {
+  if (!apart(source_context, target_context)) {
+    return peer_to_peer(target, target_context, source, source_context, bytes, nullptr, per_thread);
+  }
+  if (const CUresult result = synchronise_peers(source_context, target_context); result != CUDA_SUCCESS)
+    return result;
+  return on_stream(nullptr, per_thread, [&](Call& call, std::uint64_t handle) {
+    return copy_within(call, target, source, bytes, handle, CopyMode::synchronous);
+  });
+}
+
 CUresult peer_box(const CUDA_MEMCPY3D_PEER* peer, CUstream stream, bool per_thread, CopyMode mode) {
   if (peer == nullptr) return CUDA_ERROR_INVALID_VALUE;
   CUDA_MEMCPY3D copy{};
@@ -98,7 +148,17 @@ CUresult peer_box(const CUDA_MEMCPY3D_PEER* peer, CUstream stream, bool per_thre
   copy.WidthInBytes = peer->WidthInBytes;
   copy.Height = peer->Height;
   copy.Depth = peer->Depth;
-  return box(&copy, stream, per_thread, mode);
+  if (mode == CopyMode::synchronous && apart(peer->srcContext, peer->dstContext)) {
+    if (const CUresult result = synchronise_peers(peer->srcContext, peer->dstContext); result != CUDA_SUCCESS)
+      return result;
+  }
+  return on_stream(stream, per_thread, [&](Call& call, std::uint64_t handle) {
+    CopyContexts contexts;
+    // Of a side in host memory none need be given.
+    contexts.source = call.process().contexts.find(peer->srcContext);
+    contexts.target = call.process().contexts.find(peer->dstContext);
+    return copy_box(call, copy, handle, mode, contexts);
+  });
 }
 
 CUresult between_array_and_host(CUarray array, std::size_t offset, void* host, std::size_t bytes, bool upload,
@@ -161,19 +221,19 @@ VGPU_EXPORT CUresult cuMemcpyAsync(CUdeviceptr d, CUdeviceptr s, size_t n, CUstr
 VGPU_EXPORT CUresult cuMemcpyAsync_ptsz(CUdeviceptr d, CUdeviceptr s, size_t n, CUstream h) {
   return unified(d, s, n, h, true, kAsync);
 }
-VGPU_EXPORT CUresult cuMemcpyPeer(CUdeviceptr d, CUcontext, CUdeviceptr s, CUcontext, size_t n) {
-  return device_to_device(d, s, n, nullptr, false);
+VGPU_EXPORT CUresult cuMemcpyPeer(CUdeviceptr d, CUcontext to, CUdeviceptr s, CUcontext from, size_t n) {
+  return peer_to_peer_in_order(d, to, s, from, n, false);
 }
-VGPU_EXPORT CUresult cuMemcpyPeer_ptds(CUdeviceptr d, CUcontext, CUdeviceptr s, CUcontext, size_t n) {
-  return device_to_device(d, s, n, nullptr, true);
+VGPU_EXPORT CUresult cuMemcpyPeer_ptds(CUdeviceptr d, CUcontext to, CUdeviceptr s, CUcontext from, size_t n) {
+  return peer_to_peer_in_order(d, to, s, from, n, true);
 }
-VGPU_EXPORT CUresult cuMemcpyPeerAsync(CUdeviceptr d, CUcontext, CUdeviceptr s, CUcontext, size_t n,
+VGPU_EXPORT CUresult cuMemcpyPeerAsync(CUdeviceptr d, CUcontext to, CUdeviceptr s, CUcontext from, size_t n,
                                        CUstream h) {
-  return device_to_device(d, s, n, h, false);
+  return peer_to_peer(d, to, s, from, n, h, false);
 }
-VGPU_EXPORT CUresult cuMemcpyPeerAsync_ptsz(CUdeviceptr d, CUcontext, CUdeviceptr s, CUcontext, size_t n,
-                                            CUstream h) {
-  return device_to_device(d, s, n, h, true);
+VGPU_EXPORT CUresult cuMemcpyPeerAsync_ptsz(CUdeviceptr d, CUcontext to, CUdeviceptr s, CUcontext from,
+                                            size_t n, CUstream h) {
+  return peer_to_peer(d, to, s, from, n, h, true);
 }
 VGPU_EXPORT CUresult cuMemcpyHtoD_v2(CUdeviceptr d, const void* s, size_t n) {
   return host_to_device(d, s, n, nullptr, false, kSync);

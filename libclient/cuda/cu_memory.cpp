@@ -9,14 +9,29 @@
 namespace vgpu::client {
 namespace {
 
-void track(Call& call, MemoryKind kind, std::uint64_t base, std::uint64_t size, std::uint64_t owner = 0) {
+void track(Call& call, MemoryKind kind, std::uint64_t base, std::uint64_t size, CUdevice device,
+           std::uint64_t owner = 0) {
   MemoryRange range;
   range.base = base;
   range.size = size;
   range.kind = kind;
   range.context = call.context() != nullptr ? call.context()->handle : 0;
+  range.ordinal = device;
   range.owner = owner;
   call.process().memory.insert(range);
+}
+
+// The device of the current context, of which there need be none.
+CUdevice current_device(const Call& call) {
+  return call.context() != nullptr ? call.context()->device : 0;
+}
+
+// Memory of a stream comes from a pool of the stream's device.
+CUdevice device_of(const Call& call, CUstream stream) {
+  const Stream* const known = call.process().streams.find(bits(stream));
+  const Context* const context =
+      known != nullptr ? call.process().contexts.find(from_bits<CUcontext>(known->context)) : nullptr;
+  return context != nullptr ? context->device : current_device(call);
 }
 
 CUresult allocate(CUdeviceptr* out, std::size_t bytes) {
@@ -28,7 +43,7 @@ CUresult allocate(CUdeviceptr* out, std::size_t bytes) {
   record.bytes = bytes;
   reply::cuMemAlloc_v2 reply;
   if (const CUresult result = call.ask(record, reply); result != CUDA_SUCCESS) return result;
-  track(call, MemoryKind::device, reply.dptr, bytes);
+  track(call, MemoryKind::device, reply.dptr, bytes, current_device(call));
   *out = reply.dptr;
   return CUDA_SUCCESS;
 }
@@ -57,8 +72,11 @@ CUresult allocate_async(CUdeviceptr* out, std::size_t bytes, CUmemoryPool pool, 
   if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
   CUdeviceptr pointer = 0;
   CUresult result = CUDA_SUCCESS;
+  CUdevice device = device_of(call, stream);
   if (from_pool) {
-    if (call.process().pools.find(bits(pool)) == nullptr) return CUDA_ERROR_INVALID_VALUE;
+    const Opaque* const known = call.process().pools.find(bits(pool));
+    if (known == nullptr) return CUDA_ERROR_INVALID_VALUE;
+    device = known->device;
     record::cuMemAllocFromPoolAsync record;
     record.bytes = bytes;
     record.pool = bits(pool);
@@ -76,7 +94,8 @@ CUresult allocate_async(CUdeviceptr* out, std::size_t bytes, CUmemoryPool pool, 
   }
   if (result != CUDA_SUCCESS) return result;
   if (bytes != 0)
-    track(call, MemoryKind::async, pointer, bytes, from_pool ? bits(pool) : call.process().default_pool);
+    track(call, MemoryKind::async, pointer, bytes, device,
+          from_pool ? bits(pool) : call.process().default_pools[device]);
   *out = pointer;
   return CUDA_SUCCESS;
 }
@@ -105,8 +124,8 @@ CUresult default_pool(CUmemoryPool* pool, CUdevice device) {
   if (pool == nullptr) return CUDA_ERROR_INVALID_VALUE;
   Process* ready = process();
   if (ready == nullptr) return CUDA_ERROR_NOT_INITIALIZED;
-  if (device != 0) return CUDA_ERROR_INVALID_DEVICE;
-  *pool = from_bits<CUmemoryPool>(ready->default_pool);
+  if (!ready->has_device(device)) return CUDA_ERROR_INVALID_DEVICE;
+  *pool = from_bits<CUmemoryPool>(ready->default_pools[device]);
   return CUDA_SUCCESS;
 }
 
@@ -154,7 +173,7 @@ VGPU_EXPORT CUresult cuMemAllocPitch_v2(CUdeviceptr* dptr, size_t* pPitch, size_
   record.element_bytes = ElementSizeBytes;
   reply::cuMemAllocPitch_v2 reply;
   if (const CUresult result = call.ask(record, reply); result != CUDA_SUCCESS) return result;
-  track(call, MemoryKind::device, reply.dptr, reply.pitch * Height);
+  track(call, MemoryKind::device, reply.dptr, reply.pitch * Height, current_device(call));
   *dptr = reply.dptr;
   *pPitch = reply.pitch;
   return CUDA_SUCCESS;
@@ -220,18 +239,18 @@ VGPU_EXPORT CUresult cuDeviceGetDefaultMemPool(CUmemoryPool* pool_out, CUdevice 
 
 VGPU_EXPORT CUresult cuDeviceGetMemPool(CUmemoryPool* pool, CUdevice dev) {
   if (const CUresult result = default_pool(pool, dev); result != CUDA_SUCCESS) return result;
-  *pool = from_bits<CUmemoryPool>(process()->current_pool.load());
+  *pool = from_bits<CUmemoryPool>(process()->current_pools[dev].load());
   return CUDA_SUCCESS;
 }
 
 VGPU_EXPORT CUresult cuDeviceSetMemPool(CUdevice dev, CUmemoryPool pool) {
   Call call;
   if (const CUresult result = check_pool(call, pool); result != CUDA_SUCCESS) return result;
-  if (dev != 0) return CUDA_ERROR_INVALID_DEVICE;
+  if (const CUresult result = call.on_device(dev); result != CUDA_SUCCESS) return result;
   record::cuDeviceSetMemPool record;
   record.pool = bits(pool);
   const CUresult result = call.ask(record);
-  if (result == CUDA_SUCCESS) call.process().current_pool = bits(pool);
+  if (result == CUDA_SUCCESS) call.process().current_pools[dev] = bits(pool);
   return result;
 }
 
@@ -263,15 +282,24 @@ VGPU_EXPORT CUresult cuMemPoolCreate(CUmemoryPool* pool, const CUmemPoolProps* p
   record::cuMemPoolCreate record;
   record.pool = call.mint(vgpu::HandleKind::mem_pool);
   record.props = *poolProps;
+  const CUdevice device =
+      poolProps->location.type == CU_MEM_LOCATION_TYPE_DEVICE ? poolProps->location.id : 0;
+  if (!call.process().has_device(device)) {
+    call.forget(record.pool);
+    return CUDA_ERROR_INVALID_DEVICE;
+  }
+  if (Opaque* const made = call.process().pools.find(record.pool)) made->device = device;
   return hand_out(call.process().pools, record.pool, call.ask(record), pool);
 }
 
 VGPU_EXPORT CUresult cuMemPoolDestroy(CUmemoryPool pool) {
   Call call;
   if (const CUresult result = check_pool(call, pool); result != CUDA_SUCCESS) return result;
-  if (bits(pool) == call.process().default_pool) return CUDA_ERROR_INVALID_VALUE;
+  const CUdevice device = call.process().pools.find(bits(pool))->device;
+  const std::uint64_t standard = call.process().default_pools[device];
+  if (bits(pool) == standard) return CUDA_ERROR_INVALID_VALUE;
   std::uint64_t current = bits(pool);
-  call.process().current_pool.compare_exchange_strong(current, call.process().default_pool);
+  call.process().current_pools[device].compare_exchange_strong(current, standard);
   call.forget(bits(pool));
   record::cuMemPoolDestroy record;
   record.pool = bits(pool);
@@ -355,7 +383,7 @@ VGPU_EXPORT CUresult cuMemAddressReserve(CUdeviceptr* ptr, size_t size, size_t a
   record.flags = flags;
   reply::cuMemAddressReserve reply;
   if (const CUresult result = call.ask(record, reply); result != CUDA_SUCCESS) return result;
-  track(call, MemoryKind::reserved, reply.ptr, size);
+  track(call, MemoryKind::reserved, reply.ptr, size, current_device(call));
   *ptr = reply.ptr;
   return CUDA_SUCCESS;
 }
@@ -383,6 +411,7 @@ VGPU_EXPORT CUresult cuMemCreate(CUmemGenericAllocationHandle* handle, size_t si
   record.bytes = size;
   record.prop = *prop;
   record.flags = flags;
+  if (Opaque* const made = call.process().allocations.find(record.handle)) made->device = prop->location.id;
   return hand_out(call.process().allocations, record.handle, call.ask(record), handle);
 }
 
@@ -411,7 +440,9 @@ VGPU_EXPORT CUresult cuMemMap(CUdeviceptr ptr, size_t size, size_t offset,
                               CUmemGenericAllocationHandle handle, unsigned long long flags) {
   Call call;
   if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
-  if (call.process().allocations.find(handle) == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  const Opaque* const allocation = call.process().allocations.find(handle);
+  if (allocation == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  const CUdevice device = allocation->device;
   record::cuMemMap record;
   record.ptr = ptr;
   record.bytes = size;
@@ -419,7 +450,7 @@ VGPU_EXPORT CUresult cuMemMap(CUdeviceptr ptr, size_t size, size_t offset,
   record.handle = handle;
   record.flags = flags;
   const CUresult result = call.ask(record);
-  if (result == CUDA_SUCCESS) track(call, MemoryKind::mapped, ptr, size, handle);
+  if (result == CUDA_SUCCESS) track(call, MemoryKind::mapped, ptr, size, device, handle);
   return result;
 }
 

@@ -45,7 +45,7 @@ CUresult write_attribute(void* out, CUpointer_attribute attribute, const MemoryR
       put(out, static_cast<unsigned>(range.kind == MemoryKind::managed));
       return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL:
-      put(out, 0);
+      put(out, range.ordinal);
       return CUDA_SUCCESS;
     case CU_POINTER_ATTRIBUTE_IS_LEGACY_CUDA_IPC_CAPABLE:
       put(out, static_cast<unsigned>(range.kind == MemoryKind::device));

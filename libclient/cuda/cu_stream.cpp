@@ -15,7 +15,7 @@ CUresult create_stream(CUstream* out, unsigned flags, int priority) {
     return CUDA_ERROR_INVALID_VALUE;
   Call call;
   if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
-  const DeviceReport& report = call.process().device();
+  const DeviceReport& report = call.process().device(call.context()->device);
   // Priorities outside the range are clamped, as the driver does; lower numbers are greater priorities.
   priority = std::max(report.greatest_priority, std::min(report.least_priority, priority));
   const auto [stream, handle] = call.process().streams.create();
@@ -145,7 +145,9 @@ CUresult get_device(CUstream stream, CUdevice* device, bool per_thread) {
   if (device == nullptr) return CUDA_ERROR_INVALID_VALUE;
   Stream found;
   const CUresult result = describe(stream, per_thread, found);
-  if (result == CUDA_SUCCESS) *device = 0;
+  if (result != CUDA_SUCCESS) return result;
+  const Context* const context = process()->contexts.find(from_bits<CUcontext>(found.context));
+  *device = context != nullptr ? context->device : 0;
   return result;
 }
 

@@ -32,14 +32,16 @@ class Hooks final : public cudaabi::RuntimeHooks {
   std::vector<cudaabi::DeviceIdentity> devices() override {
     const Process* ready = process();
     if (ready == nullptr) return {};
-    const DeviceReport& report = ready->device();
-    cudaabi::DeviceIdentity identity;
-    static_assert(sizeof identity.uuid == sizeof report.uuid);
-    std::memcpy(identity.uuid.data(), report.uuid, sizeof report.uuid);
-    identity.pci_domain = report.pci_domain;
-    identity.pci_bus = report.pci_bus;
-    identity.pci_device = report.pci_device;
-    return {identity};
+    std::vector<cudaabi::DeviceIdentity> identities;
+    for (const DeviceReport& report : ready->connection->devices()) {
+      cudaabi::DeviceIdentity& identity = identities.emplace_back();
+      static_assert(sizeof identity.uuid == sizeof report.uuid);
+      std::memcpy(identity.uuid.data(), report.uuid, sizeof report.uuid);
+      identity.pci_domain = report.pci_domain;
+      identity.pci_bus = report.pci_bus;
+      identity.pci_device = report.pci_device;
+    }
+    return identities;
   }
 
   CUcontext current_context() override {
@@ -51,8 +53,8 @@ class Hooks final : public cudaabi::RuntimeHooks {
     Process* ready = process();
     if (ready == nullptr) return CUDA_ERROR_NOT_INITIALIZED;
     if (context == nullptr) return CUDA_ERROR_INVALID_VALUE;
-    if (device != 0) return CUDA_ERROR_INVALID_DEVICE;
-    *context = ready->contexts.primary().cu();
+    if (!ready->has_device(device)) return CUDA_ERROR_INVALID_DEVICE;
+    *context = ready->contexts.primary(device).cu();
     return CUDA_SUCCESS;
   }
 

@@ -121,6 +121,7 @@ CUresult register_unshared(Call& call, void* pointer, std::size_t bytes, unsigne
   range.kind = MemoryKind::registered;
   range.flags = flags;
   range.context = call.context()->handle;
+  range.ordinal = call.context()->device;
   call.process().memory.insert(range);
   return CUDA_SUCCESS;
 }
@@ -160,6 +161,7 @@ CUresult register_host(void* pointer, std::size_t bytes, unsigned flags) {
   range.kind = MemoryKind::registered;
   range.flags = flags;
   range.context = call.context()->handle;
+  range.ordinal = call.context()->device;
   range.owner = *place;
   range.device = device;
   range.mapping_size = size;
@@ -238,6 +240,7 @@ CUresult allocate_host_region(Call& call, MemoryKind kind, std::size_t bytes, un
   range.kind = kind;
   range.flags = flags;
   range.context = call.context() != nullptr ? call.context()->handle : 0;
+  range.ordinal = call.context() != nullptr ? call.context()->device : 0;
   range.device = device;
   range.mapping_size = size;
   if (kind == MemoryKind::managed) range.advice = std::make_shared<cudaabi::ManagedAdvice>();

@@ -42,7 +42,9 @@ bool read_info(const std::byte* data, Function& function) {
   function.layout = ParameterLayout(std::move(parameters));
   if (function.layout.total_bytes() > kMaxParameterBytes) return false;
   function.attributes_valid = info.attributes_valid;
-  for (std::size_t i = 0; i < function_attribute_count; ++i) function.attributes[i] = info.attributes[i];
+  for (auto& of_device : function.attributes) {
+    for (std::size_t i = 0; i < function_attribute_count; ++i) of_device[i] = info.attributes[i];
+  }
   return true;
 }
 
@@ -171,7 +173,9 @@ void forget_functions(Process& process, Image& image, ObjectTable<Function>& tab
   const std::lock_guard lock(image.mutex);
   for (const auto& [name, handle] : image.functions) {
     if (const Function* function = table.find(handle)) {
-      if (const std::uint64_t counterpart = function->counterpart) process.functions.destroy(counterpart);
+      for (const auto& counterpart : function->counterparts) {
+        if (const std::uint64_t twin = counterpart) process.functions.destroy(twin);
+      }
     }
     table.destroy(handle);
   }
@@ -188,6 +192,7 @@ CUresult get_global(Call& call, std::uint64_t owner, Record& record, Answer& rep
   range.size = reply.bytes;
   range.kind = MemoryKind::global;
   range.context = call.context() != nullptr ? call.context()->handle : 0;
+  range.ordinal = call.context() != nullptr ? call.context()->device : 0;
   range.owner = owner;
   call.process().memory.insert(range);
   if (pointer != nullptr) *pointer = reply.dptr;
@@ -341,7 +346,9 @@ VGPU_EXPORT CUresult cuLibraryUnload(CUlibrary library) {
   Image* image = call.process().libraries.find(bits(library));
   if (image == nullptr) return CUDA_ERROR_INVALID_HANDLE;
   forget_functions(call.process(), *image, call.process().kernels);
-  if (image->module != 0) call.process().modules.destroy(image->module);
+  for (const std::uint64_t module : image->modules) {
+    if (module != 0) call.process().modules.destroy(module);
+  }
   call.process().memory.remove_owned(MemoryKind::global, bits(library));
   call.process().memory.remove_owned(MemoryKind::managed, bits(library));
   call.process().mirrors.remove(bits(library));
@@ -407,7 +414,8 @@ VGPU_EXPORT CUresult cuLibraryGetModule(CUmodule* pMod, CUlibrary library) {
   Image* image = call.process().libraries.find(bits(library));
   if (image == nullptr) return CUDA_ERROR_INVALID_HANDLE;
   const std::lock_guard lock(image->mutex);
-  if (image->module == 0 || call.process().modules.find(image->module) == nullptr) {
+  std::uint64_t& known = image->modules[static_cast<std::size_t>(call.context()->device)];
+  if (known == 0 || call.process().modules.find(known) == nullptr) {
     record::cuLibraryGetModule record;
     record.library = bits(library);
     record.module = call.mint(vgpu::HandleKind::module);
@@ -416,9 +424,9 @@ VGPU_EXPORT CUresult cuLibraryGetModule(CUmodule* pMod, CUlibrary library) {
       return result;
     }
     if (Image* module = call.process().modules.find(record.module)) module->context = call.context()->handle;
-    image->module = record.module;
+    known = record.module;
   }
-  *pMod = from_bits<CUmodule>(image->module);
+  *pMod = from_bits<CUmodule>(known);
   return CUDA_SUCCESS;
 }
 

@@ -36,6 +36,7 @@ struct MemoryRange {
   std::uint64_t size = 0;
   MemoryKind kind = MemoryKind::device;
   std::uint32_t flags = 0;    ///< of the call that made it (cuMemHostAlloc, cuMemAllocManaged)
+  int ordinal = 0;            ///< on or for which of the process's devices
   std::uint64_t context = 0;  ///< the CUcontext it was made in
   std::uint64_t owner = 0;    ///< the pool, allocation or module handle it belongs to; 0 if none
   std::uint64_t device =

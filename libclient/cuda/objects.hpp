@@ -16,6 +16,7 @@
 #include "libclient/cuda/jit_options.hpp"
 #include "libclient/cuda/kernel_parameters.hpp"
 #include "libclient/cuda/stream_work.hpp"
+#include "protocol/handshake.hpp"
 #include "protocol/record.hpp"
 
 namespace vgpu::client {
@@ -41,22 +42,26 @@ struct Event {
 /// atomics.
 struct Function {
   std::uint64_t handle = 0;
-  std::uint64_t owner = 0;                    ///< module or library handle
-  std::atomic<std::uint64_t> counterpart{0};  ///< of a kernel: its CUfunction, once it was asked for
+  std::uint64_t owner = 0;  ///< module or library handle
+  /// Of a kernel: its CUfunction on each of the process's devices, once it was asked for.
+  std::array<std::atomic<std::uint64_t>, most_client_devices> counterparts{};
   std::string name;
   ParameterLayout layout;
   std::uint32_t attributes_valid = 0;
-  std::array<std::atomic<int>, function_attribute_count> attributes{};
+  /// On each of the process's devices; a kernel's may be set for each.
+  std::array<std::array<std::atomic<int>, function_attribute_count>, most_client_devices> attributes{};
   std::mutex occupancy_mutex;
   std::unordered_map<std::uint64_t, int> occupancy;  ///< answers of the driver by block size, bytes and flags
 
   void reset() {
     handle = owner = 0;
-    counterpart = 0;
+    for (auto& counterpart : counterparts) counterpart = 0;
     name.clear();
     layout = {};
     attributes_valid = 0;
-    for (auto& attribute : attributes) attribute = 0;
+    for (auto& of_device : attributes) {
+      for (auto& attribute : of_device) attribute = 0;
+    }
     occupancy.clear();
   }
 };
@@ -66,9 +71,10 @@ struct Image {
   std::uint64_t context = 0;  ///< of a module
   std::mutex mutex;
   std::unordered_map<std::string, std::uint64_t> functions;
-  std::uint64_t module = 0;  ///< of a library: cuLibraryGetModule's answer
+  std::array<std::uint64_t, most_client_devices> modules{};  ///< of a library: cuLibraryGetModule's answers
   void reset() {
-    context = module = 0;
+    context = 0;
+    modules = {};
     functions.clear();
   }
 };
@@ -126,9 +132,10 @@ struct LinkState {
   }
 };
 
-/// Objects of which the client need know nothing but that they exist.
+/// Objects of which the client need know nothing but that they exist, and of memory where it lies.
 struct Opaque {
   std::uint64_t size = 0;
+  CUdevice device = 0;
   void reset() { *this = {}; }
 };
 

@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -58,10 +59,6 @@ void report_unsupported(const char* name) {
   static_cast<void>(call.post(record, std::as_bytes(std::span(name, std::strlen(name)))));
 }
 
-bool same_wish(const DeviceWish& a, const DeviceWish& b) {
-  return a.kind == b.kind && a.index == b.index && std::strcmp(a.uuid, b.uuid) == 0;
-}
-
 // CUDA_VISIBLE_DEVICES counts as it is at cuInit. A connection that was made before, by cuDriverGetVersion,
 // has handed out nothing of its own yet. Under connect_mutex.
 void forget_other_wish(const DeviceWish& wish) {
@@ -107,12 +104,21 @@ namespace detail {
 std::atomic<Process*> initialised_process{nullptr};
 }
 
-Process::Process(std::unique_ptr<Connection> opened) : connection(std::move(opened)) {
-  // The worker knows the default pool by the first pool handle there can be.
-  default_pool = pools.create().second;
-  current_pool = default_pool;
+Process::Process(std::unique_ptr<Connection> opened)
+    : connection(std::move(opened)), contexts(connection->devices().size()) {
+  // The worker knows the devices' default pools by the first pool handles there can be.
+  for (std::size_t i = 0; i < device_count(); ++i) {
+    const auto [pool, handle] = pools.create();
+    pool->device = static_cast<CUdevice>(i);
+    default_pools[i] = handle;
+    current_pools[i] = handle;
+  }
   const auto attribute = [this](CUdevice_attribute which) {
-    return static_cast<unsigned>(device().attributes[which]);
+    unsigned most = 0;
+    for (const DeviceReport& report : connection->devices()) {
+      most = std::max(most, static_cast<unsigned>(report.attributes[which]));
+    }
+    return most;
   };
   for (unsigned i = 0; i < 3; ++i) {
     launch_limits.grid[i] =

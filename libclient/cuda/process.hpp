@@ -50,13 +50,14 @@ struct Process {
   AllWork work;
   std::atomic<bool> shares_memory{false};  ///< with another process, or may: something was exported or opened
   std::atomic<std::uint64_t> next_stream_id{16};
-  std::uint64_t default_pool = 0;  ///< handle of the device's default memory pool, minted at start
-  std::atomic<std::uint64_t> current_pool{0};
+  /// Of each device handles of memory pools: the default one, minted at start, and the current one.
+  std::uint64_t default_pools[most_client_devices] = {};
+  std::atomic<std::uint64_t> current_pools[most_client_devices] = {};
 
   std::atomic<bool> upcalls_run{false};  ///< the host-function thread was started
   std::mutex upcalls_mutex;
 
-  /// What cuLaunchKernel checks, copied from the device's report.
+  /// What cuLaunchKernel checks, copied from the devices' reports: what one of them allows at least.
   struct {
     unsigned grid[3] = {};
     unsigned block[3] = {};
@@ -73,7 +74,14 @@ struct Process {
   std::mutex captures_mutex;
   std::vector<Capture> open_captures;  ///< under captures_mutex; `captures` is its size
 
-  const DeviceReport& device() const { return connection->device(); }
+  std::size_t device_count() const { return connection->devices().size(); }
+  /// `number`: of one of the process's devices.
+  const DeviceReport& device(CUdevice number = 0) const {
+    return connection->devices()[static_cast<std::size_t>(number)];
+  }
+  bool has_device(CUdevice number) const {
+    return number >= 0 && static_cast<std::size_t>(number) < device_count();
+  }
 };
 
 namespace detail {

@@ -33,6 +33,17 @@ void Call::count_work() const {
   (blocking ? all.blocking : all.apart).count(quiet_);
 }
 
+bool Call::same_device(CUevent event) const {
+  const auto context_of = [this](std::uint64_t handle) {
+    return process_->contexts.find(from_bits<CUcontext>(handle));
+  };
+  const Event* const known = process_->events.find(bits(event));
+  const Context* const of_event = known != nullptr ? context_of(known->context) : nullptr;
+  const Context* const of_stream = stream_ != nullptr ? context_of(stream_->context) : context_;
+  // What is not known the worker judges.
+  return of_event == nullptr || of_stream == nullptr || of_event->device == of_stream->device;
+}
+
 Call::Covered Call::covered() const {
   const AllWork& all = process_->work;
   return {all.blocking.value(), all.apart.value(), all.legacy.value(), all.orphaned.value(),

@@ -71,6 +71,14 @@ class Call {
     return process_->connection->error();
   }
 
+  /// The call is about this device of the process's: its record carries the device's primary context.
+  /// CUDA_ERROR_INVALID_DEVICE where there is none such.
+  CUresult on_device(CUdevice device) {
+    if (!process_->has_device(device)) return CUDA_ERROR_INVALID_DEVICE;
+    context_ = &process_->contexts.primary(device);
+    return CUDA_SUCCESS;
+  }
+
   Process& process() const { return *process_; }
   ThreadState& thread() const { return *thread_; }
   /// The current context; null only after enter_without_context().
@@ -89,6 +97,8 @@ class Call {
     adds_work_ = true;
     return value;
   }
+  /// Whether an event may be recorded in the named stream: both are of one device.
+  bool may_record(CUevent event) const { return process_->contexts.only_primary() || same_device(event); }
   /// The call only asks about the stream that it named, or waits for it.
   void adds_no_work() { adds_work_ = false; }
   /// Whether what it sends from here on is quiet (WorkCount).
@@ -194,6 +204,7 @@ class Call {
   void waited(const RecordHeader& header);
   bool answers_alone() const;
   void count_work() const;
+  bool same_device(CUevent event) const;
   std::uint64_t per_thread_stream();
   CUresult capture_forbids() const;
 

@@ -194,7 +194,7 @@ TEST_F(Nvml, TheWishForADeviceIsPassedOn) {
   ::setenv("CUDA_VISIBLE_DEVICES", "2,1", 1);
   open_device();
   EXPECT_EQ(broker_.last_wish().kind, WishKind::index);
-  EXPECT_EQ(broker_.last_wish().index, 2u);
+  EXPECT_EQ(broker_.last_wish().index[0], 2u);
   ::setenv("CUDA_VISIBLE_DEVICES", "-1", 1);
   EXPECT_EQ(call("nvmlShutdown"), NVML_SUCCESS);
   open_device();
