@@ -371,7 +371,7 @@ NVML_EXPORT nvmlReturn_t nvmlDeviceOnSameBoard(nvmlDevice_t a, nvmlDevice_t b, i
   });
 }
 
-// A client uses one device at a time: it has no peers.
+// Which of a client's devices are peers libcuda says; the topology between cards is not shown.
 NVML_EXPORT nvmlReturn_t nvmlDeviceGetP2PStatus(nvmlDevice_t a, nvmlDevice_t b, int, int* status) {
   constexpr int ok = 0, not_supported = 5;  // nvmlGpuP2PStatus_t
   return with_pair(a, b, status, [&](bool one) {

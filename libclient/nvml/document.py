@@ -12,9 +12,9 @@ import sys
 HEAD = """# libnvidia-ml.so.1: what is answered
 
 Made by `cmake --build build/release --target nvml-page` from `libclient/nvml/`. NVML is answered from the client's point of view:
-its device, its quota as the card's memory, the processes that it may see. The library asks vgpud and opens no session, so
-looking costs nobody anything. The list holds the device that `libcuda` has in this process or would get, with the same UUID. Where
-`CUDA_VISIBLE_DEVICES` asks for it by index, the devices of the client's pool before it are listed, too, so that an index means the same
+its devices, its quota as the card's memory, the processes that it may see. The library asks vgpud and opens no session, so
+looking costs nobody anything. The list holds the devices that `libcuda` has in this process or would get, with the same UUIDs. Where
+`CUDA_VISIBLE_DEVICES` asks for them by index, all devices of the client's pool up to the last of them are listed, so that an index means the same
 here and there, as for programs that count devices by NVML and the variable (PyTorch does). A variable that hides all devices from CUDA hides
 none here, as natively. Every other function of NVML 13 is exported and answers `NVML_ERROR_NOT_SUPPORTED`, which tools such as
 nvitop and `nvidia-smi` show as N/A: temperatures, fans, power, current clocks, ECC counters, NVLink, and all that would change the device.
