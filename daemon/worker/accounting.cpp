@@ -154,6 +154,8 @@ void Accounting::admit(std::uint64_t next_ns, const Hooks& hooks) {
   admitting_.store(true, std::memory_order_release);
   work_came();
   std::uint64_t since = 0;
+  std::uint64_t moved = 0;
+  std::uint64_t progress = 0;
   bool told = false;
   while (bounded() && !hooks.stopped()) {
     work_came();  // again: a rest() that had looked before may come after the one above
@@ -163,7 +165,11 @@ void Accounting::admit(std::uint64_t next_ns, const Hooks& hooks) {
     const Verdict answer = verdict(next_ns, flying);
     if (answer == Verdict::go) break;
     const std::uint64_t now = now_ns();
+    const std::uint64_t ended = page_.progress.load(std::memory_order_relaxed);
+    if (since == 0 || ended != progress) moved = now;
     if (since == 0) since = now;
+    progress = ended;
+    if (answer == Verdict::full && now - moved > hooks.patience_ns) break;
     if (answer == Verdict::no_time) {
       hooks.before_sleep();
       page_.blocked.store(1);

@@ -54,6 +54,8 @@ class Accounting {
     std::function<void(const std::atomic<std::uint32_t>& word, std::uint32_t value, std::uint64_t ns)> sleep;
     std::function<bool()> stopped;
     std::uint64_t spin_ns = 0;  ///< for how long to poll before sleeping
+    /// For how long to wait for what is in flight while none of it ends: it may wait for what comes behind.
+    std::uint64_t patience_ns = UINT64_MAX;
   };
   /// Waits until a command that is expected to take `next_ns` may be submitted.
   void admit(std::uint64_t next_ns, const Hooks& hooks);

@@ -100,15 +100,15 @@ struct AdmissionTest : testing::Test {
   void SetUp() override { gate = std::move(*GateMapping::create(fd)); }
   GatePage& page() { return gate->page(); }
   static Accounting::Hooks hooks() {
-    return {[] {}, [] {}, futex_wait, [] { return false; }, 0};
+    return {[] {}, [] {}, futex_wait, [] { return false; }, 0, UINT64_MAX};
   }
   static Accounting::Hooks no_wait() {
-    return {[] { FAIL(); }, [] { FAIL(); }, futex_wait, [] { return false; }, 0};
+    return {[] { FAIL(); }, [] { FAIL(); }, futex_wait, [] { return false; }, 0, UINT64_MAX};
   }
   /// Whether a command that should take `ns` would have to wait.
   static bool waits(Accounting& accounting, std::uint64_t ns) {
     bool waited = false;
-    accounting.admit(ns, {[] {}, [&] { waited = true; }, futex_wait, [&] { return waited; }, 0});
+    accounting.admit(ns, {[] {}, [&] { waited = true; }, futex_wait, [&] { return waited; }, 0, UINT64_MAX});
     return waited;
   }
   UniqueFd fd;
@@ -164,6 +164,29 @@ TEST_F(AdmissionTest, WhatIsInFlightCountsAgainstTheAllowance) {
   EXPECT_FALSE(waits(accounting, 700 * us));
   accounting.submitted(700 * us);
   EXPECT_TRUE(waits(accounting, 10 * us));
+}
+
+TEST_F(AdmissionTest, WhatIsInFlightAndDoesNotEndIsNotWaitedForLongerThanPatienceLasts) {
+  Accounting accounting(page(), nullptr, -1);
+  page().window_ns.store(ms);
+  accounting.submitted(2 * ms);
+  Accounting::Hooks patient = hooks();
+  patient.patience_ns = 30 * ms;
+  std::uint64_t began = now_ns();
+  accounting.admit(us, patient);
+  EXPECT_GE(now_ns() - began, 30 * ms);
+  // Whatever ends starts it anew; to be without time is another matter.
+  page().allowance_ns.store(0);
+  std::atomic<bool> stopped{false};
+  patient.stopped = [&] { return stopped.load(); };
+  std::thread other([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(80));
+    stopped = true;
+  });
+  began = now_ns();
+  accounting.admit(us, patient);
+  EXPECT_GE(now_ns() - began, 80 * ms);
+  other.join();
 }
 
 TEST_F(AdmissionTest, WaitsUntilWorkHasFinishedAndSaysForHowLong) {

@@ -39,6 +39,7 @@ CUresult Session::handle(const record::cuIpcGetMemHandle& record, reply::cuIpcGe
   if (driver_.cuIpcGetMemHandle == nullptr) return unsupported(record.header.call);
   stay_on_device();
   CUdeviceptr base = 0;
+  std::size_t owner = 0;
   {
     const std::lock_guard lock(memory_mutex_);
     auto after = allocations_.upper_bound(record.dptr);
@@ -46,6 +47,7 @@ CUresult Session::handle(const record::cuIpcGetMemHandle& record, reply::cuIpcGe
     --after;
     if (record.dptr - after->first >= after->second.bytes) return CUDA_ERROR_INVALID_VALUE;
     base = after->first;
+    owner = static_cast<std::size_t>(context_devices_[after->second.context] - devices_.data());
     // Such memory is not the driver's own allocation, and cannot be opened as one.
     if (residence_ && residence_->memory.owns(base)) return unsupported(record.header.call);
     if (const auto known = offered_memory_.find(base); known != offered_memory_.end()) {
@@ -56,7 +58,7 @@ CUresult Session::handle(const record::cuIpcGetMemHandle& record, reply::cuIpcGe
   CUipcMemHandle native{};
   if (const CUresult result = driver_.cuIpcGetMemHandle(&native, base); result != CUDA_SUCCESS) return result;
   IpcToken token{};
-  if (const CUresult result = ipc_.offer(IpcKind::memory, place(), native_of(native), UniqueFd(), token);
+  if (const CUresult result = ipc_.offer(IpcKind::memory, owner, native_of(native), UniqueFd(), token);
       result != CUDA_SUCCESS) {
     return result;
   }

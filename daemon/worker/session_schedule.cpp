@@ -13,6 +13,9 @@ constexpr std::uint32_t batch_commands = 16;  // a fence at least after so many
 constexpr unsigned batches_a_window = 4;
 constexpr std::uint64_t longest_sleep_ns = 10'000'000;
 constexpr std::uint64_t long_spin_ns = 2'000'000;
+// With several devices a kernel in flight may wait for one of another device that is sent later, behind the
+// command at the gate: libraries of collectives do so.
+constexpr std::uint64_t patience_ns = 50'000'000;
 constexpr std::uint64_t copy_bytes_a_us = 10'000;  // a cautious guess: 10 GB/s
 
 }  // namespace
@@ -113,6 +116,7 @@ void Session::admit_once(OwnDevice& device, const Prediction& prediction, const 
     device.bounded = true;
     bound_earlier_work(device);
   }
+  const bool several = devices_.size() > 1;
   accounting.admit(prediction.ns,
                    {[this, fenced = false]() mutable {
                       // What no fence follows yet would never be seen to end.
@@ -122,16 +126,21 @@ void Session::admit_once(OwnDevice& device, const Prediction& prediction, const 
                       answer_early();
                       obey_order();
                     },
-                    [this] {
+                    [this, several] {
                       fence_dirty_streams();
                       answer_early();
                       completions_.hand_off();
                       obey_order();
+                      // The other devices' keepers are not to think that nobody is here any more.
+                      if (several) {
+                        for (const OwnDevice& own : devices_) own.accounting->measure();
+                      }
                     },
                     [this](const std::atomic<std::uint32_t>& word, std::uint32_t value, std::uint64_t ns) {
                       sleep_at_gate(word, value, ns);
                     },
-                    [this] { return !peers_alive(); }, spin_long_ ? long_spin_ns : default_spin_ns()});
+                    [this] { return !peers_alive(); }, spin_long_ ? long_spin_ns : default_spin_ns(),
+                    several ? patience_ns : UINT64_MAX});
 }
 
 void Session::submitted_command(CUstream stream, const Prediction& prediction) {
