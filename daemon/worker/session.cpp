@@ -557,7 +557,7 @@ CUresult Session::after_stream_soon(const StreamKey& key, std::function<void(CUr
   const std::shared_ptr<StreamWork> work = work_of(key);
   // Of several streams the legacy one would order the mark behind the others' work. What a word says does not
   // do for the accounts, while others want the device.
-  const bool mark = !software_ && dirty_streams_ == 1 && !accounting_.bounded() && !(print && prints_);
+  const bool mark = !software_ && dirty_streams_ == 1 && !here().bounded() && !(print && prints_);
   work->fenced = work->submitted;
   soon_ = SoonWait{work, work->submitted, std::move(done), print, std::exchange(work->open, {})};
   lock.unlock();
