@@ -130,7 +130,7 @@ std::vector<std::string> Device::sharing_environment() {
 
 std::vector<std::string> Device::worker_environment() {
   if (driver_->kind == DeviceKind::software && std::getenv(kSoftwareDevices) == nullptr) {
-    return {std::string(kSoftwareDevices) + "=" + std::to_string(locations_.software_devices)};
+    return {fmt::format("{}={}", kSoftwareDevices, locations_.software_devices)};
   }
   return sharing_environment();
 }

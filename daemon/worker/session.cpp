@@ -23,8 +23,6 @@ constexpr std::uint64_t sleep_ns = 100'000'000;
 constexpr std::uint64_t vm_spin_ns = 50'000;
 constexpr unsigned poll_every = 64;  // records between looks at completions while the ring is never empty
 
-constexpr std::uint64_t mark_patience_ns =
-    20'000;                                   // between questions about a stream that is to write a mark
 constexpr std::uint64_t look_ns = 1'000'000;  // between looks at work that nobody waits for
 constexpr std::uint64_t longest_idle_spin_ns = 5'000'000;
 // Of a client of high priority, whose first command after a pause is not to wait until a CPU has woken.
@@ -68,7 +66,6 @@ Session::Session(const SessionParts& parts)
       wait_spin_(spin_long_ ? 10 * default_spin_ns() : default_spin_ns(),
                  spin_long_ ? longest_wait_spin_ns : default_spin_ns(),
                  spin_long_ ? longest_wait_spin_ns : default_spin_ns()),
-      mark_(parts.driver),
       completions_(parts.driver, parts.context),
       upcalls_(parts.channel),
       ipc_(parts.broker_socket),
@@ -486,7 +483,6 @@ void Session::submitted_to(CUstream stream) {
   const std::lock_guard lock(work_mutex_);
   StreamWork& work = *work_of(key_of(stream));
   ++work.submitted;
-  work.reached = false;
   if (work.dirty) return;
   work.dirty = true;
   ++dirty_streams_;
@@ -553,42 +549,15 @@ CUresult Session::after_stream_soon(const StreamKey& key, std::function<void(CUr
   if (soon_ || captures_ != 0 || key.first != contexts_[context_index_] || driver_.cuStreamQuery == nullptr) {
     return after_stream(key, std::move(done));
   }
-  std::unique_lock lock(work_mutex_);
+  const std::lock_guard lock(work_mutex_);
   const std::shared_ptr<StreamWork> work = work_of(key);
-  // Of several streams the legacy one would order the mark behind the others' work. What a word says does not
-  // do for the accounts, while others want the device.
-  const bool mark = !software_ && dirty_streams_ == 1 && !here().bounded() && !(print && prints_);
   work->fenced = work->submitted;
   soon_ = SoonWait{work, work->submitted, std::move(done), print, std::exchange(work->open, {})};
-  lock.unlock();
-  soon_->marked = mark && mark_.put(key.second);
   return CUDA_SUCCESS;
 }
 
 bool Session::poll_soon() {
   if (!soon_) return false;
-  if (soon_->marked && mark_.reached()) {
-    SoonWait wait = std::move(*soon_);
-    soon_.reset();
-    wait.done(CUDA_SUCCESS);
-    // A kernel of the client's could have written that. That its work has ended the driver says, when it is
-    // asked next.
-    const std::lock_guard lock(work_mutex_);
-    wait.work->open.count += wait.batch.count;
-    wait.work->open.predicted_ns += wait.batch.predicted_ns;
-    wait.work->fenced = 0;
-    wait.work->reached = wait.work->submitted == wait.submitted;
-    return false;
-  }
-  if (soon_->marked) {
-    // A stream that failed will not write.
-    const std::uint64_t now = now_ns();
-    if (now < soon_->ask_at) {
-      cpu_relax();
-      return true;
-    }
-    soon_->ask_at = now + mark_patience_ns;
-  }
   const CUstream stream = soon_->work->stream;
   CUresult result = driver_.cuStreamQuery(stream);
   if (result == CUDA_ERROR_NOT_READY) return true;
@@ -633,13 +602,13 @@ bool Session::nothing_under_way() {
   {
     const std::lock_guard lock(work_mutex_);
     if (dirty_streams_ == 0) return true;
-    // One stream may have finished without anybody's having asked.
-    if (dirty_streams_ != 1 || driver_.cuStreamQuery == nullptr) return false;
+    // One stream may have finished without anybody's having asked. A GPU's driver is not asked: that costs
+    // more than it saves.
+    if (!software_ || dirty_streams_ != 1 || driver_.cuStreamQuery == nullptr) return false;
     for (const auto& [key, work] : work_) {
       if (work->dirty) left = work;
     }
-    // A GPU's driver is asked only where the answer is known to be yes: else that costs more than it saves.
-    if (!left || (!software_ && !left->reached) || left->context != contexts_[context_index_]) return false;
+    if (!left || left->context != contexts_[context_index_]) return false;
     submitted = left->submitted;
   }
   if (driver_.cuStreamQuery(left->stream) != CUDA_SUCCESS) return false;

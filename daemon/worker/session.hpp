@@ -39,7 +39,6 @@
 #include "daemon/worker/jit_state.hpp"
 #include "daemon/worker/queue_thread.hpp"
 #include "daemon/worker/residence.hpp"
-#include "daemon/worker/stream_mark.hpp"
 #include "daemon/worker/token_bucket.hpp"
 #include "protocol/channel.hpp"
 #include "protocol/futex.hpp"
@@ -383,7 +382,6 @@ class Session {
     std::uint64_t submitted = 0;
     std::uint64_t fenced = 0;  // of `submitted`, what a completion will report
     bool dirty = false;
-    bool reached = false;  // its mark was seen: it has probably finished what was submitted
     Batch open;
   };
   /// Unfinished work of a stream that the client has destroyed, and who is to hear of its end.
@@ -724,7 +722,6 @@ class Session {
   SpinTime wait_spin_;               // while the client waits for a stream
   std::atomic<bool> prints_{false};  // kernels were loaded that may print
   HandleTable handles_;
-  StreamMark mark_;
   Completions completions_;
   UpcallPoster upcalls_;
   std::atomic<bool> stop_{false};
@@ -766,8 +763,6 @@ class Session {
     std::function<void(CUresult)> done;
     bool print = false;
     Batch batch;
-    bool marked = false;       // the stream is to write mark_
-    std::uint64_t ask_at = 0;  // when to ask the driver, too
   };
   std::optional<SoonWait> soon_;
   /// A stream whose copies to the device are to have happened before what comes behind them.

@@ -33,11 +33,6 @@ struct Device {
   std::atomic<int> synchronisations{0};
   std::atomic<int> blocking_copies{0};
   std::atomic<int> copies_in{0};
-  std::atomic<int> marks{0};
-  enum class Mark { left_out, written, failed };  // what becomes of it, at once
-  std::atomic<Mark> mark{Mark::left_out};
-  std::atomic<std::uint32_t> word{0};
-  std::atomic<int> fault{CUDA_SUCCESS};
   std::atomic<int> frees{0};
   std::atomic<int> launches_before_free{0};
 
@@ -48,10 +43,7 @@ struct Device {
   void reset() {
     const std::lock_guard lock(mutex);
     busy = false;
-    launches = queries = events_recorded = synchronisations = blocking_copies = copies_in = marks = 0;
-    fault = CUDA_SUCCESS;
-    mark = Mark::left_out;
-    word = 0;
+    launches = queries = events_recorded = synchronisations = blocking_copies = copies_in = 0;
     frees = launches_before_free = 0;
   }
   void finish() {
@@ -61,7 +53,6 @@ struct Device {
   }
   CUresult state() {
     const std::lock_guard lock(mutex);
-    if (fault != CUDA_SUCCESS) return static_cast<CUresult>(fault.load());
     return busy ? CUDA_ERROR_NOT_READY : CUDA_SUCCESS;
   }
 };
@@ -106,7 +97,7 @@ DriverTable waiting_table() {
     Device& device = Device::get();
     std::unique_lock lock(device.mutex);
     device.moved.wait(lock, [&] { return !device.busy; });
-    return static_cast<CUresult>(device.fault.load());
+    return CUDA_SUCCESS;
   };
   table.cuPointerGetAttribute = [](void* data, CUpointer_attribute, CUdeviceptr) {
     *static_cast<unsigned*>(data) = CU_MEMORYTYPE_DEVICE;
@@ -141,27 +132,6 @@ DriverTable waiting_table() {
     return CUDA_SUCCESS;
   };
   return table;
-}
-
-/// The same with memory that a stream can write in stream order.
-void let_streams_write(DriverTable& table) {
-  table.cuMemHostAlloc = [](void** memory, size_t, unsigned) {
-    *memory = &Device::get().word;
-    return CUDA_SUCCESS;
-  };
-  table.cuMemFreeHost = [](void*) { return CUDA_SUCCESS; };
-  table.cuMemHostGetDevicePointer_v2 = [](CUdeviceptr* address, void*, unsigned) {
-    *address = 0x200000;
-    return CUDA_SUCCESS;
-  };
-  table.cuStreamWriteValue32_v2 = [](CUstream, CUdeviceptr address, cuuint32_t value, unsigned) {
-    EXPECT_EQ(address, 0x200000U);
-    Device& device = Device::get();
-    ++device.marks;
-    if (device.mark == Device::Mark::written) device.word = value;
-    if (device.mark == Device::Mark::failed) device.fault = CUDA_ERROR_ILLEGAL_ADDRESS;
-    return CUDA_SUCCESS;
-  };
 }
 
 template <class Condition>
@@ -267,51 +237,6 @@ TEST_F(SessionWaits, AFinishedStreamIsAnsweredByOneQuestion) {
   EXPECT_EQ(ask(record::cuStreamSynchronize{}), CUDA_SUCCESS);
   EXPECT_EQ(Device::get().events_recorded, 0);
   EXPECT_EQ(Device::get().synchronisations, 0);
-}
-
-TEST_F(SessionWaits, AWordThatTheStreamWritesAnswersAtOnceAndIsNotTheTruth) {
-  let_streams_write(table);
-  load(silent_kernel);
-  launch();
-  Device::get().mark = Device::Mark::written;  // the driver still says that the stream is busy
-  EXPECT_EQ(ask(record::cuStreamSynchronize{}), CUDA_SUCCESS);
-  EXPECT_EQ(Device::get().marks, 1);
-  std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  EXPECT_EQ(gate->page().backlogged.load(), 1U);
-  EXPECT_EQ(Device::get().synchronisations, 0);
-  Device::get().finish();
-  EXPECT_TRUE(soon([&] { return gate->page().backlogged.load() == 0; }));
-  // Another wait is not answered by the word of the last one.
-  Device::get().mark = Device::Mark::left_out;
-  launch();
-  begin(record::cuStreamSynchronize{}, 0);
-  ASSERT_TRUE(soon([] { return Device::get().marks == 2; }));
-  EXPECT_FALSE(answered(0, 2'000'000));
-  Device::get().finish();  // without its having written: the driver is asked now and then
-  EXPECT_EQ(result(0), CUDA_SUCCESS);
-}
-
-TEST_F(SessionWaits, AStreamThatFailsWritesNoWord) {
-  let_streams_write(table);
-  load(silent_kernel);
-  launch();
-  Device::get().mark = Device::Mark::failed;
-  begin(record::cuStreamSynchronize{}, 0);
-  ASSERT_TRUE(soon([] { return Device::get().marks == 1; }));
-  Device::get().finish();
-  EXPECT_EQ(result(0), CUDA_ERROR_ILLEGAL_ADDRESS);
-}
-
-TEST_F(SessionWaits, WhereOthersWantTheDeviceTheDriverIsAsked) {
-  let_streams_write(table);
-  load(silent_kernel);
-  gate->page().allowance_ns.store(1'000'000'000'000);
-  launch();
-  begin(record::cuStreamSynchronize{}, 0);
-  EXPECT_FALSE(answered(0, 2'000'000));
-  Device::get().finish();
-  EXPECT_EQ(result(0), CUDA_SUCCESS);
-  EXPECT_EQ(Device::get().marks, 0);
 }
 
 TEST_F(SessionWaits, AnotherRecordIsRunWhileOneWaits) {

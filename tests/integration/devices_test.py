@@ -4,13 +4,17 @@
 import json
 import unittest
 
-from harness import Service, become_subreaper, first_line, wait_until
+from harness import DEVICE_KIND, Service, become_subreaper, first_line, wait_until
 from visible_test import Placement
 
 SECOND = ["name: second, ordinal: 1"]  # after "test"
 
 
+software = unittest.skipUnless(DEVICE_KIND == "software", "needs three devices")
+
+
 class Several(Placement):
+    @software
     def test_a_list_gives_its_devices_in_its_order_and_nvml_has_them_too(self):
         with Service(more_devices=SECOND + ["name: third, ordinal: 2"], prestart=1) as service:
             uuids = self.devices(service)
@@ -29,6 +33,7 @@ class Several(Placement):
             seen = self.seen(service, "--set", "1,0", visible="0")
             self.assertEqual(seen["cuda"], [second, first], "the variable counts as it is at cuInit")
 
+    @software
     def test_what_cannot_be_had_together_is_left_out_and_the_log_says_why(self):
         devices = SECOND + ["name: again, ordinal: 0", "name: mover, ordinal: 2, oversubscribe: {host_limit: 1GiB}"]
         classes = {"default": {}, "two": {"devices": 2}, "one": {"devices": 1}}
@@ -94,7 +99,10 @@ class Several(Placement):
                     parts = row.get("devices") or [row]
                     used += next(part["device_ns"] for part in parts if part["device"] == name)
                 self.assertEqual(devices[name]["clients_admitted"], len(clients))
-                self.assertAlmostEqual(devices[name]["charged_ns"] / used, 1, delta=0.1)
+                # A GPU does not say whose work it executed: what several claim is charged once.
+                self.assertLess(devices[name]["charged_ns"] / used, 1.1)
+                if DEVICE_KIND == "software":
+                    self.assertGreater(devices[name]["charged_ns"] / used, 0.9)
             for process in (both, back):
                 row = ended[process.pid]
                 for key in ("launches", "device_ns", "memory_peak"):
