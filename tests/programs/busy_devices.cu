@@ -1,6 +1,6 @@
-// A client that keeps all of its devices busy from one thread, for some seconds: equal kernels, in turn on each
-// device, a few in flight there; every now and then the data goes from each device to the next. Checks it at the
-// end on the CPU and prints how many kernels each device got done.
+// A client that keeps all of its devices busy from one thread, for some seconds: equal kernels, in turn on
+// each device, a few in flight there; every now and then the data goes from each device to the next. Checks
+// it at the end on the CPU and prints how many kernels each device got done.
 //   busy_devices [--seconds S] [--rounds N] [--memory-mb N]
 #include <string>
 
@@ -113,7 +113,8 @@ int main(int argc, char** argv) {
     std::vector<unsigned> seen(kCount);
     CUDA_OK(cudaMemcpy(seen.data(), device.data, kCount * sizeof(unsigned), cudaMemcpyDeviceToHost));
     for (unsigned k = 0; k < kCount; ++k)
-      EXPECT(seen[k] == device.wanted, "device %d: element %u is %u, wanted %u", i, k, seen[k], device.wanted);
+      EXPECT(seen[k] == device.wanted, "device %d: element %u is %u, wanted %u", i, k, seen[k],
+             device.wanted);
     std::printf("device %d: kernels %llu\n", i, static_cast<unsigned long long>(device.launched));
   }
   return check::done("busy_devices");
