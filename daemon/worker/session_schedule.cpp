@@ -15,7 +15,7 @@ constexpr std::uint64_t longest_sleep_ns = 10'000'000;
 constexpr std::uint64_t long_spin_ns = 2'000'000;
 // With several devices a kernel in flight may wait for one of another device that is sent later, behind the
 // command at the gate: libraries of collectives do so.
-constexpr std::uint64_t patience_ns = 50'000'000;
+constexpr std::uint64_t gate_patience_ns = 50'000'000;
 constexpr std::uint64_t copy_bytes_a_us = 10'000;  // a cautious guess: 10 GB/s
 
 }  // namespace
@@ -140,7 +140,7 @@ void Session::admit_once(OwnDevice& device, const Prediction& prediction, const 
                       sleep_at_gate(word, value, ns);
                     },
                     [this] { return !peers_alive(); }, spin_long_ ? long_spin_ns : default_spin_ns(),
-                    several ? patience_ns : UINT64_MAX});
+                    several ? gate_patience_ns : UINT64_MAX});
 }
 
 void Session::submitted_command(CUstream stream, const Prediction& prediction) {
