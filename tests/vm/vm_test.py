@@ -172,15 +172,17 @@ wait $program
         for one in guests:
             one.wait_for(r": ready", 150)
         harness.wait_until(lambda: len(self.busy()) == 2, 30, "both guests' programs compute")
-        time.sleep(1)
+        # The first to compute had all its queue on the device while it was alone, and pays that back by waiting.
+        met = self.busy()
+        harness.wait_until(lambda: self.busy()["light"] - met["light"] > 1.2e9, 60, "the light guest gets on")
         before = self.busy()
         # Until both have used a good deal of the device: a loaded machine takes longer.
-        harness.wait_until(lambda: self.busy()["light"] - before["light"] > 2.5e9, 60, "the light guest gets on")
+        harness.wait_until(lambda: self.busy()["light"] - before["light"] > 2e9, 60, "the light guest gets on")
         after = self.busy()
         ratio = (after["heavy"] - before["heavy"]) / (after["light"] - before["light"])
         print(f"\nshares of two guests with weights 3:1: {ratio:.2f}:1", file=sys.stderr)
-        self.assertGreater(ratio, 2.4)
-        self.assertLess(ratio, 3.8)
+        self.assertGreater(ratio, 2.5)
+        self.assertLess(ratio, 3.6)
 
     def busy(self):
         """Device time in ns of each VM's program."""
