@@ -56,17 +56,24 @@ void Session::throttle(OwnDevice& device, const Cost& cost) {
 void Session::bound_earlier_work(OwnDevice& device) {
   std::vector<StreamKey> streams;
   const std::uint64_t window = device.accounting->window_ns();
+  std::uint64_t predicted = 0;  // of what each has
   {
     const std::lock_guard lock(work_mutex_);
     for (const auto& [key, work] : work_) {
       if (!work->dirty || work->device != &device) continue;
-      work->open.count += 1;
-      work->open.predicted_ns += window == no_limit_ns ? 0 : window;
       streams.push_back(key);
+    }
+    // Not the whole window: a stream that the program holds up until another one has got on would keep that
+    // one at the gate.
+    if (!streams.empty() && window != no_limit_ns) predicted = window / (2 * streams.size());
+    for (const StreamKey& key : streams) {
+      Batch& open = work_of(key)->open;
+      open.count += 1;
+      open.predicted_ns += predicted;
     }
   }
   for (const StreamKey& key : streams) {
-    device.accounting->submitted(window == no_limit_ns ? 0 : window);
+    device.accounting->submitted(predicted);
     note_result(after_stream(key, nullptr));
   }
 }
