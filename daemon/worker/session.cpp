@@ -341,8 +341,9 @@ void Session::dispatch(std::span<const std::byte> bytes, ReplyBuffer& out, CUres
 
 CUresult Session::switch_context(std::uint16_t index) {
   if (index == context_index_) return CUDA_SUCCESS;
-  if (index >= contexts_.size() || contexts_[index] == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
-  const CUresult result = driver_.cuCtxSetCurrent(contexts_[index]);
+  const CUcontext context = context_at(index);
+  if (context == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
+  const CUresult result = driver_.cuCtxSetCurrent(context);
   if (result != CUDA_SUCCESS) return result;
   context_index_ = index;
   here_ = context_devices_[index];
@@ -466,6 +467,15 @@ Session::StreamKey Session::key_of(CUstream stream) const {
   if (stream == nullptr || stream == CU_STREAM_LEGACY) return {contexts_[context_index_], nullptr};
   const auto found = stream_contexts_.find(stream);
   return {found != stream_contexts_.end() ? found->second : contexts_[context_index_], stream};
+}
+
+void Session::forget_work_of(CUcontext context) {
+  const std::lock_guard lock(work_mutex_);
+  std::erase_if(work_, [&](const auto& entry) {
+    if (entry.first.first != context) return false;
+    clean(*entry.second, false);
+    return true;
+  });
 }
 
 std::shared_ptr<Session::StreamWork> Session::work_of(const StreamKey& key) {
@@ -676,12 +686,11 @@ void Session::when_all_done_apart(std::function<void(CUresult)> done, Scope scop
   }
   if (idle) return done(CUDA_SUCCESS);
   if (!software_ && captures_ == 0) {
-    held_.fetch_add(1);
+    hold_records();
     when_all_done(
         [this, done = std::move(done)](CUresult result) {
           done(result);
-          held_.fetch_sub(1);
-          futex_wake(held_);
+          release_records();
         },
         scope);
     return;
@@ -689,6 +698,11 @@ void Session::when_all_done_apart(std::function<void(CUresult)> done, Scope scop
   when_all_done(
       [this, done = std::move(done)](CUresult result) { blocking_.post([done, result] { done(result); }); },
       scope);
+}
+
+void Session::release_records() {
+  held_.fetch_sub(1);
+  futex_wake(held_);
 }
 
 bool Session::capturing(CUstream stream) const {

@@ -466,6 +466,10 @@ class Session {
   }
   /// The device with this number of the client's; null: it has none such.
   OwnDevice* device_at(int number);
+  /// The context of the client's index, nullptr where there is none.
+  CUcontext context_at(std::uint16_t index) const {
+    return index < contexts_.size() ? contexts_[index] : nullptr;
+  }
   OwnDevice& device_of(CUcontext context);
   OwnDevice& device_of(CUstream stream) {
     return devices_.size() == 1 ? devices_.front() : device_of(key_of(stream).first);
@@ -503,6 +507,15 @@ class Session {
   std::shared_ptr<StreamWork> work_of(const StreamKey& key);
   void submitted_to(CUstream stream);
   void done_with(const std::shared_ptr<StreamWork>& work, std::uint64_t submitted);
+  /// Asks the driver about a stream of the current context, and notes the end of its work.
+  CUresult query_stream(CUstream stream);
+  /// A context's streams are gone.
+  void forget_work_of(CUcontext context);
+  /// Takes no records until as many calls of release_records(), from any thread.
+  void hold_records() {
+    held_.fetch_add(1);
+  }
+  void release_records();
   void fence_dirty_streams();
   /// Before a stream with unfinished work is destroyed.
   void orphan_work(CUstream stream);
@@ -538,6 +551,7 @@ class Session {
   }
   /// Destroys what the client made in the primary context, libraries excepted.
   void empty_primary_context();
+  void free_allocations(const std::function<bool(const Allocation&)>& chosen);
   /// The same in one of several contexts. Graphs, which may hold nodes of others, stay.
   void empty_one_context(std::uint16_t index);
   /// Whose work is waited for: that of one context or device, or (null) all.

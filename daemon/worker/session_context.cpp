@@ -44,14 +44,7 @@ void Session::empty_one_context(std::uint16_t index) {
   };
   drop(HandleKind::event, driver_.cuEventDestroy_v2);
   forget_foreign_waits(index);
-  {
-    const std::lock_guard lock(work_mutex_);
-    std::erase_if(work_, [&](const auto& entry) {
-      if (entry.first.first != context) return false;
-      clean(*entry.second, false);
-      return true;
-    });
-  }
+  forget_work_of(context);
   drop(HandleKind::stream, driver_.cuStreamDestroy_v2);
   std::erase_if(stream_contexts_, [context](const auto& entry) { return entry.second == context; });
   drop(HandleKind::module, driver_.cuModuleUnload);
@@ -76,18 +69,7 @@ void Session::empty_one_context(std::uint16_t index) {
   std::erase_if(arrays_, [this](const auto& entry) {
     return handles_.find(Handle::kind(entry.first), entry.first) == nullptr;
   });
-  std::vector<std::uint64_t> pointers;
-  {
-    const std::lock_guard lock(memory_mutex_);
-    for (const auto& [pointer, allocation] : allocations_) {
-      if (allocation.context == index) pointers.push_back(pointer);
-    }
-  }
-  for (const std::uint64_t pointer : pointers) {
-    if (driver_.cuMemFree_v2 == nullptr || free_device_memory(pointer) != CUDA_SUCCESS) {
-      release_allocation(pointer);
-    }
-  }
+  free_allocations([index](const Allocation& allocation) { return allocation.context == index; });
 }
 
 void Session::empty_primary_context() {
@@ -136,10 +118,16 @@ void Session::empty_primary_context() {
     for (const auto& [key, work] : work_) clean(*work, false);
     work_.clear();
   }
+  free_allocations([](const Allocation&) { return true; });
+}
+
+void Session::free_allocations(const std::function<bool(const Allocation&)>& chosen) {
   std::vector<std::uint64_t> pointers;
   {
     const std::lock_guard lock(memory_mutex_);
-    for (const auto& [pointer, allocation] : allocations_) pointers.push_back(pointer);
+    for (const auto& [pointer, allocation] : allocations_) {
+      if (chosen(allocation)) pointers.push_back(pointer);
+    }
   }
   for (const std::uint64_t pointer : pointers) {
     if (driver_.cuMemFree_v2 == nullptr || free_device_memory(pointer) != CUDA_SUCCESS) {
@@ -155,7 +143,7 @@ void Session::forget_foreign_waits(std::uint16_t context) {
 
 CUresult Session::free_context(std::uint16_t index) const {
   if (index < devices_.size() || index >= max_contexts) return CUDA_ERROR_INVALID_VALUE;
-  return index < contexts_.size() && contexts_[index] != nullptr ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
+  return context_at(index) != nullptr ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
 }
 
 CUresult Session::handle(const record::cuCtxCreate_v4& record, reply::cuCtxCreate_v4&, Tail) {
@@ -172,11 +160,8 @@ CUresult Session::handle(const record::cuCtxCreate_v4& record, reply::cuCtxCreat
 
 CUresult Session::handle(const record::cuCtxDestroy_v2& record, reply::cuCtxDestroy_v2&, Tail) {
   if (driver_.cuCtxDestroy_v2 == nullptr) return unsupported(record.header.call);
-  if (record.index < devices_.size() || record.index >= contexts_.size() ||
-      contexts_[record.index] == nullptr) {
-    return CUDA_ERROR_INVALID_CONTEXT;
-  }
-  const CUcontext context = contexts_[record.index];
+  const CUcontext context = context_at(record.index);
+  if (record.index < devices_.size() || context == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
   return end_context(record.index, [this, context] { return driver_.cuCtxDestroy_v2(context); });
 }
 
@@ -202,17 +187,7 @@ CUresult Session::end_context(std::uint16_t index, std::function<CUresult()> des
   const auto finish = [this, pending, context, destroy = std::move(destroy),
                        charges = take_lost_variables()](CUresult) mutable {
     completions_.forget_context(context);
-    {
-      const std::lock_guard lock(work_mutex_);
-      for (auto it = work_.begin(); it != work_.end();) {
-        if (it->first.first != context) {
-          ++it;
-          continue;
-        }
-        clean(*it->second, false);
-        it = work_.erase(it);
-      }
-    }
+    forget_work_of(context);
     const CUresult result = destroy();
     charges.clear();
     answer(pending, result);
@@ -276,14 +251,16 @@ CUresult Session::handle(const record::cuCtxSynchronize& record, reply::cuCtxSyn
 
 CUresult Session::handle(const record::cuCtxEnablePeerAccess& record, reply::cuCtxEnablePeerAccess&, Tail) {
   if (driver_.cuCtxEnablePeerAccess == nullptr) return unsupported(record.header.call);
-  if (record.peer >= contexts_.size() || contexts_[record.peer] == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
-  return driver_.cuCtxEnablePeerAccess(contexts_[record.peer], record.flags);
+  const CUcontext peer = context_at(record.peer);
+  if (peer == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
+  return driver_.cuCtxEnablePeerAccess(peer, record.flags);
 }
 
 CUresult Session::handle(const record::cuCtxDisablePeerAccess& record, reply::cuCtxDisablePeerAccess&, Tail) {
   if (driver_.cuCtxDisablePeerAccess == nullptr) return unsupported(record.header.call);
-  if (record.peer >= contexts_.size() || contexts_[record.peer] == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
-  return driver_.cuCtxDisablePeerAccess(contexts_[record.peer]);
+  const CUcontext peer = context_at(record.peer);
+  if (peer == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
+  return driver_.cuCtxDisablePeerAccess(peer);
 }
 
 CUresult Session::handle(const record::cuDeviceCanAccessPeer& record, reply::cuDeviceCanAccessPeer& reply,

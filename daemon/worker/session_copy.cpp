@@ -248,16 +248,19 @@ CUresult Session::handle(const record::copy_3d& record, reply::copy_3d&, Tail) {
   CUDA_MEMCPY3D copy = record.copy;
   CUresult result = fix_up_copy(copy, record.src_block, record.dst_block);
   if (result != CUDA_SUCCESS) return refuse(result);
-  for (const std::uint16_t index : {record.src_context, record.dst_context}) {
-    if (index >= contexts_.size() || contexts_[index] == nullptr) return refuse(CUDA_ERROR_INVALID_CONTEXT);
-  }
+  const CUcontext source = context_at(record.src_context);
+  const CUcontext target = context_at(record.dst_context);
+  if (source == nullptr || target == nullptr) return refuse(CUDA_ERROR_INVALID_CONTEXT);
   const bool between_devices = context_devices_[record.src_context] != context_devices_[record.dst_context];
   if (between_devices && driver_.cuMemcpy3DPeerAsync == nullptr)
     return refuse(unsupported(record.header.call));
-  CUDA_MEMCPY3D_PEER peer = peer_form(copy, contexts_[record.src_context], contexts_[record.dst_context]);
   admit_copy(stream, copy.WidthInBytes * copy.Height * copy.Depth, from != nullptr || to != nullptr);
-  result = between_devices ? driver_.cuMemcpy3DPeerAsync(&peer, stream)
-                           : driver_.cuMemcpy3DAsync_v2(&copy, stream);
+  if (between_devices) {
+    const CUDA_MEMCPY3D_PEER peer = peer_form(copy, source, target);
+    result = driver_.cuMemcpy3DPeerAsync(&peer, stream);
+  } else {
+    result = driver_.cuMemcpy3DAsync_v2(&copy, stream);
+  }
   if (result != CUDA_SUCCESS) return refuse(result);
   const std::uint64_t bytes = copy.WidthInBytes * copy.Height * copy.Depth;
   GatePage& page = device_of(stream).accounting->page();

@@ -70,10 +70,7 @@ CUresult Session::handle(const record::cuStreamDestroy_v2& record, reply::cuStre
   return driver_.cuStreamDestroy_v2(stream);
 }
 
-CUresult Session::handle(const record::cuStreamSynchronize& record, reply::cuStreamSynchronize&, Tail) {
-  CUstream stream = nullptr;
-  if (!resolve(record.hStream, stream)) return CUDA_ERROR_INVALID_HANDLE;
-  if (driver_.cuStreamQuery == nullptr) return unsupported(record.header.call);
+CUresult Session::query_stream(CUstream stream) {
   std::shared_ptr<StreamWork> work;
   std::uint64_t submitted = 0;
   {
@@ -81,9 +78,17 @@ CUresult Session::handle(const record::cuStreamSynchronize& record, reply::cuStr
     work = work_of(key_of(stream));
     submitted = work->submitted;
   }
+  const CUresult result = driver_.cuStreamQuery(stream);
+  if (result != CUDA_ERROR_NOT_READY) done_with(work, submitted);
+  return result;
+}
+
+CUresult Session::handle(const record::cuStreamSynchronize& record, reply::cuStreamSynchronize&, Tail) {
+  CUstream stream = nullptr;
+  if (!resolve(record.hStream, stream)) return CUDA_ERROR_INVALID_HANDLE;
+  if (driver_.cuStreamQuery == nullptr) return unsupported(record.header.call);
   // Also refuses a capturing stream, in which an event must not be recorded.
-  if (const CUresult result = driver_.cuStreamQuery(stream); result != CUDA_ERROR_NOT_READY) {
-    done_with(work, submitted);
+  if (const CUresult result = query_stream(stream); result != CUDA_ERROR_NOT_READY) {
     // Returns at once, and lets the driver write out what kernels printed.
     return prints_ && result == CUDA_SUCCESS && driver_.cuStreamSynchronize != nullptr
                ? driver_.cuStreamSynchronize(stream)
@@ -137,18 +142,9 @@ Session::NextRecord Session::behind_awaited() {
     awaited_.reset();
     return NextRecord::may_run;
   }
-  const StreamKey key = key_of(awaited_->stream);
-  std::shared_ptr<StreamWork> work;
-  std::uint64_t submitted = 0;
-  {
-    const std::lock_guard lock(work_mutex_);
-    work = work_of(key);
-    submitted = work->submitted;
-  }
-  const CUresult result = driver_.cuStreamQuery(awaited_->stream);
+  const CUresult result = query_stream(awaited_->stream);
   if (result != CUDA_ERROR_NOT_READY) {
     note_result(result);
-    done_with(work, submitted);
     awaited_.reset();
     return NextRecord::may_run;
   }
@@ -156,13 +152,10 @@ Session::NextRecord Session::behind_awaited() {
   if (awaited_->asked_since == 0) awaited_->asked_since = now;
   if (now - awaited_->asked_since < longest_asking_ns) return NextRecord::waits;
   // Others have the device: this thread sleeps until it is over.
+  const StreamKey key = key_of(awaited_->stream);
   awaited_.reset();
-  held_.fetch_add(1);
-  const auto over = [this](CUresult) {
-    held_.fetch_sub(1);
-    futex_wake(held_);
-  };
-  if (after_stream(key, over) != CUDA_SUCCESS) over(CUDA_SUCCESS);
+  hold_records();
+  if (after_stream(key, [this](CUresult) { release_records(); }) != CUDA_SUCCESS) release_records();
   return NextRecord::waits;
 }
 

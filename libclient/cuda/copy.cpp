@@ -158,24 +158,23 @@ CUresult copy_to_device(Call& call, CUdeviceptr target, const void* source, std:
   if (bytes == 0 || call.problem() != CUDA_SUCCESS) return call.problem();
   if (source == nullptr) return CUDA_ERROR_INVALID_VALUE;
   bool taken_along = false;
+  std::optional<MemoryRange> range;
   if (const auto shared = shared_address(call.process(), bits(source), bytes)) {
     // Where nothing is under way the device might read the source at once: its bytes may as well go along,
     // and then nobody has to wait for the copy before the program changes them.
-    taken_along = bytes <= kTakenAlong && quiet_target(call.process().memory.find(target), target, bytes) &&
-                  call.only_quiet_work();
+    if (bytes <= kTakenAlong) range = call.process().memory.find(target);
+    taken_along = quiet_target(range, target, bytes) && call.only_quiet_work();
     if (!taken_along) return copy_within(call, target, shared, bytes, stream, mode);
   }
   CUresult result = CUDA_SUCCESS;
   const InCapture captured = in_capture(call, stream, mode, result);
   if (captured == InCapture::forbidden) return result;
   if (captured == InCapture::yes) return captured_upload(call, target, source, bytes, stream);
-  const auto range = call.process().memory.find(target);
-  if (range && bytes > range->size - (target - range->base) && !may_continue(range->kind)) {
-    return CUDA_ERROR_INVALID_VALUE;
-  }
+  if (!range) range = call.process().memory.find(target);
+  const bool known = holds(range, target, bytes);
+  if (range && !known && !may_continue(range->kind)) return CUDA_ERROR_INVALID_VALUE;
   call.adds_quiet_work(quiet_target(range, target, bytes));
-  result =
-      upload(call, target, static_cast<const std::byte*>(source), bytes, stream, holds(range, target, bytes));
+  result = upload(call, target, static_cast<const std::byte*>(source), bytes, stream, known);
   call.adds_quiet_work(false);
   if (result != CUDA_SUCCESS || !taken_along || mode == CopyMode::asynchronous) return result;
   return await_stream(call, stream);

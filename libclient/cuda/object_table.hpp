@@ -76,21 +76,21 @@ class ObjectTable {
   /// Calls f(T&, handle) for each live object; f must not create or destroy in this table.
   template <class F>
   void for_each(F&& f) {
-    const std::lock_guard lock(mutex_);
-    for (std::uint32_t index = 0; index < next_; ++index) {
-      Entry& entry = chunks_[index / kChunk].load(std::memory_order_relaxed)[index % kChunk];
-      const std::uint64_t handle = entry.handle.load(std::memory_order_relaxed);
-      if (handle != 0) f(entry.object, handle);
-    }
+    all_of([&f](T& object, std::uint64_t handle) {
+      f(object, handle);
+      return true;
+    });
   }
 
-  /// True when f(T&) is for each live object; stops at the first for which it is not. The same holds of f.
+  /// True when f(T&, handle) is for each live object; stops at the first for which it is not. The same holds
+  /// of f.
   template <class F>
   bool all_of(F&& f) {
     const std::lock_guard lock(mutex_);
     for (std::uint32_t index = 0; index < next_; ++index) {
       Entry& entry = chunks_[index / kChunk].load(std::memory_order_relaxed)[index % kChunk];
-      if (entry.handle.load(std::memory_order_relaxed) != 0 && !f(entry.object)) return false;
+      const std::uint64_t handle = entry.handle.load(std::memory_order_relaxed);
+      if (handle != 0 && !f(entry.object, handle)) return false;
     }
     return true;
   }

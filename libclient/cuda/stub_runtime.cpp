@@ -82,8 +82,9 @@ bool Call::only_quiet_work() const {
     if (all.orphaned.value() != all.orphaned_ended.value() || !quiet(all.legacy.value(), all.legacy_ended)) {
       return false;
     }
-    if (!process_->streams.all_of(
-            [&](const Stream& stream) { return quiet(stream.work.value(), stream.work_ended); })) {
+    if (!process_->streams.all_of([&](const Stream& stream, std::uint64_t) {
+          return quiet(stream.work.value(), stream.work_ended);
+        })) {
       return false;
     }
   }
