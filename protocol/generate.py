@@ -45,6 +45,8 @@ KINDS = {"local": "local", "async": "async", "wait": "wait", "wait!": "wait", "u
 
 # Calls on a stream that leave no work in it which a synchronisation of the context would have to wait for.
 QUICK = ("cuEventRecord", "cuStreamCopyAttributes", "cuStreamSetAttribute")
+# What may hold its stream back until the host, or another stream, gets on.
+HOLDING = ("cuStreamWaitValue",)
 
 
 class Field:
@@ -319,6 +321,8 @@ def worker_dispatch(rows):
         streams = [f.name for f in r.fields if f.kind == "stream"]
         if r.kind == "async" and streams and not r.name.startswith(QUICK):
             after.append(f"    session.note_stream_work({streams[0]});\n")
+            if r.name.startswith(HOLDING):
+                after.append(f"    session.note_held({streams[0]});\n")
         if after:
             out.append("  if (result == CUDA_SUCCESS) {\n" + "".join(after) + "  }\n")
         replies = [f for f in r.fields if f.in_reply]

@@ -11,6 +11,8 @@ namespace {
 constexpr std::uint64_t gate_sleep_ns = 10'000'000;
 constexpr std::uint64_t slack_ns = 1'000'000;
 constexpr std::uint64_t short_queue_ns = 10'000'000;  // of predicted time, while others wait for memory
+constexpr std::uint64_t least_patience_ns = 5'000'000;
+constexpr std::uint64_t patient_factor = 4;
 constexpr std::uint32_t contended_window = 16;  // commands in flight when others of the client's VM wait
 }  // namespace
 
@@ -134,19 +136,25 @@ std::uint64_t Accounting::window_ns() const {
   return std::min({window != 0 ? window : no_limit_ns, watched, contended ? short_queue_ns : no_limit_ns});
 }
 
-Accounting::Verdict Accounting::verdict(std::uint64_t next_ns, std::uint32_t flying) const {
+Accounting::Flight Accounting::waited_for(std::uint32_t commands) {
+  const std::uint64_t predicted = predicted_.load(std::memory_order_relaxed);
+  given_up_.commands = std::min(given_up_.commands, commands);
+  given_up_.ns = given_up_.commands == 0 ? 0 : std::min(given_up_.ns, predicted);
+  return {commands - given_up_.commands, predicted - given_up_.ns};
+}
+
+Accounting::Verdict Accounting::verdict(std::uint64_t next_ns, const Flight& flight) const {
   const std::uint64_t used = page_.consumed_ns.load(std::memory_order_relaxed);
   const std::uint64_t allowance = page_.allowance_ns.load(std::memory_order_acquire);
   if (used >= allowance) return Verdict::no_time;
-  if (flying == 0) return Verdict::go;
-  const std::uint64_t ahead = predicted_.load(std::memory_order_relaxed);
-  if (allowance != no_limit_ns && ahead >= allowance - used) return Verdict::full;
+  if (flight.commands == 0) return Verdict::go;
+  if (allowance != no_limit_ns && flight.ns >= allowance - used) return Verdict::full;
   const std::uint32_t wanted = page_.queue_limit.load(std::memory_order_relaxed);
   std::uint32_t limit = wanted != 0 ? std::min(wanted, gate_window) : gate_window;
   if (others_in_vm()) limit = std::min(limit, contended_window);
   const std::uint64_t window = window_ns();
   // One that fills the window alone goes alone, so that whoever comes waits for it only.
-  const bool room = flying < limit && ahead < window && next_ns <= window;
+  const bool room = flight.commands < limit && flight.ns < window && next_ns <= window;
   return room ? Verdict::go : Verdict::full;
 }
 
@@ -162,14 +170,22 @@ void Accounting::admit(std::uint64_t next_ns, const Hooks& hooks) {
     const std::uint32_t refill = page_.refill.load(std::memory_order_acquire);
     const std::uint32_t flying = in_flight_.load(std::memory_order_acquire);
     measure();
-    const Verdict answer = verdict(next_ns, flying);
+    const Flight flight = waited_for(flying);
+    const Verdict answer = verdict(next_ns, flight);
     if (answer == Verdict::go) break;
     const std::uint64_t now = now_ns();
     const std::uint64_t ended = page_.progress.load(std::memory_order_relaxed);
     if (since == 0 || ended != progress) moved = now;
     if (since == 0) since = now;
     progress = ended;
-    if (answer == Verdict::full && now - moved > hooks.patience_ns) break;
+    if (answer == Verdict::full && hooks.patience_ns && now - moved > least_patience_ns) {
+      const std::uint64_t patience = hooks.patience_ns();
+      // What a command takes beside others' work is a multiple of what it takes alone.
+      if (patience != UINT64_MAX && now - moved > patience + patient_factor * flight.ns) {
+        given_up_ = {flying, predicted_.load(std::memory_order_relaxed)};
+        continue;
+      }
+    }
     if (answer == Verdict::no_time) {
       hooks.before_sleep();
       page_.blocked.store(1);
@@ -194,6 +210,7 @@ void Accounting::admit(std::uint64_t next_ns, const Hooks& hooks) {
 }
 
 void Accounting::submitted(std::uint64_t predicted_ns) {
+  waited_for(in_flight_.load(std::memory_order_acquire));
   page_.predicted_ns.store(predicted_.fetch_add(predicted_ns, std::memory_order_relaxed) + predicted_ns,
                            std::memory_order_relaxed);
   in_flight_.fetch_add(1);

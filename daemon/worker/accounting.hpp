@@ -54,8 +54,9 @@ class Accounting {
     std::function<void(const std::atomic<std::uint32_t>& word, std::uint32_t value, std::uint64_t ns)> sleep;
     std::function<bool()> stopped;
     std::uint64_t spin_ns = 0;  ///< for how long to poll before sleeping
-    /// For how long to wait for what is in flight while none of it ends: it may wait for what comes behind.
-    std::uint64_t patience_ns = UINT64_MAX;
+    /// For how long to wait for what is in flight while none of it ends, beyond what it is expected to take:
+    /// it may wait for what comes behind. Empty, or UINT64_MAX: however long it takes.
+    std::function<std::uint64_t()> patience_ns;
   };
   /// Waits until a command that is expected to take `next_ns` may be submitted.
   void admit(std::uint64_t next_ns, const Hooks& hooks);
@@ -91,7 +92,14 @@ class Accounting {
     return slot_ != nullptr && slot_->guest.contended.load(std::memory_order_relaxed) != 0;
   }
   enum class Verdict { go, no_time, full };
-  Verdict verdict(std::uint64_t next_ns, std::uint32_t flying) const;
+  /// Commands in flight, and what they are expected to take.
+  struct Flight {
+    std::uint32_t commands = 0;
+    std::uint64_t ns = 0;
+  };
+  Verdict verdict(std::uint64_t next_ns, const Flight& flight) const;
+  /// Of `commands` in flight, those that are waited for. Dispatcher only.
+  Flight waited_for(std::uint32_t commands);
   void publish_in_flight();
   void set_backlogged(std::uint32_t value);
   void count_progress();
@@ -105,8 +113,11 @@ class Accounting {
   std::uint64_t meter_start_ = 0;
   std::atomic<std::uint32_t> in_flight_{0};
   std::atomic<std::uint64_t> predicted_{0};  // of what is in flight
-  std::atomic<std::uint32_t> waiting_{0};    // the dispatcher sleeps until something finishes
-  std::atomic<bool> admitting_{false};       // the dispatcher is in admit()
+  // Of what is in flight, what does not end and is no longer waited for. Which of the commands in flight they
+  // are is not known: they count until so few are left. Dispatcher only.
+  Flight given_up_;
+  std::atomic<std::uint32_t> waiting_{0};  // the dispatcher sleeps until something finishes
+  std::atomic<bool> admitting_{false};     // the dispatcher is in admit()
   std::atomic<bool> on_device_{false};
   // Where the driver has no meter: since when work is on the device, or 0; what is expected of it; and the
   // sum of what came before.

@@ -100,15 +100,15 @@ struct AdmissionTest : testing::Test {
   void SetUp() override { gate = std::move(*GateMapping::create(fd)); }
   GatePage& page() { return gate->page(); }
   static Accounting::Hooks hooks() {
-    return {[] {}, [] {}, futex_wait, [] { return false; }, 0, UINT64_MAX};
+    return {[] {}, [] {}, futex_wait, [] { return false; }, 0, {}};
   }
   static Accounting::Hooks no_wait() {
-    return {[] { FAIL(); }, [] { FAIL(); }, futex_wait, [] { return false; }, 0, UINT64_MAX};
+    return {[] { FAIL(); }, [] { FAIL(); }, futex_wait, [] { return false; }, 0, {}};
   }
   /// Whether a command that should take `ns` would have to wait.
   static bool waits(Accounting& accounting, std::uint64_t ns) {
     bool waited = false;
-    accounting.admit(ns, {[] {}, [&] { waited = true; }, futex_wait, [&] { return waited; }, 0, UINT64_MAX});
+    accounting.admit(ns, {[] {}, [&] { waited = true; }, futex_wait, [&] { return waited; }, 0, {}});
     return waited;
   }
   UniqueFd fd;
@@ -171,11 +171,20 @@ TEST_F(AdmissionTest, WhatIsInFlightAndDoesNotEndIsNotWaitedForLongerThanPatienc
   page().window_ns.store(ms);
   accounting.submitted(2 * ms);
   Accounting::Hooks patient = hooks();
-  patient.patience_ns = 30 * ms;
+  patient.patience_ns = [] { return 30 * ms; };
   std::uint64_t began = now_ns();
   accounting.admit(us, patient);
   EXPECT_GE(now_ns() - began, 30 * ms);
-  // Whatever ends starts it anew; to be without time is another matter.
+  // What is not waited for any more leaves room for a window of other work, until it ends.
+  EXPECT_FALSE(waits(accounting, us));
+  accounting.submitted(2 * ms);
+  EXPECT_TRUE(waits(accounting, us));
+  accounting.finished(1, 2 * ms);
+  EXPECT_FALSE(waits(accounting, us));
+  accounting.finished(1, 2 * ms);
+  accounting.submitted(2 * ms);
+  EXPECT_TRUE(waits(accounting, us));
+  // To be without time is another matter.
   page().allowance_ns.store(0);
   std::atomic<bool> stopped{false};
   patient.stopped = [&] { return stopped.load(); };
@@ -187,6 +196,17 @@ TEST_F(AdmissionTest, WhatIsInFlightAndDoesNotEndIsNotWaitedForLongerThanPatienc
   accounting.admit(us, patient);
   EXPECT_GE(now_ns() - began, 80 * ms);
   other.join();
+}
+
+TEST_F(AdmissionTest, PatienceGrowsWithWhatTheWorkIsExpectedToTake) {
+  Accounting accounting(page(), nullptr, -1);
+  page().window_ns.store(ms);
+  accounting.submitted(20 * ms);
+  Accounting::Hooks patient = hooks();
+  patient.patience_ns = [] { return 10 * ms; };
+  const std::uint64_t began = now_ns();
+  accounting.admit(us, patient);
+  EXPECT_GE(now_ns() - began, 90 * ms);
 }
 
 TEST_F(AdmissionTest, WaitsUntilWorkHasFinishedAndSaysForHowLong) {

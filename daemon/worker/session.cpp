@@ -501,6 +501,7 @@ void Session::submitted_to(CUstream stream) {
 
 void Session::clean(StreamWork& work, bool dispatcher_awake) {
   release_batch(work, std::exchange(work.open, {}));
+  work.held = false;
   if (!std::exchange(work.dirty, false)) return;
   --dirty_streams_;
   if (--work.device->dirty_streams == 0) work.device->accounting->work_ended(dispatcher_awake);

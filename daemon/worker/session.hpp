@@ -193,6 +193,9 @@ class Session {
 
   /// Says that `stream` has work of unknown length which a later synchronisation must wait for.
   void note_stream_work(CUstream stream);
+  /// Says that what `stream` got last may wait for the host or for another client, or that a graph may if it
+  /// is captured.
+  void note_held(CUstream stream);
 
 #define VGPU_HANDLER(call) CUresult handle(const record::call& record, reply::call& reply, Tail tail)
   // session_context.cpp
@@ -382,6 +385,7 @@ class Session {
     std::uint64_t submitted = 0;
     std::uint64_t fenced = 0;  // of `submitted`, what a completion will report
     bool dirty = false;
+    bool held = false;  ///< of its unfinished work, some waits for the host or for another client
     Batch open;
   };
   /// Unfinished work of a stream that the client has destroyed, and who is to hear of its end.
@@ -585,7 +589,10 @@ class Session {
   }
   /// It was.
   void submitted_command(CUstream stream, const Prediction& prediction);
-  void admit_once(OwnDevice& device, const Prediction& prediction, const Cost& cost);
+  void admit_once(OwnDevice& device, const StreamKey& stream, const Prediction& prediction, const Cost& cost);
+  /// For how long a command of `next` waits at the gate for work in flight of which none ends; UINT64_MAX:
+  /// for ever.
+  std::uint64_t gate_patience(const OwnDevice& device, const StreamKey& next);
   void throttle(OwnDevice& device, const Cost& cost);
   /// Answers what the client asks behind the command that waits now, as far as that need not wait with it.
   void answer_early();
@@ -826,6 +833,7 @@ class Session {
 
   std::mutex host_calls_mutex_;
   std::deque<std::unique_ptr<HostCall>> kept_host_calls_;
+  bool graphs_hold_ = false;  ///< a graph may wait for the host or for another client; dispatcher only
   std::unordered_map<const HostCall*, std::unique_ptr<HostCall>>
       destructors_;  // of user objects not yet gone
 

@@ -167,6 +167,7 @@ CUresult Session::read_node(std::uint32_t type, Tail tail, NodeParams& out) {
       params.count = node.count;
       params.paramArray = out.operations.data();
       params.flags = node.flags;
+      graphs_hold_ = true;
       return CUDA_SUCCESS;
     }
     case CU_GRAPH_NODE_TYPE_CONDITIONAL: {
@@ -205,6 +206,7 @@ Session::GraphMemory::~GraphMemory() {
 
 void Session::keep(std::unique_ptr<HostCall> call) {
   if (call == nullptr) return;
+  graphs_hold_ = true;
   const std::lock_guard lock(host_calls_mutex_);
   kept_host_calls_.push_back(std::move(call));
 }

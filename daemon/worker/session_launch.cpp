@@ -81,6 +81,15 @@ void Session::note_stream_work(CUstream stream) {
   device_of(stream).accounting->expect(0, false);
 }
 
+void Session::note_held(CUstream stream) {
+  if (captures_ != 0 && capturing(stream)) {
+    graphs_hold_ = true;
+    return;
+  }
+  const std::lock_guard lock(work_mutex_);
+  work_of(key_of(stream))->held = true;
+}
+
 CUresult Session::handle(const record::cuLaunchKernel& record, reply::cuLaunchKernel&, Tail tail) {
   CUfunction function = nullptr;
   CUstream stream = nullptr;
@@ -154,6 +163,7 @@ CUresult Session::handle(const record::cuGraphLaunch& record, reply::cuGraphLaun
   device_of(stream).accounting->page().graph_launches.fetch_add(1, std::memory_order_relaxed);
   end_timing(stream, prediction, began);
   submitted_command(stream, prediction);
+  if (graphs_hold_) note_held(stream);
   return CUDA_SUCCESS;
 }
 
@@ -198,6 +208,7 @@ CUresult Session::handle(const record::cuLaunchHostFunc& record, reply::cuLaunch
     return result;
   }
   note_stream_work(stream);
+  note_held(stream);
   return CUDA_SUCCESS;
 }
 
@@ -215,6 +226,7 @@ CUresult Session::handle(const record::cuStreamAddCallback& record, reply::cuStr
     return result;
   }
   note_stream_work(stream);
+  note_held(stream);
   return CUDA_SUCCESS;
 }
 

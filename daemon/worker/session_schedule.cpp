@@ -13,8 +13,7 @@ constexpr std::uint32_t batch_commands = 16;  // a fence at least after so many
 constexpr unsigned batches_a_window = 4;
 constexpr std::uint64_t longest_sleep_ns = 10'000'000;
 constexpr std::uint64_t long_spin_ns = 2'000'000;
-// With several devices a kernel in flight may wait for one of another device that is sent later, behind the
-// command at the gate: libraries of collectives do so.
+// Of work in flight that may wait for what is behind the command at the gate.
 constexpr std::uint64_t gate_patience_ns = 50'000'000;
 constexpr std::uint64_t copy_bytes_a_us = 10'000;  // a cautious guess: 10 GB/s
 
@@ -102,17 +101,34 @@ void Session::sleep_at_gate(const std::atomic<std::uint32_t>& word, std::uint32_
   }
 }
 
+std::uint64_t Session::gate_patience(const OwnDevice& device, const StreamKey& next) {
+  // A kernel may wait for one of another device: libraries of collectives do so.
+  if (devices_.size() > 1) return gate_patience_ns;
+  const std::lock_guard lock(work_mutex_);
+  bool stream_works = false;
+  for (const auto& [key, work] : work_) {
+    if (!work->dirty || work->device != &device) continue;
+    if (work->held) return gate_patience_ns;
+    stream_works = stream_works || key == next;
+  }
+  // Of a stream that has begun nothing yet a kernel of another stream may wait, too. What is behind work of
+  // its own stream waits for that in any case: so a long queue of long kernels gets no more than its window.
+  return stream_works ? UINT64_MAX : gate_patience_ns;
+}
+
 void Session::admit(CUstream stream, const Prediction& prediction, const Cost& cost) {
   if (captures_ != 0 && capturing(stream)) return;
   OwnDevice& device = device_of(stream);
-  admit_once(device, prediction, cost);
+  const StreamKey key = key_of(stream);
+  admit_once(device, key, prediction, cost);
   // While it waited for its turn, its memory may have been moved out.
   while (residence_ && residence_->memory.out() && bring_back() == CUDA_SUCCESS) {
-    admit_once(device, prediction, Cost{});
+    admit_once(device, key, prediction, Cost{});
   }
 }
 
-void Session::admit_once(OwnDevice& device, const Prediction& prediction, const Cost& cost) {
+void Session::admit_once(OwnDevice& device, const StreamKey& stream, const Prediction& prediction,
+                         const Cost& cost) {
   throttle(device, cost);
   Accounting& accounting = *device.accounting;
   if (!accounting.bounded()) {
@@ -147,7 +163,7 @@ void Session::admit_once(OwnDevice& device, const Prediction& prediction, const 
                       sleep_at_gate(word, value, ns);
                     },
                     [this] { return !peers_alive(); }, spin_long_ ? long_spin_ns : default_spin_ns(),
-                    several ? gate_patience_ns : UINT64_MAX});
+                    [this, &device, &stream] { return gate_patience(device, stream); }});
 }
 
 void Session::submitted_command(CUstream stream, const Prediction& prediction) {

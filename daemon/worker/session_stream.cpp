@@ -227,12 +227,15 @@ CUresult Session::handle(const record::cuStreamWaitEvent& record, reply::cuStrea
   CUevent event = nullptr;
   CUstream stream = nullptr;
   if (!resolve(record.hEvent, event) || !resolve(record.hStream, stream)) return CUDA_ERROR_INVALID_HANDLE;
+  const bool foreign = foreign_waits_.knows(record.hEvent);
   const CUresult result =
-      foreign_waits_.knows(record.hEvent) && !capturing(stream)
+      foreign && !capturing(stream)
           ? foreign_waits_.wait(record.hEvent, event, stream, record.Flags, context_index_)
           : driver_.cuStreamWaitEvent(stream, event, record.Flags);
-  if (result == CUDA_SUCCESS) note_stream_work(stream);
-  return result;
+  if (result != CUDA_SUCCESS) return result;
+  note_stream_work(stream);
+  if (foreign) note_held(stream);
+  return CUDA_SUCCESS;
 }
 
 CUresult Session::handle(const record::cuStreamBatchMemOp_v2& record, reply::cuStreamBatchMemOp_v2&,
@@ -248,8 +251,10 @@ CUresult Session::handle(const record::cuStreamBatchMemOp_v2& record, reply::cuS
   std::memcpy(operations.data(), tail.data(), tail.size());
   const CUresult result =
       driver_.cuStreamBatchMemOp_v2(stream, record.count, operations.data(), record.flags);
-  if (result == CUDA_SUCCESS) note_stream_work(stream);
-  return result;
+  if (result != CUDA_SUCCESS) return result;
+  note_stream_work(stream);
+  note_held(stream);  // some of them may be waits
+  return CUDA_SUCCESS;
 }
 
 }  // namespace vgpu::worker

@@ -107,6 +107,18 @@ class Waits(unittest.TestCase):
             self.assertEqual(many["records"] - few["records"], 3000)  # the copies, and one to await those to the device
             self.assertEqual(many["waited_calls"], few["waited_calls"])
 
+    def test_a_stream_that_waits_keeps_no_other_back_beside_busy_clients(self):
+        with Service() as service:
+            others = [service.popen(name, "--seconds", 60, "--rounds", 20000, "--in-flight", 64) for name in ("busy", "busy_shared")]
+            for other in others:
+                first_line(other)
+            for program in ("held_streams", "stream_order"):
+                result = service.run(program)
+                self.assertEqual(result.returncode, 0, result.stderr)
+            for other in others:
+                other.kill()
+                other.communicate(timeout=10)
+
 
 class SmallArena(unittest.TestCase):
     def test_copies_of_many_threads_get_through_one_mebibyte(self):
