@@ -2,6 +2,7 @@
 """Booted guests with a VGPU-STUB device: Debian's kernel, systemd and udev under QEMU, an installed vgpud inside, and this
 machine's vgpud with the software GPU at the other end. Skipped, with one line, only where no guest can be booted."""
 
+import collections
 import json
 import os
 import pathlib
@@ -157,6 +158,9 @@ journalctl --no-pager --output=cat --unit=vgpud.service | sed 's/^/JOURNAL /'
                 self.assertEqual(int(capabilities, 16), 1 << 19 if name == "vgpud" else 0)
 
 
+Used = collections.namedtuple("Used", "device_ns waited_ns age_ns")
+
+
 class TwoGuests(Vm):
     CLASSES = {"default": {}, "heavy": {"weight": 300}, "light": {"weight": 100}}
     VMS = ("heavy", "light")
@@ -174,20 +178,39 @@ wait $program
         harness.wait_until(lambda: len(self.busy()) == 2, 30, "both guests' programs compute")
         # The first to compute had all its queue on the device while it was alone, and pays that back by waiting.
         met = self.busy()
-        harness.wait_until(lambda: self.busy()["light"] - met["light"] > 1.2e9, 60, "the light guest gets on")
-        before = self.busy()
-        # Until both have used a good deal of the device: a loaded machine takes longer.
-        harness.wait_until(lambda: self.busy()["light"] - before["light"] > 2e9, 60, "the light guest gets on")
-        after = self.busy()
-        ratio = (after["heavy"] - before["heavy"]) / (after["light"] - before["light"])
+        harness.wait_until(lambda: self.busy()["light"].device_ns - met["light"].device_ns > 1.2e9, 60, "the light guest gets on")
+        used = self.used_while_both_want_it()
+        ratio = used["heavy"] / used["light"]
         print(f"\nshares of two guests with weights 3:1: {ratio:.2f}:1", file=sys.stderr)
         self.assertGreater(ratio, 2.5)
         self.assertLess(ratio, 3.6)
 
+    def used_while_both_want_it(self):
+        """Device time in ns of each, summed over half seconds in which both stood at the gate with more: a share is only owed
+        to who wants it, and an emulated CPU that the machine is slow to run does not always keep its queue filled."""
+        used = dict.fromkeys(self.VMS, 0)
+        wanted = windows = 0
+        until = time.monotonic() + 120
+        before = self.busy()
+        while used["light"] < 2e9 and time.monotonic() < until:
+            time.sleep(0.5)
+            after = self.busy()
+            windows += 1
+            if all(after[name].waited_ns - before[name].waited_ns > 0.5 * (after[name].age_ns - before[name].age_ns)
+                   for name in self.VMS):
+                wanted += 1
+                for name in self.VMS:
+                    used[name] += after[name].device_ns - before[name].device_ns
+            before = after
+        print(f"\nboth guests wanted the device in {wanted} of {windows} half seconds", file=sys.stderr)
+        self.assertGreaterEqual(used["light"], 2e9, "the guests do not keep the device busy")
+        return used
+
     def busy(self):
-        """Device time in ns of each VM's program."""
+        """What each VM's program has used."""
         clients = json.loads(self.service.cli("stats", "--json").stdout)["clients"]
-        return {client["vm"]: client["device_ns"] for client in clients if client.get("vm") and client["launches"] > 1}
+        return {client["vm"]: Used(client["device_ns"], client["gate_wait_ns"], client["age_ns"]) for client in clients
+                if client.get("vm") and client["launches"] > 1}
 
 
 class Engine(Vm):
