@@ -179,10 +179,14 @@ void Accounting::admit(std::uint64_t next_ns, const Hooks& hooks) {
     if (since == 0) since = now;
     progress = ended;
     if (answer == Verdict::full && hooks.patience_ns && now - moved > least_patience_ns) {
+      // Nothing has ended since the last time: it is still the same that holds everything up.
+      const bool again = given_up_.commands != 0 && given_up_at_ == ended;
       const std::uint64_t patience = hooks.patience_ns();
       // What a command takes beside others' work is a multiple of what it takes alone.
-      if (patience != UINT64_MAX && now - moved > patience + patient_factor * flight.ns) {
+      if (patience != UINT64_MAX &&
+          now - moved > (again ? least_patience_ns : patience) + patient_factor * flight.ns) {
         given_up_ = {flying, predicted_.load(std::memory_order_relaxed)};
+        given_up_at_ = ended;
         continue;
       }
     }

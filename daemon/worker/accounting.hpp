@@ -116,6 +116,7 @@ class Accounting {
   // Of what is in flight, what does not end and is no longer waited for. Which of the commands in flight they
   // are is not known: they count until so few are left. Dispatcher only.
   Flight given_up_;
+  std::uint64_t given_up_at_ = 0;          // the progress at that time
   std::atomic<std::uint32_t> waiting_{0};  // the dispatcher sleeps until something finishes
   std::atomic<bool> admitting_{false};     // the dispatcher is in admit()
   std::atomic<bool> on_device_{false};

@@ -209,6 +209,21 @@ TEST_F(AdmissionTest, PatienceGrowsWithWhatTheWorkIsExpectedToTake) {
   EXPECT_GE(now_ns() - began, 90 * ms);
 }
 
+TEST_F(AdmissionTest, PatienceIsShortAsLongAsTheSameStands) {
+  Accounting accounting(page(), nullptr, -1);
+  page().queue_limit.store(1);
+  Accounting::Hooks patient = hooks();
+  patient.patience_ns = [] { return 200 * ms; };
+  accounting.submitted(us);
+  const std::uint64_t began = now_ns();
+  for (int i = 0; i < 10; ++i) {
+    accounting.admit(us, patient);
+    accounting.submitted(us);
+  }
+  EXPECT_GE(now_ns() - began, 200 * ms);
+  EXPECT_LE(now_ns() - began, 1000 * ms);
+}
+
 TEST_F(AdmissionTest, WaitsUntilWorkHasFinishedAndSaysForHowLong) {
   Accounting accounting(page(), nullptr, -1);
   page().window_ns.store(ms);
