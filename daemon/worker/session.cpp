@@ -730,6 +730,8 @@ bool Session::device_range(std::uint64_t address, std::uint64_t bytes) const {
       const std::uint64_t inside = address - after->first;
       const std::uint64_t size = after->second.bytes;
       if (inside <= size && size - inside >= bytes) return true;
+      // Memory that can be moved is mapped in whole pages, more of them than the client was given.
+      if (residence_ && inside < size && residence_->memory.owns(after->first)) return false;
     }
   }
   // Module variables and VMM mappings: the driver knows. Host memory of this process must not pass as the

@@ -136,6 +136,12 @@ class Oversubscription(unittest.TestCase):
             row = {row["pid"]: row for row in service.stats("--ended")["ended"]}[hog.pid]
         self.assertGreaterEqual(row["moves_out"], 1)
 
+    def test_copies_are_checked_as_on_any_other_device(self):
+        with mock.patch.dict(os.environ, {"SOFTGPU_MEMORY": "128M"}), oversubscribed() as service:
+            for name in ("pinned_copies", "copy_2d"):
+                result = service.run(name)
+                self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
+
 
 if __name__ == "__main__":
     become_subreaper()
