@@ -2,9 +2,11 @@
 """Clients with several devices: what they see, that they compute right beside others, and what each device is charged."""
 
 import json
+import signal
 import unittest
 
 from harness import DEVICE_KIND, Service, become_subreaper, first_line, wait_until
+from restarts import RestartableService
 from visible_test import Placement
 
 SECOND = ["name: second, ordinal: 1"]  # after "test"
@@ -136,6 +138,27 @@ class Several(Placement):
             shown = service.cli("stats", "--ended").stdout
             self.assertIn("test,second", shown)
             json.loads(service.cli("stats", "--json").stdout)
+
+    def test_clients_go_on_when_vgpud_is_restarted(self):
+        with RestartableService(more_devices=SECOND, prestart=1) as service:
+            clients = [service.popen("busy_devices", "--seconds", 5, "--rounds", 20000,
+                                     env=service.environment(CUDA_VISIBLE_DEVICES=visible)) for visible in ("0,1", "1,0")]
+            wait_until(lambda: len([row for row in service.clients() if row["launches"] > 0]) == 2, 20, "both compute")
+            for how in (signal.SIGTERM, signal.SIGKILL):
+                before = {row["session"]: row for row in service.clients()}
+                service.restart(how)
+                after = {row["session"]: row for row in service.clients()}
+                self.assertEqual(before.keys(), after.keys())
+                for session, row in after.items():
+                    self.assertEqual(row["worker_pid"], before[session]["worker_pid"])
+                    self.assertGreaterEqual(row["device_ns"], before[session]["device_ns"])
+            self.assertEqual(service.run("peers", env=service.environment(CUDA_VISIBLE_DEVICES="0,1")).returncode, 0)
+            for client in clients:
+                output, _ = client.communicate(timeout=30)
+                self.assertEqual(client.returncode, 0, output)
+                self.assertNotIn("kernels 0", output)
+            wait_until(lambda: not service.clients(), 5, "the clients have gone")
+            self.assertEqual(service.stats()["broker"]["faults"], 0)
 
 
 if __name__ == "__main__":
