@@ -70,7 +70,7 @@ enum class IpcResult : std::uint32_t {
   unknown = 1,       ///< no such token, of another kind, or another user's
   other_device = 2,  ///< it lies on a device that the one who asks does not have
   full = 3,          ///< this client has offered too much
-  later = 4,         ///< the broker has just been restarted and does not know all tokens yet
+  later = 4,         ///< just restarted, or a VM has just begun: the broker does not know all yet
 };
 
 /// Broker -> worker. To a resolve it comes with the driver's descriptor if has_descriptor().

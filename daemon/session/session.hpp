@@ -50,6 +50,7 @@ struct Session {
   Peer peer;
   std::optional<GuestPlace> guest;  // of a process in a VM; then `socket` leads to the VM's own object
   pid_t guest_pid = 0;              // in its VM
+  std::optional<uid_t> guest_uid;   // in its VM, as that says; empty: not said yet
   ClassConfig client_class;  // what holds for this client: class, rule and adjustments together; a VM's part
   Adjustments adjustments;
   bool quarantined = false;  // gets no device time, because of what its program did or the operator said

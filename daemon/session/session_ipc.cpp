@@ -1,5 +1,7 @@
 // The part of SessionManager between two workers whose clients share memory or events: a token is good for
 // clients of the user whose client it is, which have the device on which it lies, while that client lives.
+// Processes in a VM are users of that VM: they share with those of the same VM, as whom it says that they
+// are.
 #include <fcntl.h>
 
 #include <span>
@@ -12,6 +14,16 @@ namespace {
 
 // For how long after a restart workers may not have said yet what they offer.
 constexpr std::chrono::milliseconds kOffersCome{500};
+
+enum class SameUser : std::uint8_t { yes, no, not_known_yet };
+
+SameUser same_user(const Session& one, const Session& other) {
+  if (one.guest.has_value() != other.guest.has_value()) return SameUser::no;
+  if (!one.guest) return one.peer.identity.uid == other.peer.identity.uid ? SameUser::yes : SameUser::no;
+  if (one.guest->vm != other.guest->vm) return SameUser::no;
+  if (!one.guest_uid || !other.guest_uid) return SameUser::not_known_yet;
+  return one.guest_uid == other.guest_uid ? SameUser::yes : SameUser::no;
+}
 
 }  // namespace
 
@@ -33,8 +45,7 @@ void SessionManager::on_ipc(std::uint64_t id, const IpcRequest& request, int fd)
   }
   IpcAnswer answer;
   int shown = -1;
-  // Users inside a VM are not known here: its clients share with nobody.
-  if (request.action == IpcAction::offer && !session.guest) {
+  if (request.action == IpcAction::offer) {
     IpcRegistry::Entry entry;
     entry.session = id;
     entry.kind = request.kind;
@@ -69,7 +80,9 @@ IpcAnswer SessionManager::resolve_ipc(const Session& asker, const IpcRequest& re
     return answer;
   }
   const Session& from = *owner->second;
-  if (asker.guest || from.peer.identity.uid != asker.peer.identity.uid) return answer;
+  const SameUser same = same_user(asker, from);
+  if (same == SameUser::not_known_yet) answer.result = IpcResult::later;
+  if (same != SameUser::yes) return answer;
   if (!asker.place_of(from.device_at(entry->device))) {
     answer.result = IpcResult::other_device;
     return answer;

@@ -234,10 +234,11 @@ std::uint64_t SessionManager::admit_guest(UniqueFd socket, GuestPlace guest, con
   return start(std::move(session));
 }
 
-void SessionManager::name_guest(std::uint64_t id, pid_t pid, const std::string& program) {
+void SessionManager::name_guest(std::uint64_t id, pid_t pid, uid_t uid, const std::string& program) {
   const auto found = sessions_.find(id);
   if (found == sessions_.end()) return;
   found->second->guest_pid = pid;
+  found->second->guest_uid = uid;
   found->second->peer.identity.program = program;
 }
 

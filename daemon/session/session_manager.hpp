@@ -43,8 +43,8 @@ class SessionManager {
   // the socket).
   std::uint64_t admit_guest(UniqueFd socket, GuestPlace guest, const ClassConfig& client_class,
                             const std::string& device);
-  // Who it is for, as the guest says; for display only.
-  void name_guest(std::uint64_t id, pid_t pid, const std::string& program);
+  // Who it is for, as the guest says: for display, and to tell the users of one VM apart.
+  void name_guest(std::uint64_t id, pid_t pid, uid_t uid, const std::string& program);
   // Sets a guest process's part of what its VM may have.
   void share_guest(std::uint64_t id, const ClassConfig& part);
   // The figures of a session's worker, or null.

@@ -223,7 +223,7 @@ void dies(check::Partner parent) {
   parent.meet();  // never: killed
 }
 
-// Another user who got hold of the handles.
+// Somebody else who got hold of the handles.
 void victim(check::Partner stranger) {
   int* values = nullptr;
   CUDA_OK(cudaMalloc(&values, count * sizeof(int)));
@@ -245,17 +245,29 @@ void stranger(check::Partner victim) {
   CUDA_IS(cudaIpcOpenEventHandle(&event, offer.event), cudaErrorInvalidResourceHandle);
 }
 
+// Starts the other one where its vgpud's socket is another.
+check::Partner stranger_at(const char* path) {
+  const char* const own = std::getenv("VGPUD_SOCKET");
+  const std::string before = own != nullptr ? own : "";
+  setenv("VGPUD_SOCKET", path, 1);
+  check::Partner other("stranger");
+  setenv("VGPUD_SOCKET", before.c_str(), 1);
+  return other;
+}
+
 }  // namespace
 
 // Without arguments two processes of one user; "orphan": one is killed; "victim UID": the other is another
-// user's.
+// user's; "victim /SOCKET": of another VM, whose vgpud listens there.
 int main(int argc, char** argv) {
   const std::string role = argc > 1 ? argv[1] : "parent";
   if (role == "parent") parent(check::Partner("child"));
   if (role == "child") child(check::Partner());
   if (role == "orphan") orphan(check::Partner("dies"));
   if (role == "dies") dies(check::Partner());
-  if (role == "victim") victim(check::Partner("stranger", static_cast<uid_t>(std::atoi(argv[2]))));
+  if (role == "victim" && argv[2][0] == '/') victim(stranger_at(argv[2]));
+  if (role == "victim" && argv[2][0] != '/')
+    victim(check::Partner("stranger", static_cast<uid_t>(std::atoi(argv[2]))));
   if (role == "stranger") stranger(check::Partner());
   return role == "child" || role == "stranger" ? 0 : check::done("ipc");
 }

@@ -201,6 +201,28 @@ class Shares(unittest.TestCase):
         self.assertAlmostEqual(ratio, 3.0, delta=0.4)
 
 
+class Sharing(unittest.TestCase):
+    """Memory and events of one guest process opened by another."""
+
+    def test_processes_of_one_vm_share_and_those_of_another_open_nothing(self):
+        tree = pathlib.Path(tempfile.mkdtemp(prefix="vgpud-pci-", dir=memory_folder("128MiB")))
+        try:
+            with Host(tree, {"one": {}, "two": {}}), Guest(tree / "one") as one, Guest(tree / "two") as two:
+                one.wait_for_device()
+                two.wait_for_device()
+                for arguments in (("ipc",), ("ipc", "orphan"), ("vmm_share",), ("pool_share",), ("ipc", "victim", two.socket)):
+                    result = one.run(*arguments)
+                    self.assertEqual(result.returncode, 0, f"{arguments}: {result.stdout}{result.stderr}")
+                self.assertEqual([guest.stats()["broker"]["faults"] for guest in (one, two)], [0, 0])
+                if os.geteuid() == 0:
+                    one.folder.chmod(0o755)
+                    one.socket.chmod(0o666)
+                    result = one.run("ipc", "victim", 65534)
+                    self.assertEqual(result.returncode, 0, result.stderr)
+        finally:
+            shutil.rmtree(tree, ignore_errors=True)
+
+
 class Faults(unittest.TestCase):
     def test_a_fault_stays_with_its_process(self):
         with Link(slots=8, prestart=2) as link:

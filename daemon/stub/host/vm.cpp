@@ -358,7 +358,7 @@ void Vm::read_identity(std::uint32_t index) {
   const std::uint32_t identity = words.identity.load(std::memory_order_acquire);
   if (identity == slot.identity) return;
   slot.identity = identity;
-  sessions_.name_guest(slot.session, words.pid, printable(words.program));
+  sessions_.name_guest(slot.session, words.pid, words.uid, printable(words.program));
 }
 
 // The VM's weight and rates are divided among its processes that have work, its memory quota is for all of
