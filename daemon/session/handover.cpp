@@ -72,6 +72,7 @@ void SessionManager::write_record(Session& session) {
   record.client_class = session.client_class;
   record.adjustments = session.adjustments;
   record.since_ns = nanoseconds(session.since.time_since_epoch()).count();
+  record.welcomed = session.welcomed;
   record.report = session.worker->report;
   if (const auto written = session.record->write(encode(record)); !written) {
     log::warning("session's record is not up to date session={} reason={}", session.id,
@@ -137,6 +138,9 @@ tl::expected<std::unique_ptr<Session>, std::string> SessionManager::restore(Kept
   if (!bytes) return tl::unexpected(bytes.error());
   auto record = decode_session(*bytes);
   if (!record) return tl::unexpected(record.error());
+  if (!record->welcomed) {
+    return tl::unexpected(std::string("its client had not heard of it yet, and asks again"));
+  }
 
   auto session = std::make_unique<Session>();
   session->id = record->session;
@@ -145,6 +149,7 @@ tl::expected<std::unique_ptr<Session>, std::string> SessionManager::restore(Kept
   session->client_class = std::move(record->client_class);
   session->adjustments = std::move(record->adjustments);
   session->record = std::move(*memory);
+  session->welcomed = record->welcomed;
   session->socket = take(parts, kClientSocket);
   session->peer.pidfd = take(parts, kClientPidfd);
   session->channel = take(parts, kChannel);

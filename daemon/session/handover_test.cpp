@@ -1,5 +1,6 @@
 // Clients and workers of a vgpud that ends and of the next one, under a stand-in for systemd. Workers are
 // fakes.
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -9,6 +10,7 @@
 #include <fstream>
 
 #include "daemon/handover/state_memory.hpp"
+#include "daemon/session/session_record.hpp"
 #include "daemon/testing/broker_process.hpp"
 #include "protocol/channel.hpp"
 #include "protocol/gate.hpp"
@@ -208,6 +210,23 @@ TEST_F(Handover, ManagerThatLetsGoEndsTheWorkers) {
   EXPECT_TRUE(eventually([&] { return peer_hung_up(client_.fds[1].get()); })) << "the client must notice";
 }
 
+// Killed between writing a session down and welcoming its client.
+TEST_F(Handover, ASessionWhoseClientDoesNotKnowOfItEndsSoThatTheClientAsksAgain) {
+  broker_.end_with(SIGKILL);
+  UniqueFd fd(fcntl(manager_.stored().at("vgpud/session-1/record").get(), F_DUPFD_CLOEXEC, 0));
+  auto memory = StateMemory::open(std::move(fd));
+  ASSERT_TRUE(memory) << memory.error();
+  auto record = decode_session(*memory->read());
+  ASSERT_TRUE(record && record->welcomed);
+  record->welcomed = false;
+  ASSERT_TRUE(memory->write(encode(*record)));
+  start();
+  EXPECT_TRUE(broker_.stats()["clients"].empty()) << broker_.log();
+  EXPECT_TRUE(only_the_broker_is_kept());
+  EXPECT_TRUE(eventually([&] { return peer_hung_up(client_.fds[1].get()); })) << "the client must notice";
+  EXPECT_TRUE(serves_others());
+}
+
 TEST_F(Handover, WhatIsIncompleteOrDamagedEndsAndHurtsNobody) {
   const std::string owner = "vgpud/session-1/";
   broker_.end_with(SIGKILL);
@@ -228,9 +247,10 @@ TEST_F(Handover, WhatIsIncompleteOrDamagedEndsAndHurtsNobody) {
     manager_.put(kept);
   }
   // Magic, version; the unused slot's sequence number; of the used slot the length and the data.
-  constexpr off_t used_slot = 8192 + static_cast<off_t>(StateMemory::max_bytes);
+  constexpr off_t used_slot = 4096;
+  constexpr off_t unused_slot = 8192 + static_cast<off_t>(StateMemory::max_bytes);
   const std::uint64_t garbage = ~std::uint64_t{0};
-  for (const off_t at : {off_t{0}, off_t{8}, off_t{4096}, used_slot + 8, used_slot + 16}) {
+  for (const off_t at : {off_t{0}, off_t{8}, unused_slot, used_slot + 8, used_slot + 16}) {
     SCOPED_TRACE(at);
     const auto kept = manager_.stored();
     std::uint64_t good = 0;

@@ -62,6 +62,7 @@ struct Session {
   Worker* worker = nullptr;           // null unless running
   std::shared_ptr<GateMapping> gate;  // a page a device; outlives the worker, for the last figures
   UniqueFd channel;                   // memfd shared by client and worker
+  bool welcomed = false;              // its client knows of it
   EventLoop::Clock::time_point since;
   EventLoop::TimerId wait_timer = 0;
   std::string failure;  // how its worker ended

@@ -371,16 +371,21 @@ bool SessionManager::attach(Session& session, Worker& worker) {
     refuse(session, {RefusalCode::internal, RejectionReason::internal, "its worker does not answer"});
     return false;
   }
+  // Before the client hears of it: if vgpud is killed in between, the next one finds a session whose client
+  // has not been welcomed, lets it go, and the client says hello again.
+  ++counters_.admitted;
+  keep(session);
   if (const auto sent = send_message(session.socket.get(), welcome, client_fds); !sent) return false;
   for (const Device* device : session.further) {
     if (!device->report() || !send_message(session.socket.get(), *device->report())) return false;
   }
 
+  session.welcomed = true;
+  write_record(session);
+
   session.state = SessionState::running;
   watch_gates(session);
-  ++counters_.admitted;
   for (std::size_t i = 0; i < session.device_count(); ++i) ++past_[&session.device_at(i)].admitted;
-  keep(session);
   const Identity& who = session.peer.identity;
   log::info("client admitted session={} pid={} uid={} program={} unit={} class={} device={} worker_pid={}",
             id, who.pid, who.uid, log::quoted(who.program), log::quoted(who.unit), session.client_class.name,

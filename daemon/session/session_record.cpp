@@ -10,7 +10,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr unsigned kVersion = 3;
+constexpr unsigned kVersion = 4;
 
 json head() {
   // The protocol's hash covers the layouts of channel, gate page and device report.
@@ -113,6 +113,7 @@ void fields(Field& field, Record& record) {
   field.part("class", record.client_class, kOfPart);
   field.part("adjustments", record.adjustments, kOfPart);
   field("since_ns", record.since_ns);
+  field("welcomed", record.welcomed);
 }
 
 template <class Field, Either<BrokerRecord> Record>

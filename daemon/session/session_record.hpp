@@ -26,7 +26,8 @@ struct SessionRecord {
   ClassConfig client_class;
   Adjustments adjustments;
   std::int64_t since_ns = 0;  // when it came, CLOCK_MONOTONIC
-  DeviceReport report;        // its worker's
+  bool welcomed = false;
+  DeviceReport report;  // its worker's
 };
 
 // What the broker as a whole goes on with.

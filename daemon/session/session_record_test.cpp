@@ -20,6 +20,7 @@ SessionRecord sample() {
   record.client_class.devices = 3;
   record.adjustments = {"gold", {{"weight", "5"}}, {{"memory_quota", "1MiB"}}, true, false};
   record.since_ns = 123456789;
+  record.welcomed = true;
   set_text(record.report.name, "A GPU");
   record.report.total_memory = 1ULL << 36U;
   return record;
@@ -45,6 +46,7 @@ TEST(SessionRecord, ComesBackWhole) {
   EXPECT_TRUE(back->adjustments.paused_by_administrator);
   EXPECT_FALSE(back->adjustments.paused_by_owner);
   EXPECT_EQ(back->since_ns, 123456789);
+  EXPECT_TRUE(back->welcomed);
   EXPECT_STREQ(back->report.name, "A GPU");
   EXPECT_EQ(back->report.total_memory, 1ULL << 36U);
 }

@@ -6,7 +6,7 @@ checks its results itself, so one that nobody killed must succeed, however many 
         [--oversubscribe SIZE] [--memory SIZE] [--guest] [--programs NAME,...]
 
 --calm: nobody interferes. --oversubscribe: so much host memory for what is moved out of a device with --memory (128M). --guest:
-the programs are a guest's, over its link to a host's vgpud; neither vgpud is restarted. The seed decides what happens, though not when; it is printed. Ends with 1 if anything was wrong.
+the programs are a guest's, over its link to a host's vgpud; neither vgpud is restarted. A build with sanitizers is looked at, too: what they say is a problem. The seed decides what happens, though not when; it is printed. Ends with 1 if anything was wrong.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import collections
 import os
 import pathlib
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -193,6 +194,11 @@ class Soak:
             harness.wait_until(lambda: len(host.clients()) <= 1, 20, "the host's sessions have ended")
         elif len(self.service.store.stored) > 12 * self.ready() + 8:
             self.problem(f"the descriptor store holds {sorted(self.service.store.stored)}")
+        for service in (self.service, *([self.link.host] if self.link else [])):
+            log = service.log.read_text(errors="replace")
+            for found in re.finditer(r"Sanitizer|runtime error:", log):
+                self.problem(log[max(0, found.start() - 200):found.start() + 3000])
+                break
         moves = sum(row.get("moves_out", 0) for row in self.service.stats("--ended")["ended"])
         resident = int(pathlib.Path(f"/proc/{self.service.process.pid}/statm").read_text().split()[1]) * 4096
         print(f"vgpud: {len(files)} descriptors, {resident >> 20} MiB; the last clients were moved out "
