@@ -24,7 +24,11 @@ BlasCheck check_types(const BlasDescriptor& d) {
   if (d.operation == BlasOperation::trsm) {
     return supported((in == BlasElement::f32 || in == BlasElement::f64) && d.scalar_type == in);
   }
-  const BlasElement out = d.c.type;
+  const BlasElement out = d.d.type;
+  if (d.c.type != out) return BlasCheck::unsupported;
+  if (d.bias.address != 0 && (d.bias.type == BlasElement::f64) != (out == BlasElement::f64)) {
+    return BlasCheck::unsupported;
+  }
   if (in == BlasElement::f64 || out == BlasElement::f64 || d.scalar_type == BlasElement::f64) {
     return supported(in == out && d.scalar_type == in);
   }
@@ -32,7 +36,30 @@ BlasCheck check_types(const BlasDescriptor& d) {
   return supported(d.scalar_type == BlasElement::f16 && in == BlasElement::f16 && out == BlasElement::f16);
 }
 
+// What only products have; all of it must be absent elsewhere.
+bool sensible_ending(const BlasDescriptor& d) {
+  if (d.reserved != 0 || d.bias.to_rows > 1 || blas_element_bytes(d.bias.type) == 0) return false;
+  if (d.activation != BlasActivation::none && d.activation != BlasActivation::relu &&
+      d.activation != BlasActivation::gelu) {
+    return false;
+  }
+  return d.operation == BlasOperation::gemm || (d.activation == BlasActivation::none && d.bias.address == 0);
+}
+
+// C is read and D written: at one address they must be one matrix.
+bool sensible_result(const BlasDescriptor& d) {
+  const BlasShape shape{d.m, d.n};
+  if (!sensible(d.c, shape) || !sensible(d.d, shape) || d.c.transpose != 0 || d.d.transpose != 0)
+    return false;
+  return d.c.address != d.d.address || d.c.address == 0 || blas_in_place(d);
+}
+
 }  // namespace
+
+bool blas_in_place(const BlasDescriptor& d) {
+  return d.c.address == d.d.address && d.c.leading == d.d.leading && d.c.type == d.d.type &&
+         (d.batch == BlasBatch::pointers || d.batches == 1 || d.c.stride == d.d.stride);
+}
 
 std::uint64_t blas_element_bytes(BlasElement type) {
   switch (type) {
@@ -64,7 +91,8 @@ BlasCheck check_blas(const BlasDescriptor& d) {
   if (d.m > largest || d.n > largest || d.k > largest || d.batches > largest) return BlasCheck::unsupported;
   if (blas_element_bytes(d.scalar_type) == 0) return BlasCheck::invalid;
   if (!sensible(d.a, blas_shape_a(d)) || !sensible(d.b, blas_shape_b(d))) return BlasCheck::invalid;
-  if (d.operation == BlasOperation::gemm && !sensible(d.c, {d.m, d.n})) return BlasCheck::invalid;
+  if (d.operation == BlasOperation::gemm && !sensible_result(d)) return BlasCheck::invalid;
+  if (!sensible_ending(d)) return BlasCheck::invalid;
   return check_types(d);
 }
 

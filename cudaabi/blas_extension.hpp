@@ -1,7 +1,7 @@
 // An extension of our libcudas beyond CUDA's driver API: one matrix operation, carried out in stream order by
-// whoever stands behind the stream. Our libcublas finds it through cuGetExportTable. It exists because the
-// software GPU cannot run cuBLAS's machine code. The descriptor is plain data without host pointers: it
-// travels between processes as it is, and whoever executes it checks every field.
+// whoever stands behind the stream. Our libcublas and libcublasLt find it through cuGetExportTable. It exists
+// because the software GPU cannot run cuBLAS's machine code. The descriptor is plain data without host
+// pointers: it travels between processes as it is, and whoever executes it checks every field.
 #pragma once
 
 #include <cuda.h>
@@ -13,12 +13,18 @@
 namespace cudaabi {
 
 inline constexpr std::array<unsigned char, 16> blas_table_uuid = {'s', 'o', 'f', 't', 'g', 'p', 'u', '-',
-                                                                  'b', 'l', 'a', 's', '-', '0', '0', '1'};
+                                                                  'b', 'l', 'a', 's', '-', '0', '0', '2'};
 
 enum class BlasElement : std::uint32_t { f32 = 0, f16 = 1, bf16 = 2, f64 = 3 };
 enum class BlasOperation : std::uint32_t {
-  gemm = 0,  ///< C = alpha op(A) op(B) + beta C
-  trsm = 1,  ///< solves op(A) X = alpha B or X op(A) = alpha B; X replaces B, C is unused
+  gemm = 0,  ///< D = activation(alpha op(A) op(B) + beta C + bias)
+  trsm = 1,  ///< solves op(A) X = alpha B or X op(A) = alpha B; X replaces B, C and D are unused
+};
+/// What happens to each element of a product before it is rounded to D's type.
+enum class BlasActivation : std::uint32_t {
+  none = 0,
+  relu = 1,  ///< max(x, 0)
+  gelu = 2,  ///< by the approximation with tanh, as cublasLt does it
 };
 enum class BlasBatch : std::uint32_t {
   strided = 0,   ///< an operand's address is that of the first matrix
@@ -31,13 +37,21 @@ struct BlasMatrix {
   std::int64_t leading = 0;  ///< elements from column to column
   std::int64_t stride = 0;   ///< elements from matrix to matrix (BlasBatch::strided)
   BlasElement type = BlasElement::f32;
-  std::uint32_t transpose = 0;  ///< 0 or 1; not for C
+  std::uint32_t transpose = 0;  ///< 0 or 1; 0 for C and D
 };
 
 /// A factor: the value, or where to read it (as `scalar_type`) when the operation runs.
 struct BlasScalar {
   double value = 0;
   std::uint64_t address = 0;  ///< 0: `value` counts
+};
+
+/// A vector that is added to every column of D, or to every row.
+struct BlasBias {
+  std::uint64_t address = 0;  ///< 0: there is none
+  std::int64_t stride = 0;    ///< elements from one matrix's vector to the next one's, in both kinds of batch
+  BlasElement type = BlasElement::f32;
+  std::uint32_t to_rows = 0;  ///< 0: an element for each row of D; 1: one for each column
 };
 
 struct BlasDescriptor {
@@ -47,10 +61,13 @@ struct BlasDescriptor {
   std::uint32_t right_side = 0, upper = 0, unit_diagonal = 0;  ///< trsm
   std::int64_t m = 0, n = 0, k = 0;  ///< op(A) is m x k, op(B) k x n; B is m x n for trsm
   std::int64_t batches = 1;
-  BlasMatrix a, b, c;
+  BlasMatrix a, b, c, d;  ///< D may be C; else they do not overlap, and C is not read when beta is zero
   BlasScalar alpha, beta;
+  BlasBias bias;
+  BlasActivation activation = BlasActivation::none;
+  std::uint32_t reserved = 0;  ///< 0
 };
-static_assert(sizeof(BlasDescriptor) == 184);
+static_assert(sizeof(BlasDescriptor) == 248);
 
 /// Rows and columns of a matrix as it lies in memory, before transposition.
 struct BlasShape {
@@ -58,6 +75,9 @@ struct BlasShape {
 };
 BlasShape blas_shape_a(const BlasDescriptor& descriptor);
 BlasShape blas_shape_b(const BlasDescriptor& descriptor);
+
+/// True when D takes C's place in memory, matrix by matrix.
+bool blas_in_place(const BlasDescriptor& descriptor);
 
 /// Bytes of one element; 0 for a type that does not exist.
 std::uint64_t blas_element_bytes(BlasElement type);

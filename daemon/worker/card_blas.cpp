@@ -65,6 +65,13 @@ class Factor {
   alignas(8) std::array<std::byte, 8> bytes_{};
 };
 
+// What cuBLAS's products do not have: a bias, an activation function, and a C besides the result. C does not
+// matter where beta is known to be zero.
+bool plain_product(const BlasDescriptor& d) {
+  if (d.bias.address != 0 || d.activation != cudaabi::BlasActivation::none) return false;
+  return cudaabi::blas_in_place(d) || (d.beta.address == 0 && d.beta.value == 0.0);
+}
+
 CUresult result_of(cublasStatus_t status) {
   switch (status) {
     case CUBLAS_STATUS_SUCCESS:
@@ -145,6 +152,7 @@ CUresult CardBlas::enqueue(CUcontext context, CUstream stream, const BlasDescrip
   }
   if (d.m == 0 || d.n == 0 || d.batches == 0) return CUDA_SUCCESS;
   const bool gemm_asked = d.operation == BlasOperation::gemm;
+  if (gemm_asked && !plain_product(d)) return CUDA_ERROR_NOT_SUPPORTED;
   // cuBLAS takes both factors from one side.
   const bool on_device = d.alpha.address != 0;
   if (gemm_asked && on_device != (d.beta.address != 0)) return CUDA_ERROR_NOT_SUPPORTED;
@@ -166,18 +174,18 @@ cublasStatus_t CardBlas::gemm(cublasHandle_t handle, const BlasDescriptor& d, co
                               const void* beta) const {
   const int m = static_cast<int>(d.m), n = static_cast<int>(d.n), k = static_cast<int>(d.k);
   const int lda = static_cast<int>(d.a.leading), ldb = static_cast<int>(d.b.leading),
-            ldc = static_cast<int>(d.c.leading), batches = static_cast<int>(d.batches);
-  const cudaDataType in = data_type(d.a.type), out = data_type(d.c.type);
+            ldc = static_cast<int>(d.d.leading), batches = static_cast<int>(d.batches);
+  const cudaDataType in = data_type(d.a.type), out = data_type(d.d.type);
   if (d.batch == BlasBatch::pointers) {
     return f_.gemm_pointers(
         handle, operation(d.a), operation(d.b), m, n, k, alpha, device<const void* const>(d.a.address), in,
-        lda, device<const void* const>(d.b.address), in, ldb, beta, device<void* const>(d.c.address), out,
+        lda, device<const void* const>(d.b.address), in, ldb, beta, device<void* const>(d.d.address), out,
         ldc, batches, compute_type(d.scalar_type), CUBLAS_GEMM_DEFAULT);
   }
   return f_.gemm_strided(
       handle, operation(d.a), operation(d.b), m, n, k, alpha, device<const void>(d.a.address), in, lda,
-      d.a.stride, device<const void>(d.b.address), in, ldb, d.b.stride, beta, device<void>(d.c.address), out,
-      ldc, d.c.stride, batches, compute_type(d.scalar_type), CUBLAS_GEMM_DEFAULT);
+      d.a.stride, device<const void>(d.b.address), in, ldb, d.b.stride, beta, device<void>(d.d.address), out,
+      ldc, d.d.stride, batches, compute_type(d.scalar_type), CUBLAS_GEMM_DEFAULT);
 }
 
 cublasStatus_t CardBlas::trsm(cublasHandle_t handle, const BlasDescriptor& d, const void* alpha) const {

@@ -154,6 +154,7 @@ TEST_F(CardBlasTest, EveryTypeAndLayoutMatchesATripleLoop) {
         matrix.address = upload(table);
       };
       place(d.a, at_a), place(d.b, at_b), place(d.c, at_c);
+      d.d = d.c;
       constexpr double alpha = 0.5, beta = 2;
       d.alpha.value = alpha, d.beta.value = beta;
       if (factors_on_device) {
@@ -208,8 +209,8 @@ TEST_F(CardBlasTest, TriangularSolvesOfBothForms) {
 TEST_F(CardBlasTest, WhatCannotBeIsRefused) {
   BlasDescriptor d;
   d.m = d.n = d.k = 2;
-  d.a.leading = d.b.leading = d.c.leading = 2;
-  d.a.address = d.b.address = d.c.address = allocate(64);
+  d.a.leading = d.b.leading = d.c.leading = d.d.leading = 2;
+  d.a.address = d.b.address = d.c.address = d.d.address = allocate(64);
   EXPECT_EQ(enqueue(d), CUDA_SUCCESS);
   BlasDescriptor wrong = d;
   wrong.a.leading = 1;
@@ -220,6 +221,29 @@ TEST_F(CardBlasTest, WhatCannotBeIsRefused) {
   wrong = d;
   wrong.alpha.address = d.a.address;  // one factor there, one here: cuBLAS cannot
   EXPECT_EQ(enqueue(wrong), CUDA_ERROR_NOT_SUPPORTED);
+}
+
+TEST_F(CardBlasTest, WhatCuBlasLacksIsRefused) {
+  BlasDescriptor d;
+  d.m = d.n = d.k = 1;
+  d.a = {upload(std::vector<float>{3}), 1}, d.b = {upload(std::vector<float>{5}), 1};
+  d.c = {upload(std::vector<float>{7}), 1}, d.d = {allocate(4), 1};
+  d.alpha.value = 1;
+  // C is not read without a beta, so that it may be anywhere.
+  EXPECT_EQ(enqueue(d), CUDA_SUCCESS);
+  ASSERT_EQ(cuda().cuCtxSynchronize(), CUDA_SUCCESS);
+  EXPECT_EQ(download<float>(d.d.address, 1), (std::vector<float>{15}));
+  BlasDescriptor more = d;
+  more.beta.value = 1;
+  EXPECT_EQ(enqueue(more), CUDA_ERROR_NOT_SUPPORTED);
+  more = d;
+  more.activation = cudaabi::BlasActivation::relu;
+  EXPECT_EQ(enqueue(more), CUDA_ERROR_NOT_SUPPORTED);
+  more = d;
+  more.bias.address = d.c.address;
+  EXPECT_EQ(enqueue(more), CUDA_ERROR_NOT_SUPPORTED);
+  more.bias.to_rows = 2;
+  EXPECT_EQ(enqueue(more), CUDA_ERROR_INVALID_VALUE);
 }
 
 TEST(CardBlas, NoLibraryIsASentence) {

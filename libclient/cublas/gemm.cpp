@@ -86,6 +86,7 @@ cublasStatus_t gemm(cublasHandle_t handle, Sizes sizes, const void* alpha, const
   const auto scalar = scalar_type(compute);
   if (!scalar || !describe(a, d.a) || !describe(b, d.b) || !describe(c, d.c))
     return CUBLAS_STATUS_NOT_SUPPORTED;
+  d.d = d.c;
   d.batch = batch;
   d.scalar_type = *scalar;
   d.m = sizes.m, d.n = sizes.n, d.k = sizes.k, d.batches = sizes.batches;

@@ -4,8 +4,10 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <type_traits>
 
 #include "cudaabi/half.hpp"
+#include "softgpu/blas/finish.hpp"
 #include "softgpu/blas/openblas.hpp"
 
 namespace softgpu::blas {
@@ -131,18 +133,42 @@ class Widened {
   std::unique_ptr<float[]> values_;
 };
 
-// C = round(product + beta C), or C = round(product) without reading C when beta is zero.
-void store_half(const float* product, Shape shape, float beta, const BlasMatrix& matrix,
-                std::uint64_t address) {
-  auto* to = pointer<std::uint16_t>(address);
-  const bool f16 = matrix.type == BlasElement::f16;
-  for (std::int64_t column = 0; column < shape.columns;
-       ++column, product += shape.rows, to += matrix.leading) {
+// D = round(finish(product + beta C)), without reading C when beta is zero.
+void store_half(const float* product, Shape shape, float beta, const BlasMatrix& from, std::uint64_t at_c,
+                const BlasMatrix& into, std::uint64_t at_d, const Finish<float>& finish) {
+  const auto* old = pointer<const std::uint16_t>(at_c);
+  auto* to = pointer<std::uint16_t>(at_d);
+  const bool f16 = into.type == BlasElement::f16;
+  for (std::int64_t column = 0; column < shape.columns; ++column) {
     for (std::int64_t row = 0; row < shape.rows; ++row) {
       float value = product[row];
-      if (beta != 0.0F) value += beta * (f16 ? widen_f16(to[row]) : widen_bf16(to[row]));
+      if (beta != 0.0F) value += beta * (f16 ? widen_f16(old[row]) : widen_bf16(old[row]));
+      value = finish(value, row, column);
       to[row] = f16 ? round_f16(value) : round_bf16(value);
     }
+    product += shape.rows, to += into.leading;
+    if (beta != 0.0F) old += from.leading;
+  }
+}
+
+// D = C; of one type.
+void copy_matrix(Shape shape, const BlasMatrix& from, std::uint64_t at_c, const BlasMatrix& into,
+                 std::uint64_t at_d) {
+  const std::uint64_t bytes = blas_element_bytes(into.type);
+  for (std::int64_t column = 0; column < shape.columns; ++column) {
+    std::memmove(pointer<void>(at_d), pointer<const void>(at_c),
+                 static_cast<std::size_t>(shape.rows) * bytes);
+    at_c += static_cast<std::uint64_t>(from.leading) * bytes;
+    at_d += static_cast<std::uint64_t>(into.leading) * bytes;
+  }
+}
+
+template <class Real>
+void finish_matrix(Shape shape, const BlasMatrix& matrix, std::uint64_t address, const Finish<Real>& finish) {
+  if (finish.does_nothing()) return;
+  Real* at = pointer<Real>(address);
+  for (std::int64_t column = 0; column < shape.columns; ++column, at += matrix.leading) {
+    for (std::int64_t row = 0; row < shape.rows; ++row) at[row] = finish(at[row], row, column);
   }
 }
 
@@ -154,59 +180,91 @@ struct Factors {
   double alpha = 0, beta = 0;
 };
 
-// One matrix product on checked addresses; the buffers live for the whole batch.
+// The checked addresses of one product; `bias` is 0 where there is none.
+struct Addresses {
+  std::uint64_t a, b, c, d, bias;
+};
+
+// One matrix product on checked addresses; the buffers live for the whole batch. Real: in what is summed.
+template <class Real>
 class Product {
  public:
   Product(const BlasDescriptor& d, const OpenBlas& library, Factors factors)
       : d_(d),
         library_(library),
         factors_(factors),
-        wide_(d.a.type != BlasElement::f32),
-        c_half_(d.c.type != BlasElement::f32) {}
+        wide_(blas_element_bytes(d.a.type) == 2),
+        half_(blas_element_bytes(d.d.type) == 2),
+        finish_(d) {}
 
-  void run(std::uint64_t a, std::uint64_t b, std::uint64_t c) {
-    const int m = static_cast<int>(d_.m), n = static_cast<int>(d_.n), k = static_cast<int>(d_.k);
-    if (d_.a.type == BlasElement::f64) {
-      library_.dgemm(OpenBlas::column_major, transposition(d_.a), transposition(d_.b), m, n, k,
-                     factors_.alpha, pointer<const double>(a), static_cast<int>(d_.a.leading),
-                     pointer<const double>(b), static_cast<int>(d_.b.leading), factors_.beta,
-                     pointer<double>(c), static_cast<int>(d_.c.leading));
-      return;
+  void run(const Addresses& at) {
+    if (at.bias != 0) finish_.read_bias(at.bias);
+    const Shape shape{d_.m, d_.n};
+    const auto beta = static_cast<Real>(factors_.beta);
+    if constexpr (std::is_same_v<Real, float>) {
+      if (half_) {
+        if (!product_)
+          product_ = std::make_unique_for_overwrite<float[]>(static_cast<std::size_t>(d_.m * d_.n));
+        multiply(at, 0, product_.get(), d_.m);
+        store_half(product_.get(), shape, beta, d_.c, at.c, d_.d, at.d, finish_);
+        return;
+      }
     }
-    const Shape sa = blas_shape_a(d_), sb = blas_shape_b(d_);
-    const float* left = wide_ ? a_.of(a, d_.a, sa) : pointer<const float>(a);
-    const float* right = wide_ ? b_.of(b, d_.b, sb) : pointer<const float>(b);
-    const int lda = static_cast<int>(wide_ ? std::max<std::int64_t>(1, sa.rows) : d_.a.leading);
-    const int ldb = static_cast<int>(wide_ ? std::max<std::int64_t>(1, sb.rows) : d_.b.leading);
-    if (c_half_ && !product_)
-      product_ = std::make_unique_for_overwrite<float[]>(static_cast<std::size_t>(d_.m * d_.n));
-    float* out = c_half_ ? product_.get() : pointer<float>(c);
-    const auto beta = static_cast<float>(factors_.beta);
-    library_.sgemm(OpenBlas::column_major, transposition(d_.a), transposition(d_.b), m, n, k,
-                   static_cast<float>(factors_.alpha), left, lda, right, ldb, c_half_ ? 0.0F : beta, out,
-                   c_half_ ? m : static_cast<int>(d_.c.leading));
-    if (c_half_) store_half(out, {d_.m, d_.n}, beta, d_.c, c);
+    if (beta != 0 && (at.c != at.d || d_.c.leading != d_.d.leading)) {
+      copy_matrix(shape, d_.c, at.c, d_.d, at.d);
+    }
+    multiply(at, beta, pointer<Real>(at.d), d_.d.leading);
+    finish_matrix(shape, d_.d, at.d, finish_);
   }
 
  private:
+  // out = alpha op(A) op(B) + beta out
+  void multiply(const Addresses& at, Real beta, Real* out, std::int64_t leading) {
+    const int m = static_cast<int>(d_.m), n = static_cast<int>(d_.n), k = static_cast<int>(d_.k),
+              ldd = static_cast<int>(leading);
+    const auto alpha = static_cast<Real>(factors_.alpha);
+    if constexpr (std::is_same_v<Real, double>) {
+      library_.dgemm(OpenBlas::column_major, transposition(d_.a), transposition(d_.b), m, n, k, alpha,
+                     pointer<const double>(at.a), static_cast<int>(d_.a.leading), pointer<const double>(at.b),
+                     static_cast<int>(d_.b.leading), beta, out, ldd);
+    } else {
+      const Shape sa = blas_shape_a(d_), sb = blas_shape_b(d_);
+      const float* left = wide_ ? a_.of(at.a, d_.a, sa) : pointer<const float>(at.a);
+      const float* right = wide_ ? b_.of(at.b, d_.b, sb) : pointer<const float>(at.b);
+      const int lda = static_cast<int>(wide_ ? std::max<std::int64_t>(1, sa.rows) : d_.a.leading);
+      const int ldb = static_cast<int>(wide_ ? std::max<std::int64_t>(1, sb.rows) : d_.b.leading);
+      library_.sgemm(OpenBlas::column_major, transposition(d_.a), transposition(d_.b), m, n, k, alpha, left,
+                     lda, right, ldb, beta, out, ldd);
+    }
+  }
+
   const BlasDescriptor& d_;
   const OpenBlas& library_;
   const Factors factors_;
-  const bool wide_, c_half_;
+  const bool wide_, half_;  ///< A and B, or D, in 16 bits
+  Finish<Real> finish_;
   Widened a_, b_;
   std::unique_ptr<float[]> product_;
 };
 
+template <class Real>
 Status run_gemm(const BlasDescriptor& d, const OpenBlas& library, Factors factors,
                 const Accessible& accessible) {
+  const bool reads_c = factors.beta != 0;
+  // The bias vectors lie one after the other by their stride, however the matrices do.
+  BlasDescriptor strided;
+  const BlasMatrix vector{d.bias.address, 0, d.bias.stride, d.bias.type};
   const Matrices a(d, d.a, blas_shape_a(d), accessible), b(d, d.b, blas_shape_b(d), accessible),
-      c(d, d.c, {d.m, d.n}, accessible);
-  if (a.failed() || b.failed() || c.failed()) return Status::illegal_address;
-  Product product(d, library, factors);
+      into(d, d.d, {d.m, d.n}, accessible), from(d, reads_c ? d.c : d.d, {d.m, d.n}, accessible),
+      bias(strided, vector, {d.bias.to_rows != 0 ? d.n : d.m, 1}, accessible);
+  if (a.failed() || b.failed() || into.failed() || from.failed()) return Status::illegal_address;
+  Product<Real> product(d, library, factors);
   for (std::int64_t i = 0; i < d.batches; ++i) {
-    const std::uint64_t at_a = a.at(i), at_b = b.at(i), at_c = c.at(i);
-    if (at_a == 0 || at_b == 0 || at_c == 0) return Status::illegal_address;
-    product.run(at_a, at_b, at_c);
+    const bool biased = d.bias.address != 0;
+    const Addresses at{a.at(i), b.at(i), from.at(i), into.at(i), biased ? bias.at(i) : 0};
+    if (at.a == 0 || at.b == 0 || at.c == 0 || at.d == 0 || (biased && at.bias == 0))
+      return Status::illegal_address;
+    product.run(at);
   }
   return Status::ok;
 }
@@ -258,8 +316,9 @@ Status execute(const BlasDescriptor& d, const Accessible& accessible) {
     return Status::illegal_address;
   }
   try {
-    return d.operation == BlasOperation::gemm ? run_gemm(d, *library, factors, accessible)
-                                              : run_trsm(d, *library, factors.alpha, accessible);
+    if (d.operation == BlasOperation::trsm) return run_trsm(d, *library, factors.alpha, accessible);
+    return d.d.type == BlasElement::f64 ? run_gemm<double>(d, *library, factors, accessible)
+                                        : run_gemm<float>(d, *library, factors, accessible);
   } catch (const std::bad_alloc&) {
     return Status::out_of_memory;
   }

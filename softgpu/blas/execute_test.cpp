@@ -6,194 +6,18 @@
 
 #include <bit>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <random>
-#include <string>
 #include <vector>
 
 #include "cudaabi/half.hpp"
+#include "softgpu/blas/execute_case.hpp"
 
 namespace softgpu::blas {
 namespace {
 
-using cudaabi::BlasBatch;
-using cudaabi::BlasDescriptor;
-using cudaabi::BlasElement;
-using cudaabi::BlasMatrix;
-using cudaabi::BlasOperation;
-using cudaabi::round_bf16;
-using cudaabi::round_f16;
-using cudaabi::widen_bf16;
-using cudaabi::widen_f16;
-
-std::size_t bytes_of(BlasElement type) {
-  return type == BlasElement::f64 ? 8 : type == BlasElement::f32 ? 4 : 2;
-}
-
-// Numbers of one element type in memory, read and written as doubles.
-class Buffer {
- public:
-  Buffer(BlasElement type, std::size_t count) : type_(type), bytes_(count * bytes_of(type)) {}
-
-  std::uint64_t address() const { return reinterpret_cast<std::uint64_t>(bytes_.data()); }
-  std::size_t count() const { return bytes_.size() / bytes_of(type_); }
-
-  double get(std::size_t i) const {
-    const std::byte* from = bytes_.data() + i * bytes_of(type_);
-    if (type_ == BlasElement::f64) return load<double>(from);
-    if (type_ == BlasElement::f32) return static_cast<double>(load<float>(from));
-    const auto half = load<std::uint16_t>(from);
-    return static_cast<double>(type_ == BlasElement::f16 ? widen_f16(half) : widen_bf16(half));
-  }
-  void set(std::size_t i, double value) {
-    std::byte* to = bytes_.data() + i * bytes_of(type_);
-    if (type_ == BlasElement::f64) return store(to, value);
-    const auto narrow = static_cast<float>(value);
-    if (type_ == BlasElement::f32) return store(to, narrow);
-    store(to, type_ == BlasElement::f16 ? round_f16(narrow) : round_bf16(narrow));
-  }
-  void randomize(std::mt19937& rng) {
-    std::uniform_real_distribution<double> any(-1.0, 1.0);
-    for (std::size_t i = 0; i < count(); ++i) set(i, any(rng));
-  }
-
- private:
-  template <class T>
-  static T load(const std::byte* from) {
-    T value;
-    std::memcpy(&value, from, sizeof value);
-    return value;
-  }
-  template <class T>
-  static void store(std::byte* to, T value) {
-    std::memcpy(to, &value, sizeof value);
-  }
-
-  BlasElement type_;
-  std::vector<std::byte> bytes_;
-};
-
-bool everything(std::uint64_t, std::uint64_t) {
-  return true;
-}
-
-double tolerance(BlasElement type) {
-  switch (type) {
-    case BlasElement::f64:
-      return 1e-12;
-    case BlasElement::f32:
-      return 1e-5;
-    case BlasElement::f16:
-      return 2e-3;
-    case BlasElement::bf16:
-      return 1.6e-2;
-  }
-  return 0;
-}
-
-// One product or batch of products: operands, descriptor, expectation by a triple loop in double precision.
-struct Case {
-  BlasElement in = BlasElement::f32, out = BlasElement::f32, scalar = BlasElement::f32;
-  bool transpose_a = false, transpose_b = false, pointers = false;
-  std::int64_t m = 5, n = 7, k = 9, batches = 1, pad = 0;
-  double alpha = 0.5, beta = 0.25;
-
-  std::string name() const {
-    return "in " + std::to_string(static_cast<int>(in)) + " out " + std::to_string(static_cast<int>(out)) +
-           " ta " + std::to_string(transpose_a) + " tb " + std::to_string(transpose_b) + " pointers " +
-           std::to_string(pointers) + " pad " + std::to_string(pad) + " beta " + std::to_string(beta);
-  }
-
-  void check() const {
-    SCOPED_TRACE(name());
-    std::mt19937 rng(7);
-    BlasDescriptor d;
-    d.batch = pointers ? BlasBatch::pointers : BlasBatch::strided;
-    d.scalar_type = scalar;
-    d.m = m, d.n = n, d.k = k, d.batches = batches;
-    d.alpha.value = alpha, d.beta.value = beta;
-    const std::int64_t rows_a = transpose_a ? k : m, columns_a = transpose_a ? m : k;
-    const std::int64_t rows_b = transpose_b ? n : k, columns_b = transpose_b ? k : n;
-    d.a = matrix(in, rows_a, columns_a, transpose_a);
-    d.b = matrix(in, rows_b, columns_b, transpose_b);
-    d.c = matrix(out, m, n, false);
-    Buffer a(in, count(d.a)), b(in, count(d.b)), c(out, count(d.c));
-    a.randomize(rng);
-    b.randomize(rng);
-    c.randomize(rng);
-    if (beta == 0.0) c.set(0, std::numeric_limits<double>::quiet_NaN());  // must not be read
-    const Buffer before = c;
-    std::vector<std::uint64_t> table_a, table_b, table_c;
-    d.a.address = place(a, d.a, table_a);
-    d.b.address = place(b, d.b, table_b);
-    d.c.address = place(c, d.c, table_c);
-
-    ASSERT_EQ(execute(d, everything), Status::ok);
-
-    for (std::int64_t i = 0; i < batches; ++i) {
-      for (std::int64_t column = 0; column < n; ++column) {
-        for (std::int64_t row = 0; row < m; ++row) {
-          double sum = 0;
-          for (std::int64_t step = 0; step < k; ++step) {
-            sum += element(a, d.a, i, row, step) * element(b, d.b, i, step, column);
-          }
-          double expected = alpha * sum;
-          if (beta != 0.0) expected += beta * element(before, d.c, i, row, column);
-          ASSERT_NEAR(element(c, d.c, i, row, column), expected, tolerance(out) * (1 + std::abs(expected)));
-        }
-        // What lies between the columns is not ours.
-        for (std::int64_t row = m; row < d.c.leading && pad != 0; ++row) {
-          const auto at = static_cast<std::size_t>(i * d.c.stride + column * d.c.leading + row);
-          ASSERT_EQ(c.get(at), before.get(at));
-        }
-      }
-    }
-  }
-
- private:
-  BlasMatrix matrix(BlasElement type, std::int64_t rows, std::int64_t columns, bool transpose) const {
-    BlasMatrix result;
-    result.leading = rows + pad;
-    result.stride = (rows + pad) * columns + pad;
-    result.type = type;
-    result.transpose = transpose ? 1 : 0;
-    return result;
-  }
-  std::size_t count(const BlasMatrix& x) const { return static_cast<std::size_t>(x.stride * batches); }
-  std::uint64_t place(const Buffer& buffer, const BlasMatrix& x, std::vector<std::uint64_t>& table) const {
-    if (!pointers) return buffer.address();
-    for (std::int64_t i = 0; i < batches; ++i) {
-      table.push_back(buffer.address() + static_cast<std::uint64_t>(i * x.stride) * bytes_of(x.type));
-    }
-    return reinterpret_cast<std::uint64_t>(table.data());
-  }
-  static double element(const Buffer& buffer, const BlasMatrix& x, std::int64_t batch, std::int64_t row,
-                        std::int64_t column) {
-    if (x.transpose != 0) std::swap(row, column);
-    return buffer.get(static_cast<std::size_t>(batch * x.stride + column * x.leading + row));
-  }
-};
-
-class Gemm : public testing::Test {
- protected:
-  void SetUp() override {
-    if (!available()) GTEST_SKIP() << "libopenblas.so.0 is not installed";
-  }
-};
-
 TEST_F(Gemm, EveryTypeAndLayoutMatchesATripleLoop) {
-  struct Types {
-    BlasElement in, out, scalar;
-  };
-  constexpr Types all[] = {{BlasElement::f32, BlasElement::f32, BlasElement::f32},
-                           {BlasElement::f16, BlasElement::f16, BlasElement::f32},
-                           {BlasElement::f16, BlasElement::f16, BlasElement::f16},
-                           {BlasElement::f16, BlasElement::f32, BlasElement::f32},
-                           {BlasElement::bf16, BlasElement::bf16, BlasElement::f32},
-                           {BlasElement::bf16, BlasElement::f32, BlasElement::f32},
-                           {BlasElement::f64, BlasElement::f64, BlasElement::f64}};
-  for (const Types& types : all) {
+  for (const CaseTypes& types : supported_types) {
     for (int layout = 0; layout < 32; ++layout) {
       Case test;
       test.in = types.in, test.out = types.out, test.scalar = types.scalar;
@@ -225,6 +49,7 @@ TEST_F(Gemm, ZeroStrideSharesAnOperand) {
   d.a = {reinterpret_cast<std::uint64_t>(a.data()), 2, 0};
   d.b = {reinterpret_cast<std::uint64_t>(b.data()), 2, 4};
   d.c = {reinterpret_cast<std::uint64_t>(c.data()), 2, 4};
+  d.d = d.c;
   d.alpha.value = 1;
   ASSERT_EQ(execute(d, everything), Status::ok);
   EXPECT_EQ(c, (std::vector<float>{1, 2, 3, 4, 2, 4, 6, 8}));
@@ -238,6 +63,7 @@ TEST_F(Gemm, WithoutASumOnlyBetaCounts) {
   d.a = {reinterpret_cast<std::uint64_t>(a.data()), 2, 0, BlasElement::f16};
   d.b = {reinterpret_cast<std::uint64_t>(b.data()), 1, 0, BlasElement::f16};
   d.c = {reinterpret_cast<std::uint64_t>(c.data()), 2, 0, BlasElement::f16};
+  d.d = d.c;
   d.alpha.value = 1, d.beta.value = 0.5;
   ASSERT_EQ(execute(d, everything), Status::ok);
   EXPECT_EQ(widen_f16(c[0]), 1.0F);
@@ -252,6 +78,7 @@ TEST_F(Gemm, FactorsAreReadFromDeviceMemoryWhenTheOperationRuns) {
   d.a = {reinterpret_cast<std::uint64_t>(&a), 1, 0};
   d.b = {reinterpret_cast<std::uint64_t>(&b), 1, 0};
   d.c = {reinterpret_cast<std::uint64_t>(&c), 1, 0};
+  d.d = d.c;
   d.alpha.address = reinterpret_cast<std::uint64_t>(&alpha);
   d.beta.address = reinterpret_cast<std::uint64_t>(&beta);
   ASSERT_EQ(execute(d, everything), Status::ok);
@@ -264,7 +91,7 @@ class GemmAddresses : public Gemm {
   void SetUp() override {
     Gemm::SetUp();
     d_.m = 4, d_.n = 3, d_.k = 2, d_.batches = 2;
-    d_.a = {0x1000, 4, 8}, d_.b = {0x2000, 2, 6}, d_.c = {0x3000, 4, 12};
+    d_.a = {0x1000, 4, 8}, d_.b = {0x2000, 2, 6}, d_.c = d_.d = {0x3000, 4, 12};
   }
   Status refusing(std::uint64_t from) {
     return execute(d_,
@@ -283,7 +110,7 @@ TEST_F(GemmAddresses, AbsurdStridesAreRefusedNotFollowed) {
   float zero[12] = {};
   d_.a = {reinterpret_cast<std::uint64_t>(zero), 4, std::numeric_limits<std::int64_t>::min()};
   d_.b = {reinterpret_cast<std::uint64_t>(zero), 2, 0};
-  d_.c = {reinterpret_cast<std::uint64_t>(zero), 4, std::numeric_limits<std::int64_t>::max() / 4};
+  d_.c = d_.d = {reinterpret_cast<std::uint64_t>(zero), 4, std::numeric_limits<std::int64_t>::max() / 4};
   const auto only_mine = [&](std::uint64_t address, std::uint64_t bytes) {
     return address >= reinterpret_cast<std::uint64_t>(zero) && bytes <= sizeof zero &&
            address + bytes <= reinterpret_cast<std::uint64_t>(zero) + sizeof zero;
@@ -299,7 +126,7 @@ TEST_F(GemmAddresses, SizesThatOverflowAreRefused) {
   };
   constexpr std::int64_t huge = std::numeric_limits<int>::max();
   d_.a = {0x1000, huge, 0, BlasElement::f64}, d_.b = {0x2000, huge, 0, BlasElement::f64};
-  d_.c = {0x3000, huge, 0, BlasElement::f64};
+  d_.c = d_.d = {0x3000, huge, 0, BlasElement::f64};
   d_.scalar_type = BlasElement::f64;
   d_.m = d_.n = d_.k = huge;
   EXPECT_EQ(execute(d_, anything), Status::illegal_address);
@@ -310,7 +137,7 @@ TEST_F(GemmAddresses, PointerTablesAreCheckedAsWellAsWhatTheyPointTo) {
   d_.batch = BlasBatch::pointers;
   EXPECT_EQ(refusing(0), Status::illegal_address);
   std::uint64_t table[2] = {0xdead0000, 0};
-  d_.a.address = d_.b.address = d_.c.address = reinterpret_cast<std::uint64_t>(table);
+  d_.a.address = d_.b.address = d_.c.address = d_.d.address = reinterpret_cast<std::uint64_t>(table);
   const auto only_table = [&](std::uint64_t address, std::uint64_t bytes) {
     return address == reinterpret_cast<std::uint64_t>(table) && bytes == sizeof table;
   };
@@ -320,7 +147,7 @@ TEST_F(GemmAddresses, PointerTablesAreCheckedAsWellAsWhatTheyPointTo) {
 TEST(BlasValidation, SensibleAndSupportedAreToldApart) {
   BlasDescriptor d;
   d.m = 4, d.n = 3, d.k = 2;
-  d.a.leading = 4, d.b.leading = 2, d.c.leading = 4;
+  d.a.leading = 4, d.b.leading = 2, d.c.leading = d.d.leading = 4;
   EXPECT_EQ(cudaabi::check_blas(d), cudaabi::BlasCheck::ok);
   const auto with = [&](auto change) {
     BlasDescriptor changed = d;
@@ -333,6 +160,24 @@ TEST(BlasValidation, SensibleAndSupportedAreToldApart) {
   EXPECT_EQ(with([](auto& x) { x.a.transpose = 2; }), cudaabi::BlasCheck::invalid);
   EXPECT_EQ(with([](auto& x) { x.a.type = static_cast<BlasElement>(9); }), cudaabi::BlasCheck::invalid);
   EXPECT_EQ(with([](auto& x) { x.operation = static_cast<BlasOperation>(9); }), cudaabi::BlasCheck::invalid);
+  EXPECT_EQ(with([](auto& x) { x.d.leading = 3; }), cudaabi::BlasCheck::invalid);
+  EXPECT_EQ(with([](auto& x) { x.d.transpose = 1; }), cudaabi::BlasCheck::invalid);
+  EXPECT_EQ(with([](auto& x) { x.c.transpose = 1; }), cudaabi::BlasCheck::invalid);
+  EXPECT_EQ(with([](auto& x) { x.c.address = x.d.address = 64, x.d.leading = 5; }),
+            cudaabi::BlasCheck::invalid);
+  EXPECT_EQ(with([](auto& x) { x.activation = static_cast<cudaabi::BlasActivation>(3); }),
+            cudaabi::BlasCheck::invalid);
+  EXPECT_EQ(with([](auto& x) { x.bias.to_rows = 2; }), cudaabi::BlasCheck::invalid);
+  EXPECT_EQ(with([](auto& x) { x.bias.type = static_cast<BlasElement>(4); }), cudaabi::BlasCheck::invalid);
+  EXPECT_EQ(with([](auto& x) { x.reserved = 1; }), cudaabi::BlasCheck::invalid);
+  EXPECT_EQ(with([](auto& x) {
+              x.operation = BlasOperation::trsm, x.a.leading = x.b.leading = 4;
+              x.activation = cudaabi::BlasActivation::relu;
+            }),
+            cudaabi::BlasCheck::invalid);
+  EXPECT_EQ(with([](auto& x) { x.bias.address = 64, x.bias.type = BlasElement::f64; }),
+            cudaabi::BlasCheck::unsupported);
+  EXPECT_EQ(with([](auto& x) { x.d.type = BlasElement::f16; }), cudaabi::BlasCheck::unsupported);
   EXPECT_EQ(with([](auto& x) { x.batches = std::int64_t{1} << 40; }), cudaabi::BlasCheck::unsupported);
   EXPECT_EQ(with([](auto& x) { x.b.type = BlasElement::f16; }), cudaabi::BlasCheck::unsupported);
   EXPECT_EQ(with([](auto& x) { x.c.type = BlasElement::bf16; }), cudaabi::BlasCheck::unsupported);
