@@ -2,52 +2,15 @@
 // with _64 take 64-bit sizes and are otherwise the same.
 
 #include <cstdint>
-#include <optional>
 
 #include "libclient/cublas/handle.hpp"
+#include "libclient/cublas/operation.hpp"
 
 namespace {
 
 using cudaabi::BlasBatch;
 using cudaabi::BlasDescriptor;
-using cudaabi::BlasElement;
 using cudaabi::BlasMatrix;
-
-std::optional<BlasElement> element(cudaDataType type) {
-  switch (type) {
-    case CUDA_R_32F:
-      return BlasElement::f32;
-    case CUDA_R_16F:
-      return BlasElement::f16;
-    case CUDA_R_16BF:
-      return BlasElement::bf16;
-    case CUDA_R_64F:
-      return BlasElement::f64;
-    default:
-      return std::nullopt;
-  }
-}
-
-// The type in which products are summed is that of alpha and beta. Faster, less exact variants are done
-// exactly.
-std::optional<BlasElement> scalar_type(cublasComputeType_t type) {
-  switch (static_cast<int>(type)) {
-    case CUBLAS_COMPUTE_16F:
-    case CUBLAS_COMPUTE_16F_PEDANTIC:
-      return BlasElement::f16;
-    case CUBLAS_COMPUTE_32F:
-    case CUBLAS_COMPUTE_32F_PEDANTIC:
-    case CUBLAS_COMPUTE_32F_FAST_16F:
-    case CUBLAS_COMPUTE_32F_FAST_16BF:
-    case CUBLAS_COMPUTE_32F_FAST_TF32:
-      return BlasElement::f32;
-    case CUBLAS_COMPUTE_64F:
-    case CUBLAS_COMPUTE_64F_PEDANTIC:
-      return BlasElement::f64;
-    default:
-      return std::nullopt;
-  }
-}
 
 // A matrix as an entry point gives it; `address` is that of the matrix, or of the array of matrices.
 struct Operand {
@@ -65,7 +28,7 @@ struct Sizes {
 constexpr cudaDataType r32 = CUDA_R_32F, r64 = CUDA_R_64F, r16 = CUDA_R_16F;
 
 bool describe(const Operand& operand, BlasMatrix& out) {
-  const auto type = element(operand.type);
+  const auto type = vgpu::cublas::element_of(operand.type);
   if (!type) return false;
   // On real numbers the conjugate transpose is the transpose.
   out = {reinterpret_cast<std::uint64_t>(operand.address), operand.leading, operand.stride, *type,
@@ -83,7 +46,7 @@ cublasStatus_t gemm(cublasHandle_t handle, Sizes sizes, const void* alpha, const
   if (handle == nullptr) return CUBLAS_STATUS_NOT_INITIALIZED;
   if (!valid(a.operation) || !valid(b.operation)) return CUBLAS_STATUS_INVALID_VALUE;
   BlasDescriptor d;
-  const auto scalar = scalar_type(compute);
+  const auto scalar = vgpu::cublas::sum_type_of(compute);
   if (!scalar || !describe(a, d.a) || !describe(b, d.b) || !describe(c, d.c))
     return CUBLAS_STATUS_NOT_SUPPORTED;
   d.d = d.c;
@@ -91,10 +54,11 @@ cublasStatus_t gemm(cublasHandle_t handle, Sizes sizes, const void* alpha, const
   d.scalar_type = *scalar;
   d.m = sizes.m, d.n = sizes.n, d.k = sizes.k, d.batches = sizes.batches;
   using vgpu::cublas::set_factor;
-  if (!set_factor(*handle, alpha, *scalar, d.alpha) || !set_factor(*handle, beta, *scalar, d.beta)) {
+  const auto factors = vgpu::cublas::factors_of(*handle);
+  if (!set_factor(factors, alpha, *scalar, d.alpha) || !set_factor(factors, beta, *scalar, d.beta)) {
     return CUBLAS_STATUS_INVALID_VALUE;
   }
-  return vgpu::cublas::submit(*handle, d);
+  return vgpu::cublas::submit(*handle->table, handle->stream, d);
 }
 
 // y = alpha op(A) x + beta y as a product of row vectors: y' = x' op(A)'. Vectors with gaps are matrices with

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "libclient/cublas/handle.hpp"
+#include "libclient/cublas/operation.hpp"
 
 namespace {
 
@@ -45,8 +46,9 @@ cublasStatus_t trsm(cublasHandle_t handle, const Triangle& triangle, std::int64_
   const std::uint32_t transpose = triangle.operation == CUBLAS_OP_N ? 0 : 1;
   d.a = {reinterpret_cast<std::uint64_t>(a.address), a.leading, 0, type, transpose};
   d.b = {reinterpret_cast<std::uint64_t>(b.address), b.leading, 0, type};
-  if (!vgpu::cublas::set_factor(*handle, alpha, type, d.alpha)) return CUBLAS_STATUS_INVALID_VALUE;
-  return vgpu::cublas::submit(*handle, d);
+  if (!vgpu::cublas::set_factor(vgpu::cublas::factors_of(*handle), alpha, type, d.alpha))
+    return CUBLAS_STATUS_INVALID_VALUE;
+  return vgpu::cublas::submit(*handle->table, handle->stream, d);
 }
 
 }  // namespace

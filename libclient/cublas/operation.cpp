@@ -1,4 +1,4 @@
-#include "libclient/cublas/handle.hpp"
+#include "libclient/cublas/operation.hpp"
 
 #include <cuda.h>
 #include <dlfcn.h>
@@ -57,7 +57,8 @@ const cudaabi::BlasTable* driver_table() {
   return driver.table != nullptr && ensure_context(driver) ? driver.table : nullptr;
 }
 
-cublasStatus_t submit(const cublasContext& handle, const cudaabi::BlasDescriptor& descriptor) {
+cublasStatus_t submit(const cudaabi::BlasTable& table, cudaStream_t stream,
+                      const cudaabi::BlasDescriptor& descriptor) {
   switch (cudaabi::check_blas(descriptor)) {
     case cudaabi::BlasCheck::ok:
       break;
@@ -67,7 +68,7 @@ cublasStatus_t submit(const cublasContext& handle, const cudaabi::BlasDescriptor
       return CUBLAS_STATUS_NOT_SUPPORTED;
   }
   if (descriptor.m == 0 || descriptor.n == 0 || descriptor.batches == 0) return CUBLAS_STATUS_SUCCESS;
-  switch (handle.table->enqueue(handle.stream, &descriptor, sizeof descriptor)) {
+  switch (table.enqueue(stream, &descriptor, sizeof descriptor)) {
     case CUDA_SUCCESS:
       return CUBLAS_STATUS_SUCCESS;
     case CUDA_ERROR_NOT_SUPPORTED:
@@ -79,9 +80,9 @@ cublasStatus_t submit(const cublasContext& handle, const cudaabi::BlasDescriptor
   }
 }
 
-bool set_factor(const cublasContext& handle, const void* from, BlasElement type, cudaabi::BlasScalar& out) {
+bool set_factor(Factors where, const void* from, BlasElement type, cudaabi::BlasScalar& out) {
   if (from == nullptr) return false;
-  if (handle.pointer_mode == CUBLAS_POINTER_MODE_DEVICE) {
+  if (where == Factors::device) {
     out.address = reinterpret_cast<std::uint64_t>(from);
     return true;
   }
@@ -97,6 +98,40 @@ bool set_factor(const cublasContext& handle, const void* from, BlasElement type,
     out.value = static_cast<double>(cudaabi::widen_f16(bits));
   }
   return true;
+}
+
+std::optional<BlasElement> element_of(cudaDataType type) {
+  switch (type) {
+    case CUDA_R_32F:
+      return BlasElement::f32;
+    case CUDA_R_16F:
+      return BlasElement::f16;
+    case CUDA_R_16BF:
+      return BlasElement::bf16;
+    case CUDA_R_64F:
+      return BlasElement::f64;
+    default:
+      return std::nullopt;
+  }
+}
+
+std::optional<BlasElement> sum_type_of(cublasComputeType_t type) {
+  switch (static_cast<int>(type)) {
+    case CUBLAS_COMPUTE_16F:
+    case CUBLAS_COMPUTE_16F_PEDANTIC:
+      return BlasElement::f16;
+    case CUBLAS_COMPUTE_32F:
+    case CUBLAS_COMPUTE_32F_PEDANTIC:
+    case CUBLAS_COMPUTE_32F_FAST_16F:
+    case CUBLAS_COMPUTE_32F_FAST_16BF:
+    case CUBLAS_COMPUTE_32F_FAST_TF32:
+      return BlasElement::f32;
+    case CUBLAS_COMPUTE_64F:
+    case CUBLAS_COMPUTE_64F_PEDANTIC:
+      return BlasElement::f64;
+    default:
+      return std::nullopt;
+  }
 }
 
 }  // namespace vgpu::cublas
