@@ -15,7 +15,7 @@ import harness  # noqa: E402  (the path must be set first)
 
 # Without it the engine starts a debugger on itself when it fails.
 QUIET = {"GGML_NO_BACKTRACE": "1"}
-CUBLAS = harness.BUILD / "lib" / "cublas"
+CUBLAS = harness.CUBLAS
 
 
 @functools.cache

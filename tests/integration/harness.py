@@ -22,6 +22,8 @@ BUILD = pathlib.Path(os.environ.get("VGPU_BUILD_DIR", ROOT / "build" / "release"
 PROGRAMS = BUILD / "tests" / "programs"
 CLIENT_LIBRARY = BUILD / "lib"
 SOFTWARE_GPU = BUILD / "lib" / "softgpu"
+# Matrix libraries of our own, which take the place of NVIDIA's where the device is the software GPU.
+CUBLAS = BUILD / "lib" / "cublas"
 DEVICE_KIND = os.environ.get("VGPU_TEST_DEVICE", "software")
 
 _PR_SET_CHILD_SUBREAPER = 36
