@@ -17,7 +17,17 @@ bool sensible(const BlasMatrix& matrix, BlasShape shape) {
          matrix.leading >= std::max<std::int64_t>(1, shape.rows);
 }
 
+// Sums are made in the factors' type, from and to any type that is no wider.
+BlasCheck check_sum_types(const BlasDescriptor& d) {
+  const bool wide = d.scalar_type == BlasElement::f64;
+  const auto fits = [wide](const BlasMatrix& matrix) { return (matrix.type == BlasElement::f64) == wide; };
+  return (wide || d.scalar_type == BlasElement::f32) && fits(d.a) && fits(d.b) && fits(d.d)
+             ? BlasCheck::ok
+             : BlasCheck::unsupported;
+}
+
 BlasCheck check_types(const BlasDescriptor& d) {
+  if (d.operation == BlasOperation::sum) return check_sum_types(d);
   const BlasElement in = d.a.type;
   const auto supported = [](bool yes) { return yes ? BlasCheck::ok : BlasCheck::unsupported; };
   if (d.b.type != in) return BlasCheck::unsupported;
@@ -76,22 +86,29 @@ std::uint64_t blas_element_bytes(BlasElement type) {
 
 BlasShape blas_shape_a(const BlasDescriptor& d) {
   if (d.operation == BlasOperation::gemm) return stored(d.a, d.m, d.k);
+  if (d.operation == BlasOperation::sum) return stored(d.a, d.m, d.n);
   const std::int64_t order = d.right_side != 0 ? d.n : d.m;
   return {order, order};
 }
 
 BlasShape blas_shape_b(const BlasDescriptor& d) {
-  return d.operation == BlasOperation::gemm ? stored(d.b, d.k, d.n) : BlasShape{d.m, d.n};
+  if (d.operation == BlasOperation::trsm) return {d.m, d.n};
+  return stored(d.b, d.operation == BlasOperation::gemm ? d.k : d.m, d.n);
 }
 
 BlasCheck check_blas(const BlasDescriptor& d) {
-  if (d.operation != BlasOperation::gemm && d.operation != BlasOperation::trsm) return BlasCheck::invalid;
+  if (d.operation != BlasOperation::gemm && d.operation != BlasOperation::trsm &&
+      d.operation != BlasOperation::sum) {
+    return BlasCheck::invalid;
+  }
   if (d.batch != BlasBatch::strided && d.batch != BlasBatch::pointers) return BlasCheck::invalid;
   if (d.m < 0 || d.n < 0 || d.k < 0 || d.batches < 0) return BlasCheck::invalid;
   if (d.m > largest || d.n > largest || d.k > largest || d.batches > largest) return BlasCheck::unsupported;
   if (blas_element_bytes(d.scalar_type) == 0) return BlasCheck::invalid;
   if (!sensible(d.a, blas_shape_a(d)) || !sensible(d.b, blas_shape_b(d))) return BlasCheck::invalid;
   if (d.operation == BlasOperation::gemm && !sensible_result(d)) return BlasCheck::invalid;
+  if (d.operation == BlasOperation::sum && (!sensible(d.d, {d.m, d.n}) || d.d.transpose != 0))
+    return BlasCheck::invalid;
   if (!sensible_ending(d)) return BlasCheck::invalid;
   return check_types(d);
 }

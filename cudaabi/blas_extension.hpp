@@ -19,6 +19,7 @@ enum class BlasElement : std::uint32_t { f32 = 0, f16 = 1, bf16 = 2, f64 = 3 };
 enum class BlasOperation : std::uint32_t {
   gemm = 0,  ///< D = activation(alpha op(A) op(B) + beta C + bias)
   trsm = 1,  ///< solves op(A) X = alpha B or X op(A) = alpha B; X replaces B, C and D are unused
+  sum = 2,   ///< D = alpha op(A) + beta op(B), element by element; C is unused
 };
 /// What happens to each element of a product before it is rounded to D's type.
 enum class BlasActivation : std::uint32_t {
@@ -59,9 +60,11 @@ struct BlasDescriptor {
   BlasBatch batch = BlasBatch::strided;
   BlasElement scalar_type = BlasElement::f32;
   std::uint32_t right_side = 0, upper = 0, unit_diagonal = 0;  ///< trsm
-  std::int64_t m = 0, n = 0, k = 0;  ///< op(A) is m x k, op(B) k x n; B is m x n for trsm
+  /// op(A) is m x k and op(B) k x n; for trsm B, for a sum all are m x n.
+  std::int64_t m = 0, n = 0, k = 0;
   std::int64_t batches = 1;
-  BlasMatrix a, b, c, d;  ///< D may be C; else they do not overlap, and C is not read when beta is zero
+  /// D may be C, or for a sum A or B; else they do not overlap. What a factor of zero belongs to is not read.
+  BlasMatrix a, b, c, d;
   BlasScalar alpha, beta;
   BlasBias bias;
   BlasActivation activation = BlasActivation::none;

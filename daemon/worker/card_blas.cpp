@@ -151,6 +151,7 @@ CUresult CardBlas::enqueue(CUcontext context, CUstream stream, const BlasDescrip
       return CUDA_ERROR_NOT_SUPPORTED;
   }
   if (d.m == 0 || d.n == 0 || d.batches == 0) return CUDA_SUCCESS;
+  if (d.operation == BlasOperation::sum) return CUDA_ERROR_NOT_SUPPORTED;
   const bool gemm_asked = d.operation == BlasOperation::gemm;
   if (gemm_asked && !plain_product(d)) return CUDA_ERROR_NOT_SUPPORTED;
   // cuBLAS takes both factors from one side.

@@ -31,7 +31,8 @@ class CardBlas {
 
   /// Puts the operation into a stream of the current context. Checks every field of the descriptor, which may
   /// come from anyone: INVALID_VALUE, NOT_SUPPORTED, OUT_OF_MEMORY, or LAUNCH_FAILED. A product with a bias,
-  /// an activation function or a C besides the result is NOT_SUPPORTED: cuBLAS has none such.
+  /// an activation function or a C besides the result is NOT_SUPPORTED, as is a sum: cuBLAS has none
+  /// such in every type.
   CUresult enqueue(CUcontext context, CUstream stream, const cudaabi::BlasDescriptor& descriptor);
   /// The context is about to be destroyed, and with it what cuBLAS keeps there.
   void forget(CUcontext context) { handles_.erase(context); }

@@ -242,6 +242,8 @@ TEST_F(CardBlasTest, WhatCuBlasLacksIsRefused) {
   more = d;
   more.bias.address = d.c.address;
   EXPECT_EQ(enqueue(more), CUDA_ERROR_NOT_SUPPORTED);
+  more.bias.address = 0, more.operation = BlasOperation::sum;
+  EXPECT_EQ(enqueue(more), CUDA_ERROR_NOT_SUPPORTED);
   more.bias.to_rows = 2;
   EXPECT_EQ(enqueue(more), CUDA_ERROR_INVALID_VALUE);
 }

@@ -8,12 +8,13 @@
 
 #include "cudaabi/half.hpp"
 #include "softgpu/blas/finish.hpp"
+#include "softgpu/blas/matrices.hpp"
 #include "softgpu/blas/openblas.hpp"
+#include "softgpu/blas/sum.hpp"
 
 namespace softgpu::blas {
 namespace {
 
-using cudaabi::BlasBatch;
 using cudaabi::BlasDescriptor;
 using cudaabi::BlasElement;
 using cudaabi::BlasMatrix;
@@ -27,65 +28,6 @@ using cudaabi::widen_f16;
 using cudaabi::blas_element_bytes;
 using cudaabi::blas_shape_a;
 using cudaabi::blas_shape_b;
-using Shape = cudaabi::BlasShape;
-
-// No memory is as large; operands that are said to be are refused before anything overflows.
-constexpr std::uint64_t impossible = std::uint64_t{1} << 56;
-
-// The bytes from a matrix's first element to its last; 0 when it has none. `leading` and the shape fit into
-// 31 bits.
-std::uint64_t extent(const BlasMatrix& matrix, Shape shape) {
-  if (shape.rows == 0 || shape.columns == 0) return 0;
-  const auto elements = static_cast<std::uint64_t>((shape.columns - 1) * matrix.leading + shape.rows);
-  return std::min(elements, impossible) * blas_element_bytes(matrix.type);
-}
-
-// The batch's matrices of one operand, checked before they are handed out.
-class Matrices {
- public:
-  Matrices(const BlasDescriptor& d, const BlasMatrix& matrix, Shape shape, const Accessible& accessible)
-      : matrix_(matrix), bytes_(extent(matrix, shape)), accessible_(accessible) {
-    if (d.batch == BlasBatch::pointers) {
-      const auto table_bytes = static_cast<std::uint64_t>(d.batches) * sizeof(std::uint64_t);
-      if (accessible(matrix.address, table_bytes)) {
-        table_ = reinterpret_cast<const unsigned char*>(matrix.address);  // NOLINT(performance-no-int-to-ptr)
-      } else {
-        failed_ = true;
-      }
-    }
-  }
-
-  bool failed() const { return failed_; }
-
-  // The address of matrix `index`, or 0 if it is not all accessible. A matrix of no elements is at any
-  // address.
-  std::uint64_t at(std::int64_t index) const {
-    std::uint64_t address = matrix_.address;
-    if (table_ != nullptr) {
-      std::memcpy(&address, table_ + index * 8, sizeof address);
-    } else {
-      // Wraps for absurd strides; the result is checked like any other address.
-      address += static_cast<std::uint64_t>(matrix_.stride) * static_cast<std::uint64_t>(index) *
-                 blas_element_bytes(matrix_.type);
-    }
-    if (bytes_ == 0) return address != 0 ? address : 1;
-    return address != 0 && bytes_ < impossible && accessible_(address, bytes_) ? address : 0;
-  }
-
- private:
-  const BlasMatrix& matrix_;
-  std::uint64_t bytes_;
-  const Accessible& accessible_;
-  const unsigned char* table_ = nullptr;
-  bool failed_ = false;
-};
-
-template <class T>
-T* pointer(std::uint64_t address) {
-  return reinterpret_cast<T*>(
-      address);  // NOLINT(performance-no-int-to-ptr): device memory is memory of this process
-}
-
 bool read_scalar(const BlasScalar& scalar, BlasElement type, const Accessible& accessible, double& out) {
   if (scalar.address == 0) {
     out = scalar.value;
@@ -175,10 +117,6 @@ void finish_matrix(Shape shape, const BlasMatrix& matrix, std::uint64_t address,
 int transposition(const BlasMatrix& matrix) {
   return matrix.transpose != 0 ? OpenBlas::transpose : OpenBlas::no_transpose;
 }
-
-struct Factors {
-  double alpha = 0, beta = 0;
-};
 
 // The checked addresses of one product; `bias` is 0 where there is none.
 struct Addresses {
@@ -316,6 +254,7 @@ Status execute(const BlasDescriptor& d, const Accessible& accessible) {
     return Status::illegal_address;
   }
   try {
+    if (d.operation == BlasOperation::sum) return run_sum(d, factors, accessible);
     if (d.operation == BlasOperation::trsm) return run_trsm(d, *library, factors.alpha, accessible);
     return d.d.type == BlasElement::f64 ? run_gemm<double>(d, *library, factors, accessible)
                                         : run_gemm<float>(d, *library, factors, accessible);
