@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstddef>
+#include <cstdint>
 
 #include "libclient/cublas/handle.hpp"
 #include "libclient/cublas/lt/attributes.hpp"

@@ -2,7 +2,9 @@
 
 #include <array>
 #include <cstddef>
+#include <cstdint>
 #include <new>
+#include <span>
 
 #include "libclient/cublas/handle.hpp"
 #include "libclient/cublas/lt/attributes.hpp"

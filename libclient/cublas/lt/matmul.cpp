@@ -1,5 +1,7 @@
 // cublasLtMatmul(): a product, described and submitted.
 
+#include <cstdint>
+
 #include "libclient/cublas/handle.hpp"
 #include "libclient/cublas/lt/algorithm.hpp"
 #include "libclient/cublas/lt/product.hpp"

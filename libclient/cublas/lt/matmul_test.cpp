@@ -4,6 +4,7 @@
 #include <cuda.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 #include <string>
@@ -167,6 +168,13 @@ TEST_F(CublasLtProduct, GoesIntoTheStreamThatIsNamed) {
   stream_ = reinterpret_cast<cudaStream_t>(0x1234);
   ASSERT_EQ(run(), CUBLAS_STATUS_SUCCESS);
   EXPECT_EQ(fake_last_stream(), reinterpret_cast<CUstream>(stream_));
+}
+
+TEST_F(CublasLtProduct, TakesAHandleOfOurLibcublasToo) {
+  cublasHandle_t other = nullptr;
+  ASSERT_EQ(cublasCreate_v2(&other), CUBLAS_STATUS_SUCCESS);
+  EXPECT_EQ(run(c_.data(), reinterpret_cast<cublasLtHandle_t>(other), alpha_.data()), CUBLAS_STATUS_SUCCESS);
+  EXPECT_EQ(cublasDestroy_v2(other), CUBLAS_STATUS_SUCCESS);
 }
 
 TEST_F(CublasLtProduct, NeedsNoCWithoutABeta) {

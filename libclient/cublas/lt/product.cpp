@@ -1,7 +1,8 @@
 #include "libclient/cublas/lt/product.hpp"
 
 #include <algorithm>
-#include <limits>
+#include <initializer_list>
+#include <utility>
 
 namespace vgpu::cublas {
 namespace {

@@ -4,6 +4,9 @@
 
 #include <cublasLt.h>
 
+#include <cstdint>
+#include <optional>
+
 #include "cudaabi/blas_extension.hpp"
 #include "libclient/cublas/lt/state.hpp"
 #include "libclient/cublas/operation.hpp"

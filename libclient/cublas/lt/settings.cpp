@@ -3,6 +3,7 @@
 #include <cublasLt.h>
 
 #include <atomic>
+#include <cstddef>
 #include <new>
 
 #include "libclient/cublas/handle.hpp"

@@ -1,5 +1,7 @@
 // cublasLtMatrixTransform(): a sum of two matrices, which also changes types and orders.
 
+#include <cstdint>
+
 #include "libclient/cublas/handle.hpp"
 #include "libclient/cublas/lt/product.hpp"
 
