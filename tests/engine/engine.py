@@ -62,8 +62,8 @@ def device(kind, **options):
 
 def service_environment(service, **more):
     """The environment of a client of this harness.Service."""
-    libraries = [harness.CLIENT_LIBRARY] + ([CUBLAS] if harness.DEVICE_KIND == "software" else [])
-    return {**service.environment(**QUIET, **more), "LD_LIBRARY_PATH": environment(libraries)["LD_LIBRARY_PATH"]}
+    found = environment(harness.CLIENT_LIBRARIES)["LD_LIBRARY_PATH"]
+    return {**service.environment(**QUIET, **more), "LD_LIBRARY_PATH": found}
 
 
 class Output:

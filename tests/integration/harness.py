@@ -22,11 +22,17 @@ BUILD = pathlib.Path(os.environ.get("VGPU_BUILD_DIR", ROOT / "build" / "release"
 PROGRAMS = BUILD / "tests" / "programs"
 CLIENT_LIBRARY = BUILD / "lib"
 SOFTWARE_GPU = BUILD / "lib" / "softgpu"
+DEVICE_KIND = os.environ.get("VGPU_TEST_DEVICE", "software")
 # Matrix libraries of our own, which take the place of NVIDIA's where the device is the software GPU.
 CUBLAS = BUILD / "lib" / "cublas"
-DEVICE_KIND = os.environ.get("VGPU_TEST_DEVICE", "software")
+CLIENT_LIBRARIES = [CLIENT_LIBRARY] + ([CUBLAS] if DEVICE_KIND == "software" else [])
 
 _PR_SET_CHILD_SUBREAPER = 36
+
+
+def library_path(folders):
+    """These folders as LD_LIBRARY_PATH has them."""
+    return os.pathsep.join(map(str, folders))
 
 
 def become_subreaper():
@@ -183,7 +189,7 @@ class Service:
         """What a client needs to reach this vgpud."""
         # What this machine's user may see of its cards is vgpud's matter, not that of its clients.
         inherited = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
-        return {**inherited, "LD_LIBRARY_PATH": str(CLIENT_LIBRARY), "VGPUD_SOCKET": str(self.socket),
+        return {**inherited, "LD_LIBRARY_PATH": library_path(CLIENT_LIBRARIES), "VGPUD_SOCKET": str(self.socket),
                 "VGPUD_CONTROL": str(self.control), **more}
 
     def popen(self, program, *arguments, env=None, **options):

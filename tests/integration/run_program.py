@@ -15,8 +15,7 @@ QUOTA_MB = 256
 
 
 def on_software_gpu(program, arguments):
-    libraries = os.pathsep.join(map(str, [harness.SOFTWARE_GPU, harness.CUBLAS]))
-    environment = {**os.environ, "LD_LIBRARY_PATH": libraries}
+    environment = {**os.environ, "LD_LIBRARY_PATH": harness.library_path([harness.SOFTWARE_GPU, harness.CUBLAS])}
     return subprocess.run([str(harness.PROGRAMS / program), *arguments], env=environment, check=False).returncode
 
 
@@ -25,8 +24,6 @@ def through_vgpud(program, arguments):
     classes = {"default": {"memory_quota": f"{QUOTA_MB}MiB"} if quota else {}}
     with harness.Service(classes=classes, prestart=1) as service:
         more = {"VGPU_TEST_QUOTA_MB": str(QUOTA_MB)} if quota else {}
-        if harness.DEVICE_KIND == "software":
-            more["LD_LIBRARY_PATH"] = os.pathsep.join(map(str, [harness.CLIENT_LIBRARY, harness.CUBLAS]))
         process = service.popen(program, *arguments, env=service.environment(**more), stdout=None)
         status = process.wait()
         harness.wait_until(lambda: not service.clients(), 2, "the client is gone from the statistics")
