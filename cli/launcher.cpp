@@ -56,10 +56,11 @@ std::string Ending::text() const {
   return "ended with exit status " + std::to_string(status);
 }
 
-Environment client_environment(const std::string& library_folder, const std::string& socket) {
+Environment client_environment(const std::vector<std::string>& library_folders, const std::string& socket) {
   const char* present = std::getenv("LD_LIBRARY_PATH");
-  std::string path = library_folder;
-  if (present != nullptr && *present != '\0') path += std::string(":") + present;
+  std::string path;
+  for (const std::string& folder : library_folders) path.append(path.empty() ? "" : ":").append(folder);
+  if (present != nullptr && *present != '\0') path.append(":").append(present);
   Environment environment{{"LD_LIBRARY_PATH", path}};
   if (!socket.empty()) environment.emplace_back("VGPUD_SOCKET", socket);
   return environment;

@@ -11,9 +11,10 @@ namespace vgpu::cli {
 // Variables to set over the present environment.
 using Environment = std::vector<std::pair<std::string, std::string>>;
 
-// The environment in which a CUDA program finds vgpud: `library_folder` first on LD_LIBRARY_PATH, the client
+// The environment in which a CUDA program finds vgpud: `library_folders` first on LD_LIBRARY_PATH, the client
 // socket. An empty `socket` leaves the library's own choice.
-[[nodiscard]] Environment client_environment(const std::string& library_folder, const std::string& socket);
+[[nodiscard]] Environment client_environment(const std::vector<std::string>& library_folders,
+                                             const std::string& socket);
 
 // How a program ended.
 struct Ending {

@@ -35,6 +35,11 @@ tl::expected<std::string, std::string> client_library_folder() {
   return fs::path(*library).parent_path().string();
 }
 
+std::string matrix_library_folder() {
+  const fs::path prefix = own_folder().parent_path();
+  return first_of({prefix / "lib/vgpud/cublas", prefix / "lib/cublas"}, "").value_or("");
+}
+
 tl::expected<std::string, std::string> broker_program() {
   const fs::path folder = own_folder();
   return first_of({folder / "vgpud", folder.parent_path() / "sbin/vgpud", "/usr/sbin/vgpud"}, "vgpud");

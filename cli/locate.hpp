@@ -9,6 +9,10 @@ namespace vgpu::cli {
 // The folder with the client library, libcuda.so.1, for LD_LIBRARY_PATH. The error is a sentence.
 [[nodiscard]] tl::expected<std::string, std::string> client_library_folder();
 
+// The folder with libraries of our own that take the place of NVIDIA's matrix libraries on the software GPU;
+// empty where they are not installed.
+[[nodiscard]] std::string matrix_library_folder();
+
 // The vgpud program, for --standalone. The error is a sentence.
 [[nodiscard]] tl::expected<std::string, std::string> broker_program();
 

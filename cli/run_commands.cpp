@@ -1,5 +1,6 @@
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
@@ -94,6 +95,23 @@ tl::expected<Clients, std::string> final_clients(ControlClient& control) {
   return clients;
 }
 
+bool only_the_software_gpu(const std::string& control_socket) {
+  auto control = ControlClient::connect(control_socket);
+  const auto answer = control ? control->ask({{"request", "devices"}}) : tl::unexpected(control.error());
+  if (!answer) return false;
+  const json& devices = answer->at("devices");
+  return std::all_of(devices.begin(), devices.end(),
+                     [](const json& device) { return device.value("kind", "") == "software"; });
+}
+
+// With the libraries that stand in for NVIDIA's where no machine code of theirs can run.
+Environment environment_of(const std::string& client_folder, const Broker& broker) {
+  std::vector<std::string> folders{client_folder};
+  const std::string matrix = matrix_library_folder();
+  if (!matrix.empty() && only_the_software_gpu(broker.control)) folders.push_back(matrix);
+  return client_environment(folders, broker.socket);
+}
+
 }  // namespace
 
 int run_program(const RunOptions& options) {
@@ -107,7 +125,7 @@ int run_program(const RunOptions& options) {
     print_error(broker.error());
     return kCannotRun;
   }
-  const Environment environment = client_environment(*folder, broker->socket);
+  const Environment environment = environment_of(*folder, *broker);
   if (!broker->own) {
     warn_if_forbidden(broker->socket);
     print_error(become(options.command, environment));
@@ -130,7 +148,7 @@ int verify_program(const RunOptions& options) {
   }
   const auto before = ask_for_mine(*control);
   const LibraryNotes notes;
-  Environment environment = client_environment(*folder, broker->socket);
+  Environment environment = environment_of(*folder, *broker);
   for (auto& variable : notes.environment()) environment.push_back(variable);
 
   Evidence evidence;

@@ -52,6 +52,10 @@ class Run(unittest.TestCase):
             bad = subprocess.run([BUILD / "bin" / "vgpud-cli", "run", "--", "/bin/sh", "-c", "exit 7"], env=environment,
                                  capture_output=True, text=True, timeout=60, check=False)
             self.assertEqual(bad.returncode, 7, bad.stdout + bad.stderr)
+            # What no card's machine code can do on the software GPU our libraries do in the place of NVIDIA's.
+            product = subprocess.run([BUILD / "bin" / "vgpud-cli", "run", "--", PROGRAMS / "cublas_lt"], env=environment,
+                                     capture_output=True, text=True, timeout=60, check=False)
+            self.assertEqual(product.returncode, 0, product.stdout + product.stderr)
 
     def test_standalone_needs_no_service(self):
         harness.become_subreaper()
