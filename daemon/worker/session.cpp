@@ -28,6 +28,13 @@ constexpr std::uint64_t longest_idle_spin_ns = 5'000'000;
 // Of a client of high priority, whose first command after a pause is not to wait until a CPU has woken.
 constexpr std::uint64_t longest_high_idle_spin_ns = 20'000'000;
 
+/// The accounts of the client's devices, in order.
+std::vector<Accounting*> accounts_of(const SessionParts& parts) {
+  std::vector<Accounting*> accounts{&parts.accounting};
+  for (const FurtherDevice& further : parts.further) accounts.push_back(further.accounting);
+  return accounts;
+}
+
 std::uint64_t least_idle_spin(const SessionParts& parts) {
   return parts.memory_fd >= 0 ? std::max(default_spin_ns(), vm_spin_ns) : default_spin_ns();
 }
@@ -66,6 +73,10 @@ Session::Session(const SessionParts& parts)
       wait_spin_(spin_long_ ? 10 * default_spin_ns() : default_spin_ns(),
                  spin_long_ ? longest_wait_spin_ns : default_spin_ns(),
                  spin_long_ ? longest_wait_spin_ns : default_spin_ns()),
+      ledger_(accounts_of(parts),
+              [this](CUcontext context) {
+                return static_cast<std::size_t>(&device_of(context) - devices_.data());
+              }),
       completions_(parts.driver, parts.context),
       upcalls_(parts.channel),
       ipc_(parts.broker_socket),
@@ -185,7 +196,7 @@ SessionEnd Session::run() {
         if (!ring_.ready()) spin_yield();
         continue;
       }
-      asleep_.store(true);
+      ledger_.dispatcher_sleeps(true);
       const bool lazily = prepare_sleep();
       page.queue_depth.store(0, std::memory_order_relaxed);
       page.last_activity_ns.store(idle_since, std::memory_order_relaxed);
@@ -197,7 +208,7 @@ SessionEnd Session::run() {
       } else {
         ring_.sleep(lazily ? look_ns : sleep_ns);
       }
-      asleep_.store(false);
+      ledger_.dispatcher_sleeps(false);
       if (lazily && !ring_.ready()) {
         look_for_ends();
       } else {
@@ -244,45 +255,28 @@ bool Session::prepare_sleep() {
   settle_soon();
   // Nobody waits for it, and nobody else for the device: a look now and then costs less than an event and a
   // thread that waits for it.
-  bool lazily = false;
-  if (captures_ == 0 && !any_bounded()) {
-    const std::lock_guard lock(work_mutex_);
-    lazily = std::any_of(work_.begin(), work_.end(), [](const auto& entry) {
-      return entry.second->dirty && entry.second->fenced != entry.second->submitted;
-    });
-  }
-  if (!lazily) fence_dirty_streams();
+  const bool lazily = captures_ == 0 && !any_bounded() && ledger_.any_unfenced();
+  if (!lazily) fence_busy_streams();
   completions_.hand_off();
-  rest_if_done();
+  ledger_.rest();
   return lazily;
 }
 
 void Session::look_for_ends() {
-  if (captures_ != 0 || driver_.cuStreamQuery == nullptr) return fence_dirty_streams();
-  std::vector<std::pair<std::shared_ptr<StreamWork>, std::uint64_t>> asked;
+  if (captures_ != 0 || driver_.cuStreamQuery == nullptr) return fence_busy_streams();
+  if (!ledger_.busy()) return ledger_.rest();
   bool elsewhere = false;
-  {
-    const std::lock_guard lock(work_mutex_);
-    if (dirty_streams_ == 0) {
-      rest_idle_devices();
-      return;
+  for (const StreamLedger::Mark& mark : ledger_.unfenced()) {
+    if (mark.stream().first != contexts_[context_index_]) {
+      elsewhere = true;
+      continue;
     }
-    for (const auto& [key, work] : work_) {
-      if (!work->dirty || work->fenced == work->submitted) continue;
-      if (key.first == contexts_[context_index_]) {
-        asked.emplace_back(work, work->submitted);
-      } else {
-        elsewhere = true;
-      }
-    }
-  }
-  for (const auto& [work, submitted] : asked) {
-    const CUresult result = driver_.cuStreamQuery(work->stream);
+    const CUresult result = driver_.cuStreamQuery(mark.stream().second);
     if (result == CUDA_ERROR_NOT_READY) continue;
     note_result(result);
-    done_with(work, submitted);
+    ledger_.ended(mark);
   }
-  if (elsewhere) fence_dirty_streams();
+  if (elsewhere) fence_busy_streams();
 }
 
 bool Session::waiter_here() {
@@ -463,95 +457,25 @@ bool Session::resolve(std::uint64_t handle, CUmemGenericAllocationHandle& out) c
   return true;
 }
 
-Session::StreamKey Session::key_of(CUstream stream) const {
+StreamKey Session::key_of(CUstream stream) const {
   if (stream == nullptr || stream == CU_STREAM_LEGACY) return {contexts_[context_index_], nullptr};
   const auto found = stream_contexts_.find(stream);
   return {found != stream_contexts_.end() ? found->second : contexts_[context_index_], stream};
 }
 
-void Session::forget_work_of(CUcontext context) {
-  const std::lock_guard lock(work_mutex_);
-  std::erase_if(work_, [&](const auto& entry) {
-    if (entry.first.first != context) return false;
-    clean(*entry.second, false);
-    return true;
-  });
-}
-
-std::shared_ptr<Session::StreamWork> Session::work_of(const StreamKey& key) {
-  auto& work = work_[key];
-  if (!work) {
-    work = std::make_shared<StreamWork>();
-    work->device = &device_of(key.first);
-    work->context = key.first;
-    work->stream = key.second;
-  }
-  return work;
-}
-
-void Session::submitted_to(CUstream stream) {
-  const std::lock_guard lock(work_mutex_);
-  StreamWork& work = *work_of(key_of(stream));
-  ++work.submitted;
-  if (work.dirty) return;
-  work.dirty = true;
-  ++dirty_streams_;
-  if (++work.device->dirty_streams == 1) work.device->accounting->work_began();
-}
-
-void Session::clean(StreamWork& work, bool dispatcher_awake) {
-  release_batch(work, std::exchange(work.open, {}));
-  work.held = false;
-  if (!std::exchange(work.dirty, false)) return;
-  --dirty_streams_;
-  if (--work.device->dirty_streams == 0) work.device->accounting->work_ended(dispatcher_awake);
-}
-
-void Session::done_with(const std::shared_ptr<StreamWork>& work, std::uint64_t submitted) {
-  const std::lock_guard lock(work_mutex_);
-  if (!work->dirty || work->submitted != submitted) return;
-  // A dispatcher that is not asleep may just have no CPU: it looks itself before it sleeps. It may also be at
-  // the gate of another device, for as long as that takes.
-  clean(*work, !asleep_.load() && devices_.size() == 1);
-}
-
-void Session::rest_if_done() {
-  const std::lock_guard lock(work_mutex_);
-  rest_idle_devices();
-}
-
-void Session::rest_idle_devices() {
-  for (const OwnDevice& own : devices_) {
-    if (own.dirty_streams == 0) own.accounting->rest();
-  }
-}
-
 CUresult Session::after_stream(const StreamKey& key, std::function<void(CUresult)> done) {
-  std::shared_ptr<StreamWork> work;
-  std::uint64_t submitted = 0;
-  Batch batch;
-  {
-    const std::lock_guard lock(work_mutex_);
-    work = work_of(key);
-    submitted = work->submitted;
-    work->fenced = submitted;
-    batch = std::exchange(work->open, {});
-  }
+  const StreamLedger::Mark fence = ledger_.fence(key);
   const CUcontext current = contexts_[context_index_];
   if (key.first != current) driver_.cuCtxSetCurrent(key.first);
-  const CUresult recorded = completions_.after_stream(
-      key.first, key.second, [this, work, submitted, batch, done = std::move(done)](CUresult result) {
-        note_result(result);
-        release_batch(*work, batch);
-        done_with(work, submitted);
-        if (done) done(result);
-      });
+  const CUresult recorded = completions_.after_stream(key.first, key.second,
+                                                      [this, fence, done = std::move(done)](CUresult result) {
+                                                        note_result(result);
+                                                        ledger_.ended(fence);
+                                                        if (done) done(result);
+                                                      });
   if (key.first != current) driver_.cuCtxSetCurrent(current);
   // A stream in which nothing can be recorded any more (after a fault) has no work that could still end.
-  if (recorded != CUDA_SUCCESS) {
-    release_batch(*work, batch);
-    done_with(work, submitted);
-  }
+  if (recorded != CUDA_SUCCESS) ledger_.ended(fence);
   return recorded;
 }
 
@@ -560,16 +484,13 @@ CUresult Session::after_stream_soon(const StreamKey& key, std::function<void(CUr
   if (soon_ || captures_ != 0 || key.first != contexts_[context_index_] || driver_.cuStreamQuery == nullptr) {
     return after_stream(key, std::move(done));
   }
-  const std::lock_guard lock(work_mutex_);
-  const std::shared_ptr<StreamWork> work = work_of(key);
-  work->fenced = work->submitted;
-  soon_ = SoonWait{work, work->submitted, std::move(done), print, std::exchange(work->open, {})};
+  soon_ = SoonWait{ledger_.fence(key), std::move(done), print};
   return CUDA_SUCCESS;
 }
 
 bool Session::poll_soon() {
   if (!soon_) return false;
-  const CUstream stream = soon_->work->stream;
+  const CUstream stream = soon_->fence.stream().second;
   CUresult result = driver_.cuStreamQuery(stream);
   if (result == CUDA_ERROR_NOT_READY) return true;
   const SoonWait wait = std::move(*soon_);
@@ -581,8 +502,7 @@ bool Session::poll_soon() {
   // The answer first: what else there is to do the client need not wait for.
   wait.done(result);
   note_result(result);
-  release_batch(*wait.work, wait.batch);
-  done_with(wait.work, wait.submitted);
+  ledger_.ended(wait.fence);
   return false;
 }
 
@@ -590,16 +510,11 @@ void Session::settle_soon() {
   if (!soon_) return;
   SoonWait wait = std::move(*soon_);
   soon_.reset();
-  {
-    const std::lock_guard lock(work_mutex_);
-    wait.work->open.count += wait.batch.count;
-    wait.work->open.predicted_ns += wait.batch.predicted_ns;
-  }
-  const StreamKey key{wait.work->context, wait.work->stream};
+  ledger_.reopen(wait.fence);
   const auto done = std::make_shared<std::function<void(CUresult)>>(std::move(wait.done));
   const std::uint64_t settled = now_ns();
   // How long it takes from here on is what a longer spin would have had to bridge.
-  const CUresult result = after_stream(key, [this, done, settled](CUresult what) {
+  const CUresult result = after_stream(wait.fence.stream(), [this, done, settled](CUresult what) {
     (*done)(what);
     wait_spin_.slept(now_ns() - settled);
   });
@@ -608,36 +523,21 @@ void Session::settle_soon() {
 
 bool Session::nothing_under_way() {
   if (captures_ != 0) return false;
-  std::shared_ptr<StreamWork> left;
-  std::uint64_t submitted = 0;
-  {
-    const std::lock_guard lock(work_mutex_);
-    if (dirty_streams_ == 0) return true;
-    // One stream may have finished without anybody's having asked. A GPU's driver is not asked: that costs
-    // more than it saves.
-    if (!software_ || dirty_streams_ != 1 || driver_.cuStreamQuery == nullptr) return false;
-    for (const auto& [key, work] : work_) {
-      if (work->dirty) left = work;
-    }
-    if (!left || left->context != contexts_[context_index_]) return false;
-    submitted = left->submitted;
-  }
-  if (driver_.cuStreamQuery(left->stream) != CUDA_SUCCESS) return false;
-  done_with(left, submitted);
+  if (!ledger_.busy()) return true;
+  // One stream may have finished without anybody's having asked. A GPU's driver is not asked: that costs
+  // more than it saves.
+  if (!software_ || driver_.cuStreamQuery == nullptr) return false;
+  const std::optional<StreamLedger::Mark> left = ledger_.only_busy();
+  if (!left || left->stream().first != contexts_[context_index_]) return false;
+  if (driver_.cuStreamQuery(left->stream().second) != CUDA_SUCCESS) return false;
+  ledger_.ended(*left);
   return true;
 }
 
-void Session::fence_dirty_streams() {
+void Session::fence_busy_streams() {
   // Recording in the legacy stream would disturb a capture.
   if (captures_ != 0) return;
-  std::vector<StreamKey> streams;
-  {
-    const std::lock_guard lock(work_mutex_);
-    for (const auto& [key, work] : work_) {
-      if (work->dirty && work->fenced != work->submitted) streams.push_back(key);
-    }
-  }
-  for (const StreamKey& key : streams) note_result(after_stream(key, nullptr));
+  for (const StreamLedger::Mark& mark : ledger_.unfenced()) note_result(after_stream(mark.stream(), nullptr));
 }
 
 void Session::when_all_done(std::function<void(CUresult)> done, Scope scope) {
@@ -655,15 +555,10 @@ void Session::when_all_done(std::function<void(CUresult)> done, Scope scope) {
   waiting->done = std::move(done);
   std::vector<StreamKey> streams;
   if (captures_ == 0) {
-    const std::lock_guard lock(work_mutex_);
-    for (const auto& [key, work] : work_) {
-      if (work->dirty && scope.covers(*work)) streams.push_back(key);
-    }
-    for (const auto& orphan : orphans_) {
-      if (!scope.covers(*orphan)) continue;
+    streams = ledger_.unfinished(scope, [&waiting] {
       waiting->left.fetch_add(1);
-      orphan->waiting.emplace_back([waiting](CUresult what) { waiting->one(what); });
-    }
+      return [waiting](CUresult what) { waiting->one(what); };
+    });
   }
   if (streams.size() == 1 && waiting->left.load() == 1) {
     const CUresult result = after_stream_soon(
@@ -680,12 +575,7 @@ void Session::when_all_done(std::function<void(CUresult)> done, Scope scope) {
 }
 
 void Session::when_all_done_apart(std::function<void(CUresult)> done, Scope scope) {
-  bool idle = captures_ == 0 && blocking_.idle();
-  if (idle) {
-    const std::lock_guard lock(work_mutex_);
-    idle = (scope.device != nullptr ? scope.device->dirty_streams : dirty_streams_) == 0;
-  }
-  if (idle) return done(CUDA_SUCCESS);
+  if (captures_ == 0 && blocking_.idle() && !ledger_.busy(scope.device)) return done(CUDA_SUCCESS);
   if (!software_ && captures_ == 0) {
     hold_records();
     when_all_done(

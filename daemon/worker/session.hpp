@@ -39,6 +39,7 @@
 #include "daemon/worker/jit_state.hpp"
 #include "daemon/worker/queue_thread.hpp"
 #include "daemon/worker/residence.hpp"
+#include "daemon/worker/stream_ledger.hpp"
 #include "daemon/worker/token_bucket.hpp"
 #include "protocol/channel.hpp"
 #include "protocol/futex.hpp"
@@ -352,17 +353,11 @@ class Session {
 #undef VGPU_HANDLER
 
  private:
-  /// Commands that were submitted while the work in flight is bounded and that no fence follows yet.
-  struct Batch {
-    std::uint32_t count = 0;
-    std::uint64_t predicted_ns = 0;
-  };
   /// One of the client's devices. Dispatcher only but for what is said.
   struct OwnDevice {
     CUdevice device = 0;
     CUcontext context = nullptr;       ///< its primary one
     Accounting* accounting = nullptr;  ///< thread-safe
-    std::size_t dirty_streams = 0;     ///< under work_mutex_
     bool bounded = false;              ///< what is in flight was, when it was last looked at
     TokenBucket launch_bucket;
     TokenBucket byte_bucket;
@@ -377,23 +372,6 @@ class Session {
   };
   /// What a module or library is charged for: of a library, on each device.
   using ImageCharge = std::deque<Charge>;
-  /// What is known of a stream's unfinished work.
-  struct StreamWork {
-    OwnDevice* device = nullptr;
-    CUcontext context = nullptr;
-    CUstream stream = nullptr;
-    std::uint64_t submitted = 0;
-    std::uint64_t fenced = 0;  // of `submitted`, what a completion will report
-    bool dirty = false;
-    bool held = false;  ///< of its unfinished work, some waits for the host or for another client
-    Batch open;
-  };
-  /// Unfinished work of a stream that the client has destroyed, and who is to hear of its end.
-  struct OrphanedWork {
-    OwnDevice* device = nullptr;
-    CUcontext context = nullptr;
-    std::vector<std::function<void(CUresult)>> waiting;
-  };
   /// A waited call that is answered later.
   struct PendingReply {
     std::uint32_t reference = 0;
@@ -505,24 +483,17 @@ class Session {
   CUresult with_async_error(CUresult result, bool synchronises);
   PendingReply defer();
   void answer(const PendingReply& pending, CUresult result, std::span<const std::byte> payload = {});
-  /// The stream as it is known here: its context, and nullptr for the legacy stream of the current one.
-  using StreamKey = std::pair<CUcontext, CUstream>;
   StreamKey key_of(CUstream stream) const;
-  std::shared_ptr<StreamWork> work_of(const StreamKey& key);
-  void submitted_to(CUstream stream);
-  void done_with(const std::shared_ptr<StreamWork>& work, std::uint64_t submitted);
   /// Asks the driver about a stream of the current context, and notes the end of its work.
   CUresult query_stream(CUstream stream);
-  /// A context's streams are gone.
-  void forget_work_of(CUcontext context);
   /// Takes no records until as many calls of release_records(), from any thread.
   void hold_records() {
     held_.fetch_add(1);
   }
   void release_records();
-  void fence_dirty_streams();
+  void fence_busy_streams();
   /// Before a stream with unfinished work is destroyed.
-  void orphan_work(CUstream stream);
+  void orphan_work(const StreamKey& stream);
   CUresult after_stream(const StreamKey& key, std::function<void(CUresult)> done);
   /// The same for a wait that probably ends before the client's next record: the stream is asked, and an
   /// event is recorded only when another record or a sleep comes first. `print`: the driver is to write out
@@ -548,8 +519,6 @@ class Session {
   bool prepare_sleep();
   /// Asks the streams with work that nobody waits for whether it has ended.
   void look_for_ends();
-  /// Tells the broker, before the dispatcher sleeps, if there is no work any more.
-  void rest_if_done();
   CUresult after_stream(CUstream stream, std::function<void(CUresult)> done) {
     return after_stream(key_of(stream), std::move(done));
   }
@@ -558,15 +527,7 @@ class Session {
   void free_allocations(const std::function<bool(const Allocation&)>& chosen);
   /// The same in one of several contexts. Graphs, which may hold nodes of others, stay.
   void empty_one_context(std::uint16_t index);
-  /// Whose work is waited for: that of one context or device, or (null) all.
-  struct Scope {
-    CUcontext context;
-    const OwnDevice* device;
-    template <class Work>
-    bool covers(const Work& work) const {
-      return (context == nullptr || work.context == context) && (device == nullptr || work.device == device);
-    }
-  };
+  using Scope = StreamLedger::Scope;
   /// Runs `done` when all work submitted so far has finished: at once when there is none.
   void when_all_done(std::function<void(CUresult)> done, Scope scope = {});
   /// The same for a `done` that may wait for the device, or that is to come after such ones. On the software
@@ -600,13 +561,6 @@ class Session {
   void sleep_at_gate(const std::atomic<std::uint32_t>& word, std::uint32_t value, std::uint64_t timeout_ns);
   /// Counts what was submitted while nothing was bounded as one batch in flight.
   void bound_earlier_work(OwnDevice& device);
-  static void release_batch(const StreamWork& work, const Batch& batch) {
-    if (batch.count != 0) work.device->accounting->finished(batch.count, batch.predicted_ns);
-  }
-  /// The stream's work has ended. Under work_mutex_.
-  void clean(StreamWork& work, bool dispatcher_awake);
-  /// Tells the broker of devices without work. Under work_mutex_.
-  void rest_idle_devices();
   bool any_bounded() const;
   /// An event before a command that is to be timed, or nullptr; and the one after it.
   CUevent begin_timing(CUstream stream, const Prediction& prediction);
@@ -743,6 +697,7 @@ class Session {
   SpinTime wait_spin_;               // while the client waits for a stream
   std::atomic<bool> prints_{false};  // kernels were loaded that may print
   HandleTable handles_;
+  StreamLedger ledger_;
   Completions completions_;
   UpcallPoster upcalls_;
   std::atomic<bool> stop_{false};
@@ -772,18 +727,11 @@ class Session {
   std::unique_ptr<CardBlas> card_blas_;
   bool card_blas_sought_ = false;
 
-  std::mutex work_mutex_;  // the two below, all StreamWork, and the devices' counts
-  std::map<StreamKey, std::shared_ptr<StreamWork>> work_;
-  std::vector<std::shared_ptr<OrphanedWork>> orphans_;  // under work_mutex_, as work_
-  std::size_t dirty_streams_ = 0;
-
   /// The wait of after_stream_soon().
   struct SoonWait {
-    std::shared_ptr<StreamWork> work;
-    std::uint64_t submitted = 0;
+    StreamLedger::Mark fence;
     std::function<void(CUresult)> done;
     bool print = false;
-    Batch batch;
   };
   std::optional<SoonWait> soon_;
   /// A stream whose copies to the device are to have happened before what comes behind them.
@@ -796,7 +744,6 @@ class Session {
   std::optional<AwaitedStream> awaited_;
   bool software_ = false;  // the device is the software GPU, whose copies this machine's CPUs make
   std::thread::id dispatcher_;
-  std::atomic<bool> asleep_{false};  // the dispatcher sleeps, or has begun to
 
   mutable std::mutex memory_mutex_;
   std::map<std::uint64_t, Allocation> allocations_;   // by address

@@ -44,7 +44,7 @@ void Session::empty_one_context(std::uint16_t index) {
   };
   drop(HandleKind::event, driver_.cuEventDestroy_v2);
   forget_foreign_waits(index);
-  forget_work_of(context);
+  ledger_.forget_context(context);
   drop(HandleKind::stream, driver_.cuStreamDestroy_v2);
   std::erase_if(stream_contexts_, [context](const auto& entry) { return entry.second == context; });
   drop(HandleKind::module, driver_.cuModuleUnload);
@@ -113,11 +113,7 @@ void Session::empty_primary_context() {
   nodes_.clear();
   kept_memory_.clear();
   stream_contexts_.clear();
-  {
-    const std::lock_guard lock(work_mutex_);
-    for (const auto& [key, work] : work_) clean(*work, false);
-    work_.clear();
-  }
+  ledger_.forget_all();
   free_allocations([](const Allocation&) { return true; });
 }
 
@@ -187,7 +183,7 @@ CUresult Session::end_context(std::uint16_t index, std::function<CUresult()> des
   const auto finish = [this, pending, context, destroy = std::move(destroy),
                        charges = take_lost_variables()](CUresult) mutable {
     completions_.forget_context(context);
-    forget_work_of(context);
+    ledger_.forget_context(context);
     const CUresult result = destroy();
     charges.clear();
     answer(pending, result);
@@ -245,7 +241,7 @@ CUresult Session::handle(const record::cuCtxSynchronize& record, reply::cuCtxSyn
   }
   const PendingReply pending = defer();
   // The contexts that share the device are waited for together: green ones count as part of the primary.
-  when_all_done([this, pending](CUresult result) { answer(pending, result); }, {nullptr, here_});
+  when_all_done([this, pending](CUresult result) { answer(pending, result); }, {nullptr, &here()});
   return deferred;
 }
 

@@ -100,7 +100,7 @@ CUresult Session::handle(const record::cuStreamBeginCapture_v2& record, reply::c
   CUstream stream = nullptr;
   if (!resolve(record.stream, stream)) return CUDA_ERROR_INVALID_HANDLE;
   // No fence can be recorded during a capture: what is in flight must not wait for one at the gate.
-  fence_dirty_streams();
+  fence_busy_streams();
   const CUresult result = driver_.cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_MODE_RELAXED);
   if (result == CUDA_SUCCESS) ++captures_;
   return result;

@@ -77,7 +77,7 @@ bool attribute_allowed(CUlaunchAttributeID id) {
 
 void Session::note_stream_work(CUstream stream) {
   if (captures_ != 0 && capturing(stream)) return;
-  submitted_to(stream);
+  ledger_.submitted(key_of(stream));
   device_of(stream).accounting->expect(0, false);
 }
 
@@ -86,8 +86,7 @@ void Session::note_held(CUstream stream) {
     graphs_hold_ = true;
     return;
   }
-  const std::lock_guard lock(work_mutex_);
-  work_of(key_of(stream))->held = true;
+  ledger_.held(key_of(stream));
 }
 
 CUresult Session::handle(const record::cuLaunchKernel& record, reply::cuLaunchKernel&, Tail tail) {

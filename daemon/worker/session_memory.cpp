@@ -99,7 +99,7 @@ CUresult Session::handle(const record::cuMemGetInfo_v2& record, reply::cuMemGetI
         const CUresult result = ask(late);
         answer(pending, result, bytes_of(late));
       },
-      {nullptr, here_});
+      {nullptr, &here()});
   return deferred;
 }
 
@@ -144,7 +144,7 @@ CUresult Session::handle(const record::cuMemAlloc_v2& record, reply::cuMemAlloc_
         late.dptr = at;
         answer(pending, second, bytes_of(late));
       },
-      {nullptr, here_});
+      {nullptr, &here()});
   return deferred;
 }
 
@@ -207,8 +207,9 @@ void Session::free_after_work(CUdeviceptr pointer, const PendingReply& pending) 
     const std::lock_guard lock(memory_mutex_);
     const auto found = allocations_.find(pointer);
     if (found != allocations_.end() && found->second.context < contexts_.size()) {
-      scope.device = context_devices_[found->second.context];
-      context = scope.device->context;
+      const OwnDevice& device = *context_devices_[found->second.context];
+      scope.device = device.accounting;
+      context = device.context;
     }
   }
   when_all_done_apart(

@@ -66,16 +66,11 @@ void Session::begin_residence() {
 bool Session::quiesce(std::uint64_t patience_ns) {
   if (captures_ != 0 || residence_->grant.all_fixed() || sticky_.load() != 0) return false;
   settle_soon();
-  fence_dirty_streams();
+  fence_busy_streams();
   const std::uint64_t until = now_ns() + patience_ns;
   for (;;) {
     completions_.poll();
-    bool idle = pending_frees_.load() == 0 && held_.load() == 0 && blocking_.idle();
-    if (idle) {
-      const std::lock_guard lock(work_mutex_);
-      idle = dirty_streams_ == 0;
-    }
-    if (idle) return true;
+    if (pending_frees_.load() == 0 && held_.load() == 0 && blocking_.idle() && !ledger_.busy()) return true;
     if (now_ns() > until || !peers_alive()) return false;
     pause();
   }
@@ -111,7 +106,7 @@ void Session::obey_order() {
   page.bytes_moved_out.fetch_add(bytes, std::memory_order_relaxed);
   page.move_out_ns.fetch_add(took, std::memory_order_relaxed);
   page.last_move_out_ns.store(took, std::memory_order_relaxed);
-  rest_if_done();
+  ledger_.rest();
   grant.obey(order);
 }
 
@@ -135,11 +130,11 @@ bool Session::await_room(std::uint64_t more, bool fixed, bool short_of, std::uin
     obey_order();
     if (captures_ == 0) {
       settle_soon();
-      fence_dirty_streams();
+      fence_busy_streams();
     }
     completions_.poll();
     completions_.hand_off();
-    rest_if_done();
+    ledger_.rest();
     grant.wait(turn, wait_ns);
     if (short_of && now_ns() - began > try_again_ns) {
       granted = true;

@@ -36,7 +36,7 @@ void Session::throttle(OwnDevice& device, const Cost& cost) {
                cost.bytes != 0 ? device.byte_bucket.take(cost.bytes, bytes, began) : 0);
   if (delay == 0) return;
   settle_soon();
-  fence_dirty_streams();
+  fence_busy_streams();
   const std::uint32_t refill = page.refill.load(std::memory_order_acquire);
   for (std::uint64_t now = began; now - began < delay && peers_alive(); now = now_ns()) {
     // A limit that was lifted lets the call go at once.
@@ -53,26 +53,13 @@ void Session::throttle(OwnDevice& device, const Cost& cost) {
 }
 
 void Session::bound_earlier_work(OwnDevice& device) {
-  std::vector<StreamKey> streams;
   const std::uint64_t window = device.accounting->window_ns();
-  std::uint64_t predicted = 0;  // of what each has
-  {
-    const std::lock_guard lock(work_mutex_);
-    for (const auto& [key, work] : work_) {
-      if (!work->dirty || work->device != &device) continue;
-      streams.push_back(key);
-    }
-    // Not the whole window: a stream that the program holds up until another one has got on would keep that
-    // one at the gate.
-    if (!streams.empty() && window != no_limit_ns) predicted = window / (2 * streams.size());
-    for (const StreamKey& key : streams) {
-      Batch& open = work_of(key)->open;
-      open.count += 1;
-      open.predicted_ns += predicted;
-    }
-  }
-  for (const StreamKey& key : streams) {
-    device.accounting->submitted(predicted);
+  // Not the whole window: a stream that the program holds up until another one has got on would keep that
+  // one at the gate.
+  const std::uint64_t expected = window != no_limit_ns ? window / 2 : 0;
+  std::uint64_t each = 0;
+  for (const StreamKey& key : ledger_.batch_earlier(*device.accounting, expected, each)) {
+    device.accounting->submitted(each);
     note_result(after_stream(key, nullptr));
   }
 }
@@ -104,16 +91,7 @@ void Session::sleep_at_gate(const std::atomic<std::uint32_t>& word, std::uint32_
 std::uint64_t Session::gate_patience(const OwnDevice& device, const StreamKey& next) {
   // A kernel may wait for one of another device: libraries of collectives do so.
   if (devices_.size() > 1) return gate_patience_ns;
-  const std::lock_guard lock(work_mutex_);
-  bool stream_works = false;
-  for (const auto& [key, work] : work_) {
-    if (!work->dirty || work->device != &device) continue;
-    if (work->held) return gate_patience_ns;
-    stream_works = stream_works || key == next;
-  }
-  // Of a stream that has begun nothing yet a kernel of another stream may wait, too. What is behind work of
-  // its own stream waits for that in any case: so a long queue of long kernels gets no more than its window.
-  return stream_works ? UINT64_MAX : gate_patience_ns;
+  return ledger_.may_wait_for_more(*device.accounting, next) ? gate_patience_ns : UINT64_MAX;
 }
 
 void Session::admit(CUstream stream, const Prediction& prediction, const Cost& cost) {
@@ -143,14 +121,14 @@ void Session::admit_once(OwnDevice& device, const StreamKey& stream, const Predi
   accounting.admit(prediction.ns,
                    {[this, fenced = false]() mutable {
                       // What no fence follows yet would never be seen to end.
-                      if (!fenced) fence_dirty_streams();
+                      if (!fenced) fence_busy_streams();
                       fenced = true;
                       completions_.poll();
                       answer_early();
                       obey_order();
                     },
                     [this, several] {
-                      fence_dirty_streams();
+                      fence_busy_streams();
                       answer_early();
                       completions_.hand_off();
                       obey_order();
@@ -168,22 +146,17 @@ void Session::admit_once(OwnDevice& device, const StreamKey& stream, const Predi
 
 void Session::submitted_command(CUstream stream, const Prediction& prediction) {
   if (captures_ != 0 && capturing(stream)) return;
-  submitted_to(stream);
+  const StreamKey key = key_of(stream);
+  ledger_.submitted(key);
   const OwnDevice& device = device_of(stream);
   Accounting& accounting = *device.accounting;
   accounting.expect(prediction.ns, prediction.known);
   if (!device.bounded || captures_ != 0) return;
   accounting.submitted(prediction.ns);
-  bool full = false;
-  {
-    const std::lock_guard lock(work_mutex_);
-    Batch& open = work_of(key_of(stream))->open;
-    ++open.count;
-    open.predicted_ns += prediction.ns;
-    full = !prediction.known || open.count >= batch_commands ||
-           open.predicted_ns >= accounting.window_ns() / batches_a_window;
-  }
-  if (full) note_result(after_stream(stream, nullptr));
+  const Batch open = ledger_.batched(key, prediction.ns);
+  const bool full = !prediction.known || open.count >= batch_commands ||
+                    open.predicted_ns >= accounting.window_ns() / batches_a_window;
+  if (full) note_result(after_stream(key, nullptr));
 }
 
 CUevent Session::take_timer() {

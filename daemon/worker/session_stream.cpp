@@ -26,23 +26,8 @@ CUresult Session::handle(const record::cuStreamCreate& record, reply::cuStreamCr
   return CUDA_SUCCESS;
 }
 
-void Session::orphan_work(CUstream stream) {
-  const auto orphan = std::make_shared<OrphanedWork>();
-  orphan->context = key_of(stream).first;
-  orphan->device = &device_of(orphan->context);
-  {
-    const std::lock_guard lock(work_mutex_);
-    orphans_.push_back(orphan);
-  }
-  const auto ended = [this, orphan](CUresult result) {
-    std::vector<std::function<void(CUresult)>> waiting;
-    {
-      const std::lock_guard lock(work_mutex_);
-      std::erase(orphans_, orphan);
-      waiting.swap(orphan->waiting);
-    }
-    for (const auto& done : waiting) done(result);
-  };
+void Session::orphan_work(const StreamKey& stream) {
+  const StreamLedger::Done ended = ledger_.orphan(stream);
   // It goes on; the fence tells when it has ended.
   const CUresult result = after_stream(stream, ended);
   note_result(result);
@@ -55,31 +40,18 @@ CUresult Session::handle(const record::cuStreamDestroy_v2& record, reply::cuStre
   if (!look_up(HandleKind::stream, record.stream, stream)) return CUDA_ERROR_INVALID_HANDLE;
   const bool captured = capturing(stream);
   if (captured && captures_ != 0) --captures_;
-  bool dirty = false;
-  {
-    const std::lock_guard lock(work_mutex_);
-    dirty = work_of(key_of(stream))->dirty;
-  }
-  if (dirty && !captured) orphan_work(stream);
-  {
-    const std::lock_guard lock(work_mutex_);
-    work_.erase(key_of(stream));
-  }
+  const StreamKey key = key_of(stream);
+  if (!captured && ledger_.busy(key)) orphan_work(key);
+  ledger_.forget(key);
   stream_contexts_.erase(stream);
   handles_.forget(HandleKind::stream, record.stream);
   return driver_.cuStreamDestroy_v2(stream);
 }
 
 CUresult Session::query_stream(CUstream stream) {
-  std::shared_ptr<StreamWork> work;
-  std::uint64_t submitted = 0;
-  {
-    const std::lock_guard lock(work_mutex_);
-    work = work_of(key_of(stream));
-    submitted = work->submitted;
-  }
+  const StreamLedger::Mark mark = ledger_.mark(key_of(stream));
   const CUresult result = driver_.cuStreamQuery(stream);
-  if (result != CUDA_ERROR_NOT_READY) done_with(work, submitted);
+  if (result != CUDA_ERROR_NOT_READY) ledger_.ended(mark);
   return result;
 }
 
