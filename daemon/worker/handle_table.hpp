@@ -1,12 +1,43 @@
 // What the client's handles name in the driver. One thread (the dispatcher) uses it.
 #pragma once
 
+#include <cuda.h>
+
 #include <cstdint>
+#include <type_traits>
 #include <vector>
 
 #include "protocol/handle.hpp"
 
 namespace vgpu::worker {
+
+/// The kind of handles that name objects of this type.
+template <class T>
+inline constexpr HandleKind kind_of_names = HandleKind::none;
+template <>
+inline constexpr HandleKind kind_of_names<CUevent> = HandleKind::event;
+template <>
+inline constexpr HandleKind kind_of_names<CUmodule> = HandleKind::module;
+template <>
+inline constexpr HandleKind kind_of_names<CUlibrary> = HandleKind::library;
+template <>
+inline constexpr HandleKind kind_of_names<CUkernel> = HandleKind::kernel;
+template <>
+inline constexpr HandleKind kind_of_names<CUgraph> = HandleKind::graph;
+template <>
+inline constexpr HandleKind kind_of_names<CUgraphExec> = HandleKind::graph_exec;
+template <>
+inline constexpr HandleKind kind_of_names<CUgraphNode> = HandleKind::graph_node;
+template <>
+inline constexpr HandleKind kind_of_names<CUgreenCtx> = HandleKind::green_context;
+template <>
+inline constexpr HandleKind kind_of_names<CUmemoryPool> = HandleKind::mem_pool;
+template <>
+inline constexpr HandleKind kind_of_names<CUmemGenericAllocationHandle> = HandleKind::mem_allocation;
+template <>
+inline constexpr HandleKind kind_of_names<CUarray> = HandleKind::array;
+template <>
+inline constexpr HandleKind kind_of_names<CUmipmappedArray> = HandleKind::mipmapped_array;
 
 /// Maps handles to the driver's values, by kind, index and generation. Believes nothing about a handle.
 class HandleTable {
@@ -32,6 +63,33 @@ class HandleTable {
   const std::uint64_t* find(HandleKind kind, std::uint64_t handle) const {
     const Entry* const entry = entry_of(kind, handle);
     return entry != nullptr ? &entry->value : nullptr;
+  }
+  /// The object of the driver's that the handle names, as find() does.
+  template <class T>
+  bool look_up(HandleKind kind, std::uint64_t handle, T& out) const {
+    const std::uint64_t* const value = find(kind, handle);
+    if (value == nullptr) return false;
+    if constexpr (std::is_pointer_v<T>) {
+      out = reinterpret_cast<T>(*value);
+    } else {
+      out = *value;
+    }
+    return true;
+  }
+  /// The same by the object's type.
+  template <class T>
+  bool resolve(std::uint64_t handle, T& out) const {
+    static_assert(kind_of_names<T> != HandleKind::none);
+    return look_up(kind_of_names<T>, handle, out);
+  }
+  bool resolve(std::uint64_t handle, CUstream& out) const {
+    if (handle > 1) return look_up(HandleKind::stream, handle, out);
+    out = handle == 0 ? nullptr : CU_STREAM_LEGACY;
+    return true;
+  }
+  /// Kernels too: the driver takes them as functions.
+  bool resolve(std::uint64_t handle, CUfunction& out) const {
+    return look_up(HandleKind::function, handle, out) || look_up(HandleKind::kernel, handle, out);
   }
   /// The handle with which `handle` ends, 0 when there is none.
   std::uint64_t owner(HandleKind kind, std::uint64_t handle) const {

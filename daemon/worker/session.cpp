@@ -39,26 +39,6 @@ std::uint64_t least_idle_spin(const SessionParts& parts) {
   return parts.memory_fd >= 0 ? std::max(default_spin_ns(), vm_spin_ns) : default_spin_ns();
 }
 
-/// Errors after which the driver's context is of no more use. Source: cuda.h, the comments on CUresult.
-bool is_sticky(CUresult result) {
-  switch (result) {
-    case CUDA_ERROR_ILLEGAL_ADDRESS:
-    case CUDA_ERROR_LAUNCH_TIMEOUT:
-    case CUDA_ERROR_ASSERT:
-    case CUDA_ERROR_HARDWARE_STACK_ERROR:
-    case CUDA_ERROR_ILLEGAL_INSTRUCTION:
-    case CUDA_ERROR_MISALIGNED_ADDRESS:
-    case CUDA_ERROR_INVALID_ADDRESS_SPACE:
-    case CUDA_ERROR_INVALID_PC:
-    case CUDA_ERROR_LAUNCH_FAILED:
-    case CUDA_ERROR_ECC_UNCORRECTABLE:
-    case CUDA_ERROR_EXTERNAL_DEVICE:
-      return true;
-    default:
-      return false;
-  }
-}
-
 }  // namespace
 
 Session::Session(const SessionParts& parts)
@@ -73,6 +53,7 @@ Session::Session(const SessionParts& parts)
       wait_spin_(spin_long_ ? 10 * default_spin_ns() : default_spin_ns(),
                  spin_long_ ? longest_wait_spin_ns : default_spin_ns(),
                  spin_long_ ? longest_wait_spin_ns : default_spin_ns()),
+      errors_(parts.accounting.page(), parts.channel),
       ledger_(accounts_of(parts),
               [this](CUcontext context) {
                 return static_cast<std::size_t>(&device_of(context) - devices_.data());
@@ -225,7 +206,7 @@ SessionEnd Session::run() {
       if (captures_ == 0 && foreign_waits_.stuck(now)) {
         // Nothing that this context does will bring it back. Source: cuda.h, on this error: the process must
         // end.
-        note_result(CUDA_ERROR_EXTERNAL_DEVICE);
+        errors_.note(CUDA_ERROR_EXTERNAL_DEVICE);
         return SessionEnd::orphaned;
       }
       if (parts_.broker_socket >= 0 && peer_hung_up(parts_.broker_socket)) return SessionEnd::broker_gone;
@@ -273,7 +254,7 @@ void Session::look_for_ends() {
     }
     const CUresult result = driver_.cuStreamQuery(mark.stream().second);
     if (result == CUDA_ERROR_NOT_READY) continue;
-    note_result(result);
+    errors_.note(result);
     ledger_.ended(mark);
   }
   if (elsewhere) fence_busy_streams();
@@ -317,7 +298,7 @@ void Session::run_record(std::span<const std::byte> bytes) {
   if (header.reply != 0) {
     answer(current_, result, out.bytes());
   } else if (result != CUDA_SUCCESS) {
-    report_async(result);
+    errors_.note_unwaited(result);
   }
 }
 
@@ -390,45 +371,14 @@ CUresult Session::unsupported(std::uint16_t) {
   return CUDA_ERROR_NOT_SUPPORTED;
 }
 
-void Session::note_result(CUresult result) {
-  if (result == CUDA_SUCCESS || result == CUDA_ERROR_NOT_READY) return;
-  accounting_.page().errors.fetch_add(1, std::memory_order_relaxed);
-  if (!is_sticky(result)) return;
-  int none = 0;
-  if (sticky_.compare_exchange_strong(none, static_cast<int>(result))) {
-    accounting_.page().sticky_error.store(static_cast<std::uint64_t>(result), std::memory_order_relaxed);
-    channel_.control().sticky_error.store(static_cast<std::uint32_t>(result), std::memory_order_release);
-  }
-}
-
-void Session::report_async(CUresult result) {
-  note_result(result);
-  if (result == CUDA_SUCCESS || result == CUDA_ERROR_NOT_READY || is_sticky(result)) return;
-  int none = 0;
-  if (async_error_.compare_exchange_strong(none, static_cast<int>(result))) {
-    channel_.control().async_error.store(static_cast<std::uint32_t>(result), std::memory_order_release);
-  }
-}
-
-CUresult Session::with_async_error(CUresult result, bool synchronises) {
-  if (result != CUDA_SUCCESS) return result;
-  if (const int sticky = sticky_.load(std::memory_order_acquire); sticky != 0)
-    return static_cast<CUresult>(sticky);
-  if (!synchronises) return result;
-  const int async = async_error_.exchange(0, std::memory_order_acq_rel);
-  if (async == 0) return result;
-  channel_.control().async_error.store(0, std::memory_order_release);
-  return static_cast<CUresult>(async);
-}
-
 Session::PendingReply Session::defer() {
   deferred_ = true;
   return current_;
 }
 
 void Session::answer(const PendingReply& pending, CUresult result, std::span<const std::byte> payload) {
-  note_result(result);
-  result = with_async_error(result, pending.synchronises);
+  errors_.note(result);
+  result = errors_.answer(result, pending.synchronises);
   std::uint32_t flags = 0;
   if (pending.synchronises && prints_ && parts_.console != nullptr &&
       parts_.console->forward(parts_.direct_socket)) {
@@ -436,25 +386,6 @@ void Session::answer(const PendingReply& pending, CUresult result, std::span<con
   }
   complete_reply(channel_, pending.reference, static_cast<std::int32_t>(result), payload, flags);
   if (pending.taken_ns != 0) accounting_.count_latency(now_ns() - pending.taken_ns);
-}
-
-bool Session::resolve(std::uint64_t handle, CUstream& out) const {
-  if (handle <= 1) {
-    out = handle == 0 ? nullptr : CU_STREAM_LEGACY;
-    return true;
-  }
-  return look_up(HandleKind::stream, handle, out);
-}
-
-bool Session::resolve(std::uint64_t handle, CUfunction& out) const {
-  return look_up(HandleKind::function, handle, out) || look_up(HandleKind::kernel, handle, out);
-}
-
-bool Session::resolve(std::uint64_t handle, CUmemGenericAllocationHandle& out) const {
-  const std::uint64_t* const value = handles_.find(HandleKind::mem_allocation, handle);
-  if (value == nullptr) return false;
-  out = *value;
-  return true;
 }
 
 StreamKey Session::key_of(CUstream stream) const {
@@ -469,7 +400,7 @@ CUresult Session::after_stream(const StreamKey& key, std::function<void(CUresult
   if (key.first != current) driver_.cuCtxSetCurrent(key.first);
   const CUresult recorded = completions_.after_stream(key.first, key.second,
                                                       [this, fence, done = std::move(done)](CUresult result) {
-                                                        note_result(result);
+                                                        errors_.note(result);
                                                         ledger_.ended(fence);
                                                         if (done) done(result);
                                                       });
@@ -501,7 +432,7 @@ bool Session::poll_soon() {
   }
   // The answer first: what else there is to do the client need not wait for.
   wait.done(result);
-  note_result(result);
+  errors_.note(result);
   ledger_.ended(wait.fence);
   return false;
 }
@@ -537,7 +468,8 @@ bool Session::nothing_under_way() {
 void Session::fence_busy_streams() {
   // Recording in the legacy stream would disturb a capture.
   if (captures_ != 0) return;
-  for (const StreamLedger::Mark& mark : ledger_.unfenced()) note_result(after_stream(mark.stream(), nullptr));
+  for (const StreamLedger::Mark& mark : ledger_.unfenced())
+    errors_.note(after_stream(mark.stream(), nullptr));
 }
 
 void Session::when_all_done(std::function<void(CUresult)> done, Scope scope) {

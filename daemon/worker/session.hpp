@@ -27,18 +27,18 @@
 #include "cudaabi/blas_extension.hpp"
 #include "daemon/worker/accounting.hpp"
 #include "daemon/worker/card_blas.hpp"
+#include "daemon/worker/client_errors.hpp"
 #include "daemon/worker/completions.hpp"
-#include "daemon/worker/console.hpp"
-#include "daemon/worker/driver_library.hpp"
 #include "daemon/worker/early_questions.hpp"
 #include "daemon/worker/estimates.hpp"
 #include "daemon/worker/foreign_waits.hpp"
 #include "daemon/worker/handle_table.hpp"
-#include "daemon/worker/host_regions.hpp"
 #include "daemon/worker/ipc_link.hpp"
 #include "daemon/worker/jit_state.hpp"
 #include "daemon/worker/queue_thread.hpp"
+#include "daemon/worker/reply_buffer.hpp"
 #include "daemon/worker/residence.hpp"
+#include "daemon/worker/session_parts.hpp"
 #include "daemon/worker/stream_ledger.hpp"
 #include "daemon/worker/token_bucket.hpp"
 #include "protocol/channel.hpp"
@@ -54,61 +54,6 @@ namespace vgpu::worker {
 
 /// What a handler returns that called Session::defer(): the reply is sent later, whatever is returned now.
 inline constexpr CUresult deferred = CUDA_SUCCESS;
-
-/// The reply's payload while a record is being run.
-class ReplyBuffer {
- public:
-  template <class Reply>
-  void put(const Reply& reply) {
-    if constexpr (!std::is_empty_v<Reply>) {
-      static_assert(sizeof(Reply) <= reply_payload_bytes);
-      std::memcpy(bytes_, &reply, sizeof reply);
-      size_ = sizeof reply;
-    }
-  }
-  std::span<const std::byte> bytes() const { return {bytes_, size_}; }
-  void clear() { size_ = 0; }
-
- private:
-  std::byte bytes_[reply_payload_bytes];
-  std::size_t size_ = 0;
-};
-
-/// A device that the client has besides the first; it outlives the session.
-struct FurtherDevice {
-  CUdevice device = 0;
-  CUcontext context = nullptr;  ///< its primary one
-  Accounting* accounting = nullptr;
-};
-
-/// What the session works with. All outlive it.
-struct SessionParts {
-  const DriverTable& driver;
-  const DriverLibrary* library = nullptr;  ///< nullptr in tests with a table of their own
-  CUdevice device = 0;
-  CUcontext context = nullptr;
-  Channel& channel;
-  Accounting& accounting;
-  HostRegions& regions;
-  Console* console = nullptr;  ///< where the driver prints to; nullptr: not collected
-  int direct_socket = -1;
-  int broker_socket = -1;
-  int memory_fd = -1;  ///< of a process in a VM: the VM's memory; host regions are parts of the arena
-  std::uint64_t arena_offset = 0;  ///< of the arena in it
-  std::vector<FurtherDevice> further{};
-};
-
-/// Whether a launch attribute is a plain value: others name events or memory of the caller.
-bool attribute_allowed(CUlaunchAttributeID id);
-
-/// Why a session ended.
-enum class SessionEnd {
-  client_gone,
-  broker_gone,
-  corrupt_ring,
-  stopped,
-  orphaned,  ///< it waits for an event whose maker has ended; the client's error is set
-};
 
 class Session {
  public:
@@ -156,32 +101,10 @@ class Session {
     const std::uint64_t owner = handles_.owner(kind, handle);
     return owner != 0 ? owner : handle;
   }
-  bool resolve(std::uint64_t handle, CUstream& out) const;
-  bool resolve(std::uint64_t handle,
-               CUfunction& out) const;  ///< kernels too: the driver takes them as functions
-  bool resolve(std::uint64_t handle, CUmemGenericAllocationHandle& out) const;
-  bool resolve(std::uint64_t handle, CUevent& out) const { return look_up(HandleKind::event, handle, out); }
-  bool resolve(std::uint64_t handle, CUmodule& out) const { return look_up(HandleKind::module, handle, out); }
-  bool resolve(std::uint64_t handle, CUlibrary& out) const {
-    return look_up(HandleKind::library, handle, out);
-  }
-  bool resolve(std::uint64_t handle, CUkernel& out) const { return look_up(HandleKind::kernel, handle, out); }
-  bool resolve(std::uint64_t handle, CUgraph& out) const { return look_up(HandleKind::graph, handle, out); }
-  bool resolve(std::uint64_t handle, CUgraphExec& out) const {
-    return look_up(HandleKind::graph_exec, handle, out);
-  }
-  bool resolve(std::uint64_t handle, CUgraphNode& out) const {
-    return look_up(HandleKind::graph_node, handle, out);
-  }
-  bool resolve(std::uint64_t handle, CUgreenCtx& out) const {
-    return look_up(HandleKind::green_context, handle, out);
-  }
-  bool resolve(std::uint64_t handle, CUmemoryPool& out) const {
-    return look_up(HandleKind::mem_pool, handle, out);
-  }
-  bool resolve(std::uint64_t handle, CUarray& out) const { return look_up(HandleKind::array, handle, out); }
-  bool resolve(std::uint64_t handle, CUmipmappedArray& out) const {
-    return look_up(HandleKind::mipmapped_array, handle, out);
+  /// The object of the driver's that a handle names; false when it names none of this type.
+  template <class T>
+  bool resolve(std::uint64_t handle, T& out) const {
+    return handles_.resolve(handle, out);
   }
 
   /// The client numbers its own devices: such a number becomes the driver's, any other one becomes a number
@@ -424,14 +347,6 @@ class Session {
     std::uint64_t owned = 0;
   };
 
-  template <class T>
-  bool look_up(HandleKind kind, std::uint64_t handle, T& out) const {
-    const std::uint64_t* const value = handles_.find(kind, handle);
-    if (value == nullptr) return false;
-    out = reinterpret_cast<T>(*value);
-    return true;
-  }
-
   // session.cpp
   void dispatch(std::span<const std::byte> bytes, ReplyBuffer& out, CUresult& result);
   bool peers_alive();
@@ -478,9 +393,6 @@ class Session {
   /// Keeps a resource and fills in what the client gets instead.
   CUresult give_resource(const CUdevResource& resource, CUdevResource& out);
   const CUdevResource* resource_of(std::uint64_t token) const;
-  void note_result(CUresult result);
-  void report_async(CUresult result);
-  CUresult with_async_error(CUresult result, bool synchronises);
   PendingReply defer();
   void answer(const PendingReply& pending, CUresult result, std::span<const std::byte> payload = {});
   StreamKey key_of(CUstream stream) const;
@@ -697,6 +609,7 @@ class Session {
   SpinTime wait_spin_;               // while the client waits for a stream
   std::atomic<bool> prints_{false};  // kernels were loaded that may print
   HandleTable handles_;
+  ClientErrors errors_;
   StreamLedger ledger_;
   Completions completions_;
   UpcallPoster upcalls_;
@@ -798,9 +711,6 @@ class Session {
   QueueThread blocking_;
   // Records are not taken until it is 0: when_all_done_apart(), behind_awaited().
   std::atomic<std::uint32_t> held_{0};
-
-  std::atomic<int> sticky_{0};
-  std::atomic<int> async_error_{0};
 };
 
 }  // namespace vgpu::worker

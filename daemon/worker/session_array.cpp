@@ -66,7 +66,7 @@ CUresult Session::handle(const record::cuArrayDestroy& record, reply::cuArrayDes
   handles_.forget(HandleKind::array, record.array);
   pending_frees_.fetch_add(1);
   when_all_done_apart([this, array, held = std::move(charge->second)](CUresult) {
-    report_async(driver_.cuArrayDestroy(array));
+    errors_.note_unwaited(driver_.cuArrayDestroy(array));
     pending_frees_.fetch_sub(1);
   });
   arrays_.erase(charge);
@@ -121,7 +121,7 @@ CUresult Session::handle(const record::cuMipmappedArrayDestroy& record, reply::c
                                                                std::uint16_t) { return of == owner; });
   pending_frees_.fetch_add(1);
   when_all_done_apart([this, array, held = std::move(charge->second)](CUresult) {
-    report_async(driver_.cuMipmappedArrayDestroy(array));
+    errors_.note_unwaited(driver_.cuMipmappedArrayDestroy(array));
     pending_frees_.fetch_sub(1);
   });
   arrays_.erase(charge);
@@ -184,7 +184,7 @@ CUresult Session::handle(const record::cuTexObjectDestroy& record, reply::cuTexO
   if (textures_.erase({context_index_, record.object}) == 0) return CUDA_ERROR_INVALID_VALUE;
   // Kernels that use it may still run.
   when_all_done([this, object = record.object, context = contexts_[context_index_]](CUresult) {
-    report_async(in_context(context, [&] { return driver_.cuTexObjectDestroy(object); }));
+    errors_.note_unwaited(in_context(context, [&] { return driver_.cuTexObjectDestroy(object); }));
   });
   return CUDA_SUCCESS;
 }
@@ -206,7 +206,7 @@ CUresult Session::handle(const record::cuSurfObjectDestroy& record, reply::cuSur
   if (driver_.cuSurfObjectDestroy == nullptr) return unsupported(record.header.call);
   if (surfaces_.erase({context_index_, record.object}) == 0) return CUDA_ERROR_INVALID_VALUE;
   when_all_done([this, object = record.object, context = contexts_[context_index_]](CUresult) {
-    report_async(in_context(context, [&] { return driver_.cuSurfObjectDestroy(object); }));
+    errors_.note_unwaited(in_context(context, [&] { return driver_.cuSurfObjectDestroy(object); }));
   });
   return CUDA_SUCCESS;
 }

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "daemon/worker/launch_attributes.hpp"
 #include "daemon/worker/session.hpp"
 
 namespace vgpu::worker {

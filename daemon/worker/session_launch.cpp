@@ -4,6 +4,7 @@
 
 #include <cstdio>
 
+#include "daemon/worker/launch_attributes.hpp"
 #include "daemon/worker/session.hpp"
 
 namespace vgpu::worker {
@@ -53,27 +54,6 @@ CUlaunchConfig config_of(const Record& record, CUstream stream, std::vector<CUla
 }
 
 }  // namespace
-
-bool attribute_allowed(CUlaunchAttributeID id) {
-  switch (static_cast<int>(id)) {
-    case CU_LAUNCH_ATTRIBUTE_IGNORE:
-    case CU_LAUNCH_ATTRIBUTE_ACCESS_POLICY_WINDOW:
-    case CU_LAUNCH_ATTRIBUTE_COOPERATIVE:
-    case CU_LAUNCH_ATTRIBUTE_SYNCHRONIZATION_POLICY:
-    case CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION:
-    case CU_LAUNCH_ATTRIBUTE_CLUSTER_SCHEDULING_POLICY_PREFERENCE:
-    case CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION:
-    case CU_LAUNCH_ATTRIBUTE_PRIORITY:
-    case CU_LAUNCH_ATTRIBUTE_MEM_SYNC_DOMAIN_MAP:
-    case CU_LAUNCH_ATTRIBUTE_MEM_SYNC_DOMAIN:
-    case CU_LAUNCH_ATTRIBUTE_PREFERRED_CLUSTER_DIMENSION:
-    case CU_LAUNCH_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT:
-    case CU_LAUNCH_ATTRIBUTE_NVLINK_UTIL_CENTRIC_SCHEDULING:
-      return true;
-    default:
-      return false;
-  }
-}
 
 void Session::note_stream_work(CUstream stream) {
   if (captures_ != 0 && capturing(stream)) return;

@@ -219,7 +219,7 @@ void Session::free_after_work(CUdeviceptr pointer, const PendingReply& pending) 
         if (pending.reference != 0) {
           answer(pending, result, {});
         } else {
-          report_async(result);
+          errors_.note_unwaited(result);
         }
       },
       scope);

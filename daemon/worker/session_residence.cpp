@@ -64,7 +64,7 @@ void Session::begin_residence() {
 }
 
 bool Session::quiesce(std::uint64_t patience_ns) {
-  if (captures_ != 0 || residence_->grant.all_fixed() || sticky_.load() != 0) return false;
+  if (captures_ != 0 || residence_->grant.all_fixed() || errors_.sticky()) return false;
   settle_soon();
   fence_busy_streams();
   const std::uint64_t until = now_ns() + patience_ns;
@@ -185,7 +185,7 @@ CUresult Session::bring_back() {
     grant.give_up(bytes, false);
     if (result != CUDA_ERROR_OUT_OF_MEMORY) {
       // Its memory cannot be had back: as after a fault, nothing of the client's can be right any more.
-      note_result(CUDA_ERROR_LAUNCH_FAILED);
+      errors_.note(CUDA_ERROR_LAUNCH_FAILED);
       return CUDA_ERROR_LAUNCH_FAILED;
     }
     short_of = true;

@@ -60,7 +60,7 @@ void Session::bound_earlier_work(OwnDevice& device) {
   std::uint64_t each = 0;
   for (const StreamKey& key : ledger_.batch_earlier(*device.accounting, expected, each)) {
     device.accounting->submitted(each);
-    note_result(after_stream(key, nullptr));
+    errors_.note(after_stream(key, nullptr));
   }
 }
 
@@ -156,7 +156,7 @@ void Session::submitted_command(CUstream stream, const Prediction& prediction) {
   const Batch open = ledger_.batched(key, prediction.ns);
   const bool full = !prediction.known || open.count >= batch_commands ||
                     open.predicted_ns >= accounting.window_ns() / batches_a_window;
-  if (full) note_result(after_stream(key, nullptr));
+  if (full) errors_.note(after_stream(key, nullptr));
 }
 
 CUevent Session::take_timer() {

@@ -30,14 +30,14 @@ void Session::orphan_work(const StreamKey& stream) {
   const StreamLedger::Done ended = ledger_.orphan(stream);
   // It goes on; the fence tells when it has ended.
   const CUresult result = after_stream(stream, ended);
-  note_result(result);
+  errors_.note(result);
   if (result != CUDA_SUCCESS) ended(result);
 }
 
 CUresult Session::handle(const record::cuStreamDestroy_v2& record, reply::cuStreamDestroy_v2&, Tail) {
   if (driver_.cuStreamDestroy_v2 == nullptr) return unsupported(record.header.call);
   CUstream stream = nullptr;
-  if (!look_up(HandleKind::stream, record.stream, stream)) return CUDA_ERROR_INVALID_HANDLE;
+  if (!handles_.look_up(HandleKind::stream, record.stream, stream)) return CUDA_ERROR_INVALID_HANDLE;
   const bool captured = capturing(stream);
   if (captured && captures_ != 0) --captures_;
   const StreamKey key = key_of(stream);
@@ -116,7 +116,7 @@ Session::NextRecord Session::behind_awaited() {
   }
   const CUresult result = query_stream(awaited_->stream);
   if (result != CUDA_ERROR_NOT_READY) {
-    note_result(result);
+    errors_.note(result);
     awaited_.reset();
     return NextRecord::may_run;
   }
@@ -147,8 +147,8 @@ CUresult Session::handle(const record::cuEventDestroy_v2& record, reply::cuEvent
   foreign_waits_.closed(record.event);
   if (completions_.waits_for(event)) {
     // Another thread of the client waits for it: it goes when that wait has ended.
-    completions_.after_event(event,
-                             [this, event](CUresult) { report_async(driver_.cuEventDestroy_v2(event)); });
+    completions_.after_event(
+        event, [this, event](CUresult) { errors_.note_unwaited(driver_.cuEventDestroy_v2(event)); });
     return CUDA_SUCCESS;
   }
   return driver_.cuEventDestroy_v2(event);
