@@ -543,18 +543,11 @@ std::span<std::byte> Session::arena_bytes(const ArenaSpan& span) const {
 
 bool Session::device_range(std::uint64_t address, std::uint64_t bytes) const {
   if (address == 0 || address + bytes < address) return false;
-  {
-    const std::lock_guard lock(memory_mutex_);
-    for (const auto* const ranges : {&allocations_, &graph_memory_}) {
-      auto after = ranges->upper_bound(address);
-      if (after == ranges->begin()) continue;
-      --after;
-      const std::uint64_t inside = address - after->first;
-      const std::uint64_t size = after->second.bytes;
-      if (inside <= size && size - inside >= bytes) return true;
-      // Memory that can be moved is mapped in whole pages, more of them than the client was given.
-      if (residence_ && inside < size && residence_->memory.owns(after->first)) return false;
-    }
+  if (allocations_.covers(address, bytes)) return true;
+  // Memory that can be moved is mapped in whole pages, more of them than the client was given.
+  if (residence_) {
+    const auto around = allocations_.around(address);
+    if (around && residence_->memory.owns(around->first)) return false;
   }
   // Module variables and VMM mappings: the driver knows. Host memory of this process must not pass as the
   // client's.

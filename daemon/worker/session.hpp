@@ -26,6 +26,7 @@
 
 #include "cudaabi/blas_extension.hpp"
 #include "daemon/worker/accounting.hpp"
+#include "daemon/worker/allocation_table.hpp"
 #include "daemon/worker/card_blas.hpp"
 #include "daemon/worker/client_errors.hpp"
 #include "daemon/worker/completions.hpp"
@@ -39,6 +40,7 @@
 #include "daemon/worker/reply_buffer.hpp"
 #include "daemon/worker/residence.hpp"
 #include "daemon/worker/session_parts.hpp"
+#include "daemon/worker/shared_objects.hpp"
 #include "daemon/worker/stream_ledger.hpp"
 #include "daemon/worker/token_bucket.hpp"
 #include "protocol/channel.hpp"
@@ -286,12 +288,6 @@ class Session {
     TokenBucket byte_bucket;
     std::uint32_t capability = 0;  ///< 75 for 7.5; asked when it is needed
     std::vector<CUevent> timers;   ///< of its primary context; under timers_mutex_
-  };
-  /// Device memory of the client's.
-  struct Allocation {
-    std::uint64_t bytes = 0;
-    Accounting* accounting = nullptr;  ///< to which it is charged
-    std::uint16_t context = 0;         ///< in which it was made
   };
   /// What a module or library is charged for: of a library, on each device.
   using ImageCharge = std::deque<Charge>;
@@ -552,19 +548,8 @@ class Session {
     const auto primary = static_cast<std::uint16_t>(&device - devices_.data());
     return {0, device.accounting, &device == here_ ? context_index_ : primary};
   }
-  void note_allocation(CUdeviceptr pointer, const Allocation& allocation);
-  /// The same of memory of another client's pool, which pays for it; it may be opened more than once.
-  void note_import(CUdeviceptr pointer, std::uint64_t bytes);
-  /// Ends what either noted.
-  void release_allocation(CUdeviceptr pointer, bool movable = false);
   /// Frees it once what runs now has ended.
   void free_after_work(CUdeviceptr pointer, const PendingReply& pending);
-  /// Closes what was opened of other clients' memory.
-  void close_imported();
-  void withdraw_event(std::uint64_t handle);
-  void withdraw_pool(std::uint64_t handle);
-  /// Of exported allocations those that nothing of the client's holds any more.
-  void withdraw_released_allocations();
   CUresult fix_up_copy(CUDA_MEMCPY3D& copy, const ArenaSpan& src_block, const ArenaSpan& dst_block);
   void host_call(CUstream stream, const Upcall& upcall, HostCall*& out);
   static void CUDA_CB run_host_call(void* call);
@@ -658,26 +643,14 @@ class Session {
   bool software_ = false;  // the device is the software GPU, whose copies this machine's CPUs make
   std::thread::id dispatcher_;
 
-  mutable std::mutex memory_mutex_;
-  std::map<std::uint64_t, Allocation> allocations_;   // by address
-  std::map<std::uint64_t, Allocation> graph_memory_;  // the same, of GraphMemory
-  // By client handle, and by the address where it is mapped. Dispatcher only.
-  std::unordered_map<std::uint64_t, std::shared_ptr<Charge>> vmm_;
-  std::map<std::uint64_t, std::shared_ptr<Charge>> mapped_;
   // What other clients may open, and what was opened of theirs.
   IpcLink ipc_;
   ForeignWaits foreign_waits_{driver_, ipc_};
-  std::map<std::uint64_t, IpcToken> offered_memory_;             // by address; under memory_mutex_
-  std::map<std::uint64_t, IpcToken> offered_pool_memory_;        // the same
-  std::map<std::uint64_t, std::uint32_t> imported_pool_memory_;  // by address: how often; the same
-  std::unordered_map<std::uint64_t, IpcToken> offered_pools_;    // by client handle
-  std::unordered_map<std::uint64_t, IpcToken> offered_events_;   // by client handle
-  std::vector<std::pair<std::weak_ptr<Charge>, IpcToken>> offered_allocations_;
-  struct Imported {
-    std::uint32_t count = 0;  // how often it is open
-    std::uint16_t context = 0;
-  };
-  std::map<std::uint64_t, Imported> imported_;                         // by address
+  AllocationTable allocations_{ipc_};
+  SharedObjects shared_{ipc_};
+  // By client handle, and by the address where it is mapped. Dispatcher only.
+  std::unordered_map<std::uint64_t, std::shared_ptr<Charge>> vmm_;
+  std::map<std::uint64_t, std::shared_ptr<Charge>> mapped_;
   std::unordered_map<std::uint64_t, std::shared_ptr<Charge>> arrays_;  // by client handle. Dispatcher only
   std::unordered_map<std::uint64_t, std::shared_ptr<ImageCharge>>
       variables_;                                        // of modules and libraries; the same

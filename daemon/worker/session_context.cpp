@@ -33,11 +33,7 @@ void Session::empty_one_context(std::uint16_t index) {
   if (driver_.cuCtxSynchronize != nullptr) driver_.cuCtxSynchronize();
   completions_.poll();
   blocking_.drain();
-  std::erase_if(imported_, [&](const auto& entry) {
-    if (entry.second.context != index) return false;
-    for (std::uint32_t i = 0; i < entry.second.count; ++i) driver_.cuIpcCloseMemHandle(entry.first);
-    return true;
-  });
+  shared_.forget_opened(index, [this](CUdeviceptr pointer) { driver_.cuIpcCloseMemHandle(pointer); });
   const auto drop = [this, index](HandleKind kind, auto destroy) {
     if (destroy == nullptr) return;
     handles_.take_of(kind, index, [destroy](std::uint64_t value) { destroy_value(destroy, value); });
@@ -77,7 +73,7 @@ void Session::empty_primary_context() {
   // What was freed and waited for that goes first.
   completions_.poll();
   blocking_.drain();
-  close_imported();
+  shared_.forget_opened(std::nullopt, [this](CUdeviceptr pointer) { driver_.cuIpcCloseMemHandle(pointer); });
   const auto drop = [this](HandleKind kind, auto destroy) {
     if (destroy == nullptr) return;
     handles_.take_all(kind, [destroy](std::uint64_t value) { destroy_value(destroy, value); });
@@ -118,16 +114,9 @@ void Session::empty_primary_context() {
 }
 
 void Session::free_allocations(const std::function<bool(const Allocation&)>& chosen) {
-  std::vector<std::uint64_t> pointers;
-  {
-    const std::lock_guard lock(memory_mutex_);
-    for (const auto& [pointer, allocation] : allocations_) {
-      if (chosen(allocation)) pointers.push_back(pointer);
-    }
-  }
-  for (const std::uint64_t pointer : pointers) {
+  for (const CUdeviceptr pointer : allocations_.of(chosen)) {
     if (driver_.cuMemFree_v2 == nullptr || free_device_memory(pointer) != CUDA_SUCCESS) {
-      release_allocation(pointer);
+      allocations_.remove(pointer);
     }
   }
 }
@@ -168,7 +157,7 @@ CUresult Session::end_context(std::uint16_t index, std::function<CUresult()> des
   const auto of_context = [index](const auto& entry) { return entry.first.first == index; };
   std::erase_if(limits_, of_context);
   std::erase_if(usual_limits_, of_context);
-  std::erase_if(imported_, [index](const auto& entry) { return entry.second.context == index; });
+  shared_.forget_opened(index, nullptr);
   if (context_index_ == index) {
     if (const CUresult result = switch_context(0); result != CUDA_SUCCESS) return result;
   }

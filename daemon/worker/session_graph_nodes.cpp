@@ -196,13 +196,11 @@ CUresult Session::read_node(std::uint32_t type, Tail tail, NodeParams& out) {
 Session::GraphMemory::GraphMemory(Session& session, Accounting& accounting, CUdeviceptr address,
                                   std::uint64_t bytes)
     : session_(session), address_(address), charge_(accounting, bytes) {
-  const std::lock_guard lock(session_.memory_mutex_);
-  session_.graph_memory_[address] = {bytes, &accounting, 0};
+  session_.allocations_.add_graph_memory(address, {bytes, &accounting, 0});
 }
 
 Session::GraphMemory::~GraphMemory() {
-  const std::lock_guard lock(session_.memory_mutex_);
-  session_.graph_memory_.erase(address_);
+  session_.allocations_.remove_graph_memory(address_);
 }
 
 void Session::keep(std::unique_ptr<HostCall> call) {

@@ -38,22 +38,15 @@ std::optional<IpcToken> token_of(const Handle& handle, IpcKind kind) {
 CUresult Session::handle(const record::cuIpcGetMemHandle& record, reply::cuIpcGetMemHandle& reply, Tail) {
   if (driver_.cuIpcGetMemHandle == nullptr) return unsupported(record.header.call);
   stay_on_device();
-  CUdeviceptr base = 0;
-  std::size_t owner = 0;
-  {
-    const std::lock_guard lock(memory_mutex_);
-    auto after = allocations_.upper_bound(record.dptr);
-    if (after == allocations_.begin()) return CUDA_ERROR_INVALID_VALUE;
-    --after;
-    if (record.dptr - after->first >= after->second.bytes) return CUDA_ERROR_INVALID_VALUE;
-    base = after->first;
-    owner = static_cast<std::size_t>(context_devices_[after->second.context] - devices_.data());
-    // Such memory is not the driver's own allocation, and cannot be opened as one.
-    if (residence_ && residence_->memory.owns(base)) return unsupported(record.header.call);
-    if (const auto known = offered_memory_.find(base); known != offered_memory_.end()) {
-      put_token(reply.handle, known->second, IpcKind::memory);
-      return CUDA_SUCCESS;
-    }
+  const auto around = allocations_.around(record.dptr);
+  if (!around) return CUDA_ERROR_INVALID_VALUE;
+  const auto& [base, allocation] = *around;
+  const auto owner = static_cast<std::size_t>(context_devices_[allocation.context] - devices_.data());
+  // Such memory is not the driver's own allocation, and cannot be opened as one.
+  if (residence_ && residence_->memory.owns(base)) return unsupported(record.header.call);
+  if (const auto known = allocations_.offered(IpcKind::memory, base)) {
+    put_token(reply.handle, *known, IpcKind::memory);
+    return CUDA_SUCCESS;
   }
   CUipcMemHandle native{};
   if (const CUresult result = driver_.cuIpcGetMemHandle(&native, base); result != CUDA_SUCCESS) return result;
@@ -63,12 +56,7 @@ CUresult Session::handle(const record::cuIpcGetMemHandle& record, reply::cuIpcGe
     return result;
   }
   put_token(reply.handle, token, IpcKind::memory);
-  const std::lock_guard lock(memory_mutex_);
-  if (allocations_.contains(base)) {
-    offered_memory_[base] = token;
-  } else {
-    ipc_.withdraw(token);  // freed meanwhile, by work that ended
-  }
+  allocations_.offer(IpcKind::memory, base, token);
   return CUDA_SUCCESS;
 }
 
@@ -95,9 +83,7 @@ CUresult Session::handle(const record::cuIpcOpenMemHandle_v2& record, reply::cuI
     driver_.cuIpcCloseMemHandle(pointer);
     return result != CUDA_SUCCESS ? result : CUDA_ERROR_INVALID_HANDLE;
   }
-  Imported& imported = imported_[pointer];
-  ++imported.count;
-  imported.context = context_index_;
+  shared_.opened(pointer, context_index_);
   reply.dptr = pointer;
   reply.bytes = bytes;
   return CUDA_SUCCESS;
@@ -105,11 +91,10 @@ CUresult Session::handle(const record::cuIpcOpenMemHandle_v2& record, reply::cuI
 
 CUresult Session::handle(const record::cuIpcCloseMemHandle& record, reply::cuIpcCloseMemHandle& reply, Tail) {
   if (driver_.cuIpcCloseMemHandle == nullptr) return unsupported(record.header.call);
-  const auto found = imported_.find(record.dptr);
-  if (found == imported_.end()) return CUDA_ERROR_INVALID_VALUE;
-  reply.left = --found->second.count;
-  if (reply.left != 0) return driver_.cuIpcCloseMemHandle(record.dptr);
-  imported_.erase(found);
+  const std::optional<std::uint32_t> left = shared_.closed(record.dptr);
+  if (!left) return CUDA_ERROR_INVALID_VALUE;
+  reply.left = *left;
+  if (*left != 0) return driver_.cuIpcCloseMemHandle(record.dptr);
   // The driver's own close may wait for the device, which the dispatcher must not.
   const PendingReply pending = defer();
   when_all_done_apart([this, pending, pointer = record.dptr](CUresult) {
@@ -119,20 +104,13 @@ CUresult Session::handle(const record::cuIpcCloseMemHandle& record, reply::cuIpc
   return deferred;
 }
 
-void Session::close_imported() {
-  for (const auto& [pointer, imported] : imported_) {
-    for (std::uint32_t i = 0; i < imported.count; ++i) driver_.cuIpcCloseMemHandle(pointer);
-  }
-  imported_.clear();
-}
-
 CUresult Session::handle(const record::cuIpcGetEventHandle& record, reply::cuIpcGetEventHandle& reply, Tail) {
   if (driver_.cuIpcGetEventHandle == nullptr) return unsupported(record.header.call);
   stay_on_device();
   CUevent event = nullptr;
   if (!resolve(record.event, event)) return CUDA_ERROR_INVALID_HANDLE;
-  auto known = offered_events_.find(record.event);
-  if (known == offered_events_.end()) {
+  std::optional<IpcToken> known = shared_.offered(record.event);
+  if (!known) {
     CUipcEventHandle native{};
     if (const CUresult result = driver_.cuIpcGetEventHandle(&native, event); result != CUDA_SUCCESS)
       return result;
@@ -141,17 +119,11 @@ CUresult Session::handle(const record::cuIpcGetEventHandle& record, reply::cuIpc
         result != CUDA_SUCCESS) {
       return result;
     }
-    known = offered_events_.emplace(record.event, token).first;
+    shared_.offer(record.event, token);
+    known = token;
   }
-  put_token(reply.handle, known->second, IpcKind::event);
+  put_token(reply.handle, *known, IpcKind::event);
   return CUDA_SUCCESS;
-}
-
-void Session::withdraw_event(std::uint64_t handle) {
-  const auto offered = offered_events_.find(handle);
-  if (offered == offered_events_.end()) return;
-  ipc_.withdraw(offered->second);
-  offered_events_.erase(offered);
 }
 
 CUresult Session::handle(const record::cuIpcOpenEventHandle& record, reply::cuIpcOpenEventHandle&, Tail) {
@@ -184,8 +156,8 @@ CUresult Session::handle(const record::cuMemPoolExportToShareableHandle& record,
   if (record.type != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) return unsupported(record.header.call);
   CUmemoryPool pool = nullptr;
   if (!resolve(record.pool, pool)) return CUDA_ERROR_INVALID_VALUE;
-  auto known = offered_pools_.find(record.pool);
-  if (known == offered_pools_.end()) {
+  std::optional<IpcToken> known = shared_.offered(record.pool);
+  if (!known) {
     int fd = -1;
     const CUresult exported = driver_.cuMemPoolExportToShareableHandle(
         &fd, pool, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, record.flags);
@@ -194,17 +166,11 @@ CUresult Session::handle(const record::cuMemPoolExportToShareableHandle& record,
     if (const CUresult result = ipc_.offer(IpcKind::pool, place(), {}, UniqueFd(fd), token);
         result != CUDA_SUCCESS)
       return result;
-    known = offered_pools_.emplace(record.pool, token).first;
+    shared_.offer(record.pool, token);
+    known = token;
   }
-  put_token(reply.token, known->second, IpcKind::pool);
+  put_token(reply.token, *known, IpcKind::pool);
   return CUDA_SUCCESS;
-}
-
-void Session::withdraw_pool(std::uint64_t handle) {
-  const auto offered = offered_pools_.find(handle);
-  if (offered == offered_pools_.end()) return;
-  ipc_.withdraw(offered->second);
-  offered_pools_.erase(offered);
 }
 
 CUresult Session::handle(const record::cuMemPoolImportFromShareableHandle& record,
@@ -236,14 +202,10 @@ CUresult Session::handle(const record::cuMemPoolExportPointer& record, reply::cu
                          Tail) {
   if (driver_.cuMemPoolExportPointer == nullptr) return unsupported(record.header.call);
   stay_on_device();
-  {
-    const std::lock_guard lock(memory_mutex_);
-    if (!allocations_.contains(record.ptr) || imported_pool_memory_.contains(record.ptr))
-      return CUDA_ERROR_INVALID_VALUE;
-    if (const auto known = offered_pool_memory_.find(record.ptr); known != offered_pool_memory_.end()) {
-      put_token(reply.data, known->second, IpcKind::pool_pointer);
-      return CUDA_SUCCESS;
-    }
+  if (!allocations_.exportable(record.ptr)) return CUDA_ERROR_INVALID_VALUE;
+  if (const auto known = allocations_.offered(IpcKind::pool_pointer, record.ptr)) {
+    put_token(reply.data, *known, IpcKind::pool_pointer);
+    return CUDA_SUCCESS;
   }
   CUmemPoolPtrExportData native{};
   if (const CUresult result = driver_.cuMemPoolExportPointer(&native, record.ptr); result != CUDA_SUCCESS)
@@ -255,12 +217,7 @@ CUresult Session::handle(const record::cuMemPoolExportPointer& record, reply::cu
     return result;
   }
   put_token(reply.data, token, IpcKind::pool_pointer);
-  const std::lock_guard lock(memory_mutex_);
-  if (allocations_.contains(record.ptr)) {
-    offered_pool_memory_[record.ptr] = token;
-  } else {
-    ipc_.withdraw(token);  // freed meanwhile, by work that ended
-  }
+  allocations_.offer(IpcKind::pool_pointer, record.ptr, token);
   return CUDA_SUCCESS;
 }
 
@@ -290,7 +247,7 @@ CUresult Session::handle(const record::cuMemPoolImportPointer& record, reply::cu
     if (driver_.cuMemFree_v2 != nullptr) driver_.cuMemFree_v2(pointer);
     return result != CUDA_SUCCESS ? result : CUDA_ERROR_INVALID_HANDLE;
   }
-  note_import(pointer, bytes);
+  allocations_.add_import(pointer, {bytes, &here(), context_index_});
   reply.ptr = pointer;
   reply.bytes = bytes;
   return CUDA_SUCCESS;
@@ -304,10 +261,8 @@ CUresult Session::handle(const record::cuMemExportToShareableHandle& record,
   CUmemGenericAllocationHandle allocation = 0;
   const auto charge = vmm_.find(record.handle);
   if (!resolve(record.handle, allocation) || charge == vmm_.end()) return CUDA_ERROR_INVALID_VALUE;
-  const auto known = std::find_if(offered_allocations_.begin(), offered_allocations_.end(),
-                                  [&](const auto& entry) { return entry.first.lock() == charge->second; });
-  if (known != offered_allocations_.end()) {
-    put_token(reply.token, known->second, IpcKind::allocation);
+  if (const auto known = shared_.offered(charge->second)) {
+    put_token(reply.token, *known, IpcKind::allocation);
     return CUDA_SUCCESS;
   }
   int fd = -1;
@@ -319,17 +274,9 @@ CUresult Session::handle(const record::cuMemExportToShareableHandle& record,
       result != CUDA_SUCCESS) {
     return result;
   }
-  offered_allocations_.emplace_back(charge->second, token);
+  shared_.offer(charge->second, token);
   put_token(reply.token, token, IpcKind::allocation);
   return CUDA_SUCCESS;
-}
-
-void Session::withdraw_released_allocations() {
-  std::erase_if(offered_allocations_, [this](const auto& entry) {
-    if (!entry.first.expired()) return false;
-    ipc_.withdraw(entry.second);
-    return true;
-  });
 }
 
 CUresult Session::handle(const record::cuMemImportFromShareableHandle& record,

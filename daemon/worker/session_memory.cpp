@@ -16,46 +16,6 @@ std::span<const std::byte> bytes_of(const Reply& reply) {
 constexpr std::size_t max_waiting_fds = 64;
 }  // namespace
 
-void Session::note_allocation(CUdeviceptr pointer, const Allocation& allocation) {
-  const std::lock_guard lock(memory_mutex_);
-  allocations_[pointer] = allocation;
-}
-
-void Session::note_import(CUdeviceptr pointer, std::uint64_t bytes) {
-  const std::lock_guard lock(memory_mutex_);
-  allocations_[pointer] = {bytes, &here(), context_index_};
-  ++imported_pool_memory_[pointer];
-}
-
-void Session::release_allocation(CUdeviceptr pointer, bool movable) {
-  std::uint64_t bytes = 0;
-  Accounting* accounting = nullptr;
-  {
-    const std::lock_guard lock(memory_mutex_);
-    const auto found = allocations_.find(pointer);
-    if (found == allocations_.end()) return;
-    accounting = found->second.accounting;
-    if (const auto imported = imported_pool_memory_.find(pointer); imported != imported_pool_memory_.end()) {
-      if (--imported->second != 0) return;
-      imported_pool_memory_.erase(imported);
-    } else {
-      bytes = found->second.bytes;
-    }
-    allocations_.erase(found);
-    for (auto* const offers : {&offered_memory_, &offered_pool_memory_}) {
-      if (const auto offered = offers->find(pointer); offered != offers->end()) {
-        ipc_.withdraw(offered->second);
-        offers->erase(offered);
-      }
-    }
-  }
-  if (movable) {
-    accounting->refund_quota(bytes);
-  } else {
-    accounting->refund(bytes);
-  }
-}
-
 CUresult Session::allocate(const std::function<CUresult(CUdeviceptr&)>& call, std::uint64_t bytes,
                            CUdeviceptr& pointer, const Allocation& of) {
   if (bytes == 0) return CUDA_ERROR_INVALID_VALUE;
@@ -65,7 +25,7 @@ CUresult Session::allocate(const std::function<CUresult(CUdeviceptr&)>& call, st
     of.accounting->refund(bytes);
     return result;
   }
-  note_allocation(pointer, {bytes, of.accounting, of.context});
+  allocations_.add(pointer, {bytes, of.accounting, of.context});
   of.accounting->page().allocations.fetch_add(1, std::memory_order_relaxed);
   return CUDA_SUCCESS;
 }
@@ -175,7 +135,7 @@ CUresult Session::handle(const record::cuMemAllocPitch_v2& record, reply::cuMemA
     // Only what is really there may be copied to.
     const std::uint64_t bytes =
         std::min<std::uint64_t>(pitch * record.height, static_cast<std::uint64_t>(bound));
-    note_allocation(pointer, {bytes, &here(), context_index_});
+    allocations_.add(pointer, {bytes, &here(), context_index_});
     here().refund(static_cast<std::uint64_t>(bound) - bytes);
   }
   reply.dptr = pointer;
@@ -186,12 +146,7 @@ CUresult Session::handle(const record::cuMemAllocPitch_v2& record, reply::cuMemA
 CUresult Session::handle(const record::cuMemFree_v2& record, reply::cuMemFree_v2&, Tail) {
   if (driver_.cuMemFree_v2 == nullptr) return unsupported(record.header.call);
   if (record.dptr == 0) return CUDA_SUCCESS;
-  {
-    const std::lock_guard lock(memory_mutex_);
-    if (!allocations_.contains(record.dptr) && !graph_memory_.contains(record.dptr)) {
-      return CUDA_ERROR_INVALID_VALUE;
-    }
-  }
+  if (!allocations_.begins(record.dptr)) return CUDA_ERROR_INVALID_VALUE;
   // A client waits for it where the graph's next launch would find the memory in use.
   free_after_work(record.dptr, record.header.reply != 0 ? defer() : PendingReply{});
   return CUDA_SUCCESS;
@@ -203,14 +158,10 @@ void Session::free_after_work(CUdeviceptr pointer, const PendingReply& pending) 
   // Work of another device need not end for it, and may wait for what the client has yet to send to this one.
   Scope scope{};
   CUcontext context = contexts_[context_index_];
-  {
-    const std::lock_guard lock(memory_mutex_);
-    const auto found = allocations_.find(pointer);
-    if (found != allocations_.end() && found->second.context < contexts_.size()) {
-      const OwnDevice& device = *context_devices_[found->second.context];
-      scope.device = device.accounting;
-      context = device.context;
-    }
+  if (const auto found = allocations_.find(pointer); found && found->context < contexts_.size()) {
+    const OwnDevice& device = *context_devices_[found->context];
+    scope.device = device.accounting;
+    context = device.context;
   }
   when_all_done_apart(
       [this, pointer, pending, context](CUresult) {
@@ -311,7 +262,7 @@ CUresult Session::handle(const record::cuMemFreeAsync& record, reply::cuMemFreeA
   }
   const CUresult result = driver_.cuMemFreeAsync(record.dptr, stream);
   if (result != CUDA_SUCCESS) return result;
-  release_allocation(record.dptr);
+  allocations_.remove(record.dptr);
   note_stream_work(stream);
   return result;
 }
@@ -343,7 +294,7 @@ CUresult Session::handle(const record::cuMemPoolDestroy& record, reply::cuMemPoo
     return CUDA_ERROR_INVALID_VALUE;
   handles_.forget(HandleKind::mem_pool, record.pool);
   pools_.erase(record.pool);
-  withdraw_pool(record.pool);
+  shared_.withdraw(record.pool);
   return driver_.cuMemPoolDestroy(pool);
 }
 
@@ -430,7 +381,7 @@ CUresult Session::handle(const record::cuMemRelease& record, reply::cuMemRelease
   if (result != CUDA_SUCCESS) return result;
   handles_.forget(HandleKind::mem_allocation, record.handle);
   vmm_.erase(record.handle);
-  withdraw_released_allocations();
+  shared_.withdraw_released();
   return CUDA_SUCCESS;
 }
 
@@ -471,7 +422,7 @@ CUresult Session::handle(const record::cuMemUnmap& record, reply::cuMemUnmap&, T
   if (result != CUDA_SUCCESS) return result;
   auto it = mapped_.lower_bound(record.ptr);
   while (it != mapped_.end() && it->first - record.ptr < record.size) it = mapped_.erase(it);
-  withdraw_released_allocations();
+  shared_.withdraw_released();
   return CUDA_SUCCESS;
 }
 

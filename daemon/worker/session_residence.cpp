@@ -215,7 +215,7 @@ CUresult Session::allocate_movable(std::uint64_t bytes, CUdeviceptr& pointer) {
     if (!take_room(growth, false, short_of)) break;
     result = residence_->memory.allocate(bytes, pointer);
     if (result == CUDA_SUCCESS) {
-      note_allocation(pointer, {bytes, &accounting_, 0});
+      allocations_.add(pointer, {bytes, &accounting_, 0});
       accounting_.page().allocations.fetch_add(1, std::memory_order_relaxed);
       return CUDA_SUCCESS;
     }
@@ -229,7 +229,7 @@ CUresult Session::allocate_movable(std::uint64_t bytes, CUdeviceptr& pointer) {
 CUresult Session::free_device_memory(CUdeviceptr pointer) {
   if (!residence_ || !residence_->memory.owns(pointer)) {
     const CUresult result = driver_.cuMemFree_v2(pointer);
-    if (result == CUDA_SUCCESS) release_allocation(pointer);
+    if (result == CUDA_SUCCESS) allocations_.remove(pointer);
     return result;
   }
   std::uint64_t less = 0;
@@ -239,7 +239,7 @@ CUresult Session::free_device_memory(CUdeviceptr pointer) {
   const std::uint64_t out_less = out_before - residence_->memory.bytes_out();
   if (out_less != 0) residence_->grant.shrank(residence_->memory.bytes_out());
   if (less != out_less) residence_->grant.give_up(less - out_less, false);
-  release_allocation(pointer, true);
+  allocations_.remove(pointer, true);
   return CUDA_SUCCESS;
 }
 

@@ -143,7 +143,7 @@ CUresult Session::handle(const record::cuEventDestroy_v2& record, reply::cuEvent
   CUevent event = nullptr;
   if (!resolve(record.event, event)) return CUDA_ERROR_INVALID_HANDLE;
   handles_.forget(HandleKind::event, record.event);
-  withdraw_event(record.event);
+  shared_.withdraw(record.event);
   foreign_waits_.closed(record.event);
   if (completions_.waits_for(event)) {
     // Another thread of the client waits for it: it goes when that wait has ended.
