@@ -34,6 +34,7 @@
 #include "daemon/worker/estimates.hpp"
 #include "daemon/worker/foreign_waits.hpp"
 #include "daemon/worker/handle_table.hpp"
+#include "daemon/worker/image_charges.hpp"
 #include "daemon/worker/ipc_link.hpp"
 #include "daemon/worker/jit_state.hpp"
 #include "daemon/worker/queue_thread.hpp"
@@ -286,11 +287,8 @@ class Session {
     bool bounded = false;              ///< what is in flight was, when it was last looked at
     TokenBucket launch_bucket;
     TokenBucket byte_bucket;
-    std::uint32_t capability = 0;  ///< 75 for 7.5; asked when it is needed
-    std::vector<CUevent> timers;   ///< of its primary context; under timers_mutex_
+    std::vector<CUevent> timers;  ///< of its primary context; under timers_mutex_
   };
-  /// What a module or library is charged for: of a library, on each device.
-  using ImageCharge = std::deque<Charge>;
   /// A waited call that is answered later.
   struct PendingReply {
     std::uint32_t reference = 0;
@@ -519,18 +517,10 @@ class Session {
   UniqueFd take_host_fd(std::uint64_t token, std::uint64_t bytes);
   CUresult fetch_image(std::uint32_t source, std::uint64_t token, const ArenaSpan& span,
                        std::vector<std::byte>& image);
-  /// Charges what the image's variables will take, if the client has a quota.
-  /// `everywhere`: it is a library's, which each device that uses it gets.
-  CUresult charge_variables(std::span<const std::byte> image, bool everywhere,
-                            std::shared_ptr<ImageCharge>& charge);
-  /// How much they are on a device.
-  CUresult size_of_variables(OwnDevice& device, std::span<const std::byte> image, std::uint64_t& bytes);
   /// A module or library was loaded that `charge`, if not null, is for.
-  void note_image(std::uint64_t handle, std::shared_ptr<ImageCharge> charge);
-  /// What was charged for it, to be held until it is unloaded.
-  std::shared_ptr<ImageCharge> take_variables(std::uint64_t handle);
-  /// The same of all modules whose handles name nothing any more.
-  std::vector<std::shared_ptr<ImageCharge>> take_lost_variables();
+  void note_image(std::uint64_t handle, ImageCharges::Held charge);
+  /// What was charged for modules whose handles name nothing any more.
+  std::vector<ImageCharges::Held> take_lost_charges();
   CUresult describe_function(CUfunction function, CUkernel kernel, const ArenaSpan& span);
   /// Where a variable of a module or library lies, by the driver's `find`.
   template <class Image, class Record, class Reply>
@@ -652,8 +642,7 @@ class Session {
   std::unordered_map<std::uint64_t, std::shared_ptr<Charge>> vmm_;
   std::map<std::uint64_t, std::shared_ptr<Charge>> mapped_;
   std::unordered_map<std::uint64_t, std::shared_ptr<Charge>> arrays_;  // by client handle. Dispatcher only
-  std::unordered_map<std::uint64_t, std::shared_ptr<ImageCharge>>
-      variables_;                                        // of modules and libraries; the same
+  ImageCharges image_charges_{parts_};
   std::unordered_map<std::uint64_t, OwnDevice*> pools_;  // whose memory they are; the same
   // The client's objects, behind the index of their context, which alone knows them. Dispatcher only.
   std::set<std::pair<std::uint16_t, std::uint64_t>> textures_, surfaces_;

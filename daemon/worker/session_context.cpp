@@ -44,7 +44,7 @@ void Session::empty_one_context(std::uint16_t index) {
   drop(HandleKind::stream, driver_.cuStreamDestroy_v2);
   std::erase_if(stream_contexts_, [context](const auto& entry) { return entry.second == context; });
   drop(HandleKind::module, driver_.cuModuleUnload);
-  take_lost_variables();
+  take_lost_charges();
   handles_.forget_if(HandleKind::function, [index](std::uint64_t, std::uint64_t owner, std::uint16_t of) {
     return of == index && !Handle::is(owner, HandleKind::library);
   });
@@ -84,7 +84,7 @@ void Session::empty_primary_context() {
   forget_foreign_waits(0);
   drop(HandleKind::stream, driver_.cuStreamDestroy_v2);
   drop(HandleKind::module, driver_.cuModuleUnload);
-  take_lost_variables();
+  take_lost_charges();
   // Levels of mipmapped arrays end with the whole.
   handles_.forget_if(HandleKind::array,
                      [](std::uint64_t, std::uint64_t owner, std::uint16_t) { return owner != 0; });
@@ -170,7 +170,7 @@ CUresult Session::end_context(std::uint16_t index, std::function<CUresult()> des
   // Waiters must be through with its events before it goes, and its modules' memory is there until then.
   const PendingReply pending = defer();
   const auto finish = [this, pending, context, destroy = std::move(destroy),
-                       charges = take_lost_variables()](CUresult) mutable {
+                       charges = take_lost_charges()](CUresult) mutable {
     completions_.forget_context(context);
     ledger_.forget_context(context);
     const CUresult result = destroy();

@@ -18,8 +18,8 @@ CUresult Session::handle(const record::jit_module& record, reply::jit_module&, T
   if (result == CUDA_SUCCESS) result = jit.read(record.option_count, tail);
   if (result != CUDA_SUCCESS) return result;
   if (!can_bind(HandleKind::module, record.module)) return CUDA_ERROR_INVALID_HANDLE;
-  std::shared_ptr<ImageCharge> charge;
-  if (result = charge_variables(image, false, charge); result != CUDA_SUCCESS) return result;
+  ImageCharges::Held charge;
+  if (result = image_charges_.charge(image, place(), false, charge); result != CUDA_SUCCESS) return result;
   CUmodule module = nullptr;
   result = driver_.cuModuleLoadDataEx(&module, image.data(), jit.count(), jit.options(), jit.values());
   jit.write_outputs(arena_bytes(record.logs));
@@ -37,8 +37,8 @@ CUresult Session::handle(const record::jit_library& record, reply::jit_library&,
   if (result == CUDA_SUCCESS) result = jit.read(record.option_count, tail);
   if (result != CUDA_SUCCESS) return result;
   if (!can_bind(HandleKind::library, record.library)) return CUDA_ERROR_INVALID_HANDLE;
-  std::shared_ptr<ImageCharge> charge;
-  if (result = charge_variables(image, true, charge); result != CUDA_SUCCESS) return result;
+  ImageCharges::Held charge;
+  if (result = image_charges_.charge(image, place(), true, charge); result != CUDA_SUCCESS) return result;
   CUlibrary library = nullptr;
   result = driver_.cuLibraryLoadData(&library, image.data(), jit.options(), jit.values(), jit.count(),
                                      nullptr, nullptr, 0);

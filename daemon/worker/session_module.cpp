@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include "daemon/worker/image_text.hpp"
-#include "daemon/worker/image_variables.hpp"
 #include "daemon/worker/session.hpp"
 
 namespace vgpu::worker {
@@ -79,65 +78,14 @@ CUresult Session::fetch_image(std::uint32_t source, std::uint64_t token, const A
   return CUDA_SUCCESS;
 }
 
-CUresult Session::size_of_variables(OwnDevice& device, std::span<const std::byte> image,
-                                    std::uint64_t& bytes) {
-  if (device.capability == 0 && driver_.cuDeviceGetAttribute != nullptr) {
-    int major = 0;
-    int minor = 0;
-    CUresult result =
-        driver_.cuDeviceGetAttribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device.device);
-    if (result == CUDA_SUCCESS)
-      result =
-          driver_.cuDeviceGetAttribute(&minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device.device);
-    if (result != CUDA_SUCCESS) return result;
-    device.capability = static_cast<std::uint32_t>(major * 10 + minor);
-  }
-  const auto found = variable_bytes(image, device.capability);
-  // No compiler writes such an image; it may be an attempt to get memory that nobody counts.
-  if (!found) return CUDA_ERROR_INVALID_IMAGE;
-  bytes = *found;
-  return CUDA_SUCCESS;
-}
-
-CUresult Session::charge_variables(std::span<const std::byte> image, bool everywhere,
-                                   std::shared_ptr<ImageCharge>& charge) {
-  // To look into images takes time: who has no quota needs none of it.
-  if (here().page().memory_quota.load(std::memory_order_relaxed) == 0) return CUDA_SUCCESS;
-  auto all = std::make_shared<ImageCharge>();
-  for (OwnDevice& device : devices_) {
-    if (!everywhere && &device != here_) continue;
-    std::uint64_t bytes = 0;
-    if (const CUresult result = size_of_variables(device, image, bytes); result != CUDA_SUCCESS)
-      return result;
-    if (bytes == 0) continue;
-    if (!device.accounting->charge(bytes)) return CUDA_ERROR_OUT_OF_MEMORY;
-    all->emplace_back(*device.accounting, bytes);
-  }
-  if (!all->empty()) charge = std::move(all);
-  return CUDA_SUCCESS;
-}
-
-void Session::note_image(std::uint64_t handle, std::shared_ptr<ImageCharge> charge) {
-  if (charge != nullptr) variables_[handle] = std::move(charge);
+void Session::note_image(std::uint64_t handle, ImageCharges::Held charge) {
+  image_charges_.keep(handle, std::move(charge));
   here().page().modules.fetch_add(1, std::memory_order_relaxed);
 }
 
-std::shared_ptr<Session::ImageCharge> Session::take_variables(std::uint64_t handle) {
-  const auto found = variables_.find(handle);
-  if (found == variables_.end()) return nullptr;
-  auto charge = std::move(found->second);
-  variables_.erase(found);
-  return charge;
-}
-
-std::vector<std::shared_ptr<Session::ImageCharge>> Session::take_lost_variables() {
-  std::vector<std::shared_ptr<ImageCharge>> charges;
-  std::erase_if(variables_, [&](auto& entry) {
-    if (handles_.find(Handle::kind(entry.first), entry.first) != nullptr) return false;
-    charges.push_back(std::move(entry.second));
-    return true;
-  });
-  return charges;
+std::vector<ImageCharges::Held> Session::take_lost_charges() {
+  return image_charges_.take_if(
+      [this](std::uint64_t handle) { return handles_.find(Handle::kind(handle), handle) == nullptr; });
 }
 
 CUresult Session::handle(const record::cuModuleLoadData& record, reply::cuModuleLoadData&, Tail) {
@@ -148,8 +96,9 @@ CUresult Session::handle(const record::cuModuleLoadData& record, reply::cuModule
     return result;
   }
   if (!can_bind(HandleKind::module, record.module)) return CUDA_ERROR_INVALID_HANDLE;
-  std::shared_ptr<ImageCharge> charge;
-  if (const CUresult result = charge_variables(image, false, charge); result != CUDA_SUCCESS) return result;
+  ImageCharges::Held charge;
+  if (const CUresult result = image_charges_.charge(image, place(), false, charge); result != CUDA_SUCCESS)
+    return result;
   CUmodule module = nullptr;
   const CUresult result = driver_.cuModuleLoadData(&module, image.data());
   if (result != CUDA_SUCCESS) return result;
@@ -167,7 +116,7 @@ CUresult Session::handle(const record::cuModuleUnload& record, reply::cuModuleUn
                                                                  std::uint16_t) { return of == owner; });
   // Its kernels may still run.
   const PendingReply pending = defer();
-  when_all_done([this, pending, module, charge = take_variables(record.hmod)](CUresult) mutable {
+  when_all_done([this, pending, module, charge = image_charges_.take(record.hmod)](CUresult) mutable {
     const CUresult result = driver_.cuModuleUnload(module);
     charge.reset();
     answer(pending, result);
@@ -264,8 +213,9 @@ CUresult Session::handle(const record::cuLibraryLoadData& record, reply::cuLibra
     return result;
   }
   if (!can_bind(HandleKind::library, record.library)) return CUDA_ERROR_INVALID_HANDLE;
-  std::shared_ptr<ImageCharge> charge;
-  if (const CUresult result = charge_variables(image, true, charge); result != CUDA_SUCCESS) return result;
+  ImageCharges::Held charge;
+  if (const CUresult result = image_charges_.charge(image, place(), true, charge); result != CUDA_SUCCESS)
+    return result;
   CUlibrary library = nullptr;
   const CUresult result =
       driver_.cuLibraryLoadData(&library, image.data(), nullptr, nullptr, 0, nullptr, nullptr, 0);
@@ -286,7 +236,7 @@ CUresult Session::handle(const record::cuLibraryUnload& record, reply::cuLibrary
     });
   }
   const PendingReply pending = defer();
-  when_all_done([this, pending, library, charge = take_variables(record.library)](CUresult) mutable {
+  when_all_done([this, pending, library, charge = image_charges_.take(record.library)](CUresult) mutable {
     const CUresult result = driver_.cuLibraryUnload(library);
     charge.reset();
     answer(pending, result);
