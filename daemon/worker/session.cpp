@@ -59,7 +59,7 @@ Session::Session(const SessionParts& parts)
                 return static_cast<std::size_t>(&device_of(context) - devices_.data());
               }),
       completions_(parts.driver, parts.context),
-      upcalls_(parts.channel),
+      host_calls_(parts.channel, stop_),
       ipc_(parts.broker_socket),
       blocking_([&driver = parts.driver, context = parts.context] { driver.cuCtxSetCurrent(context); }) {
   devices_.resize(1 + parts.further.size());

@@ -33,10 +33,13 @@
 #include "daemon/worker/early_questions.hpp"
 #include "daemon/worker/estimates.hpp"
 #include "daemon/worker/foreign_waits.hpp"
+#include "daemon/worker/graph_objects.hpp"
 #include "daemon/worker/handle_table.hpp"
+#include "daemon/worker/host_calls.hpp"
 #include "daemon/worker/image_charges.hpp"
 #include "daemon/worker/ipc_link.hpp"
 #include "daemon/worker/jit_state.hpp"
+#include "daemon/worker/node_params.hpp"
 #include "daemon/worker/queue_thread.hpp"
 #include "daemon/worker/reply_buffer.hpp"
 #include "daemon/worker/residence.hpp"
@@ -295,50 +298,12 @@ class Session {
     std::uint64_t taken_ns = 0;
     bool synchronises = false;
   };
-  /// A client's host function as the driver calls it.
-  struct HostCall {
-    Session* session;
-    Upcall upcall;
-    bool keep;  // captured into a graph: called at each replay
-  };
 
   /// A linker (cuLinkCreate) with the options that the driver points into.
   struct Linker {
     JitState jit;
     CUlinkState state = nullptr;
     std::span<const std::byte> image;  ///< of the last cuLinkComplete; the driver owns it
-  };
-
-  /// A node's parameters as the driver wants them, and what they point to. Does not move.
-  struct NodeParams {
-    CUgraphNodeParams params{};
-    void* extra[5] = {};
-    std::size_t param_bytes = 0;
-    std::vector<CUmemAccessDesc> access;
-    std::vector<CUstreamBatchMemOpParams> operations;
-    std::vector<std::uint64_t> bodies;  ///< the client's handles for a conditional node's graphs
-    std::unique_ptr<HostCall> host;
-    std::uint64_t child = 0;           ///< the client's handle of a child graph
-    Accounting* accounting = nullptr;  ///< of the device on which an allocation node allocates
-  };
-  /// Memory of an allocation node: charged, and the client's to use, while a graph or executable keeps it.
-  class GraphMemory {
-   public:
-    GraphMemory(Session& session, Accounting& accounting, CUdeviceptr address,
-                std::uint64_t bytes);  ///< `bytes` have been charged
-    ~GraphMemory();
-    GraphMemory(const GraphMemory&) = delete;
-    GraphMemory& operator=(const GraphMemory&) = delete;
-
-   private:
-    Session& session_;
-    CUdeviceptr address_;
-    Charge charge_;
-  };
-  /// An object of cuUserObjectCreate that the client holds references of.
-  struct UserObject {
-    CUuserObject object = nullptr;
-    std::uint64_t owned = 0;
   };
 
   // session.cpp
@@ -541,9 +506,7 @@ class Session {
   /// Frees it once what runs now has ended.
   void free_after_work(CUdeviceptr pointer, const PendingReply& pending);
   CUresult fix_up_copy(CUDA_MEMCPY3D& copy, const ArenaSpan& src_block, const ArenaSpan& dst_block);
-  void host_call(CUstream stream, const Upcall& upcall, HostCall*& out);
-  static void CUDA_CB run_host_call(void* call);
-  static void CUDA_CB run_stream_callback(CUstream stream, CUresult status, void* call);
+  HostCalls::Call* host_call(CUstream stream, const Upcall& upcall);
   void note_node(std::uint64_t handle);
   /// The client's handle for a node; one that is new to it gets `fresh`.
   CUresult name_node(CUgraphNode node, std::uint64_t fresh, std::uint64_t& handle);
@@ -563,11 +526,8 @@ class Session {
                       std::vector<std::byte>& out);
   CUresult write_kernel_node(CUgraphNode node, std::vector<std::byte>& out);
   std::uint64_t handle_of_function(CUfunction function, CUkernel kernel) const;
-  void keep(std::unique_ptr<HostCall> call);
-  /// What holds memory of graph `from` also holds it for `to`: a clone, a parent, an executable.
-  void share_memory(std::uint64_t from, std::uint64_t to);
-  static void CUDA_CB run_user_destructor(void* call);
-  void disown(std::uint64_t handle, std::uint32_t count);
+  /// A graph has got this call, if it is one.
+  void keep(std::unique_ptr<HostCalls::Call> call);
   void put_name(Tail tail, std::string& name) const;
   void write_names(const std::vector<const char*>& names, const ArenaSpan& span, std::uint64_t& bytes);
 
@@ -587,11 +547,8 @@ class Session {
   ClientErrors errors_;
   StreamLedger ledger_;
   Completions completions_;
-  UpcallPoster upcalls_;
   std::atomic<bool> stop_{false};
-  // Upcalls to destructors of user objects, which the driver may call in the middle of any call. Once stop_
-  // is set, what is left is not delivered.
-  QueueThread destructor_calls_;
+  HostCalls host_calls_;
 
   // The record being run.
   PendingReply current_;
@@ -603,13 +560,10 @@ class Session {
   std::vector<OwnDevice*> context_devices_;  // the same
   std::uint16_t context_index_ = 0;
   std::size_t captures_ = 0;
-  std::unordered_map<std::uint64_t, std::uint64_t> nodes_;  // the driver's node -> the client's handle
   std::vector<std::pair<std::uint64_t, UniqueFd>> host_fds_;
   std::map<std::uint64_t, std::unique_ptr<Linker>> linkers_;  // by client handle
   std::vector<CUdevResource> resources_;                      // by the client's number, from 1
   std::vector<CUdevResourceDesc> descriptions_;               // the same
-  std::map<std::uint64_t, UserObject> user_objects_;          // by client handle
-  std::unordered_set<std::uint64_t> conditionals_;            // the driver's conditional handles
   // Who carries out matrix operations: the software GPU's own executor, or the card's cuBLAS.
   const cudaabi::BlasTable* blas_table_ = nullptr;
   std::unique_ptr<CardBlas> card_blas_;
@@ -650,14 +604,8 @@ class Session {
   std::map<std::pair<std::uint16_t, int>, std::shared_ptr<Charge>> limits_;
   std::map<std::pair<std::uint16_t, int>, std::uint64_t> usual_limits_;
   std::atomic<std::size_t> pending_frees_{0};
-  /// Memory of allocation nodes, by the handle of each graph and executable that keeps it. Dispatcher only.
-  std::unordered_map<std::uint64_t, std::vector<std::shared_ptr<GraphMemory>>> kept_memory_;
-
-  std::mutex host_calls_mutex_;
-  std::deque<std::unique_ptr<HostCall>> kept_host_calls_;
+  GraphObjects graphs_{allocations_};
   bool graphs_hold_ = false;  ///< a graph may wait for the host or for another client; dispatcher only
-  std::unordered_map<const HostCall*, std::unique_ptr<HostCall>>
-      destructors_;  // of user objects not yet gone
 
   // Scheduling; dispatcher only but for the timers.
   Estimates estimates_;

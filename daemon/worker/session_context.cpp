@@ -106,8 +106,7 @@ void Session::empty_primary_context() {
   handles_.forget_if(HandleKind::graph_node,
                      [](std::uint64_t, std::uint64_t, std::uint16_t) { return true; });
   captures_ = 0;
-  nodes_.clear();
-  kept_memory_.clear();
+  graphs_.forget_all();
   stream_contexts_.clear();
   ledger_.forget_all();
   free_allocations([](const Allocation&) { return true; });

@@ -10,17 +10,13 @@ constexpr std::size_t max_nodes = 1u << 20;
 }  // namespace
 
 void Session::note_node(std::uint64_t handle) {
-  if (const std::uint64_t* const node = handles_.find(HandleKind::graph_node, handle)) nodes_[*node] = handle;
+  CUgraphNode node = nullptr;
+  if (resolve(handle, node)) graphs_.name_node(node, handle);
 }
 
 CUresult Session::name_node(CUgraphNode node, std::uint64_t fresh, std::uint64_t& handle) {
-  handle = 0;
-  if (node == nullptr) return CUDA_SUCCESS;
-  const auto known = nodes_.find(reinterpret_cast<std::uint64_t>(node));
-  if (known != nodes_.end()) {
-    handle = known->second;
-    return CUDA_SUCCESS;
-  }
+  handle = node != nullptr ? graphs_.handle_of(node) : 0;
+  if (handle != 0 || node == nullptr) return CUDA_SUCCESS;
   if (!can_bind(HandleKind::graph_node, fresh)) return CUDA_ERROR_INVALID_HANDLE;
   bind(HandleKind::graph_node, fresh, node);
   handle = fresh;
@@ -69,16 +65,6 @@ CUresult Session::read_edges(bool present, std::size_t count, Tail& tail,
   if (count != 0) std::memcpy(edges.data(), tail.data(), count * sizeof(CUgraphEdgeData));
   tail = tail.subspan(count * sizeof(CUgraphEdgeData));
   return CUDA_SUCCESS;
-}
-
-void Session::share_memory(std::uint64_t from, std::uint64_t to) {
-  const auto found = kept_memory_.find(from);
-  if (found == kept_memory_.end()) return;
-  const auto memory = found->second;
-  auto& target = kept_memory_[to];
-  for (const auto& one : memory) {
-    if (std::find(target.begin(), target.end(), one) == target.end()) target.push_back(one);
-  }
 }
 
 CUresult Session::read_dependencies(std::uint32_t count, Tail& tail, std::vector<CUgraphNode>& nodes) const {
@@ -197,19 +183,19 @@ CUresult Session::handle(const record::cuGraphDestroy& record, reply::cuGraphDes
   if (!resolve(record.graph, graph)) return CUDA_ERROR_INVALID_HANDLE;
   std::size_t count = 0;
   if (driver_.cuGraphGetNodes != nullptr && driver_.cuGraphGetNodes(graph, nullptr, &count) == CUDA_SUCCESS &&
-      count != 0 && !nodes_.empty() && count < max_nodes) {
+      count != 0 && graphs_.names_nodes() && count < max_nodes) {
     std::vector<CUgraphNode> nodes(count);
     if (driver_.cuGraphGetNodes(graph, nodes.data(), &count) == CUDA_SUCCESS) {
       for (const CUgraphNode node : nodes) {
-        const auto known = nodes_.find(reinterpret_cast<std::uint64_t>(node));
-        if (known == nodes_.end()) continue;
-        handles_.forget(HandleKind::graph_node, known->second);
-        nodes_.erase(known);
+        const std::uint64_t handle = graphs_.handle_of(node);
+        if (handle == 0) continue;
+        handles_.forget(HandleKind::graph_node, handle);
+        graphs_.forget_node(node);
       }
     }
   }
   handles_.forget(HandleKind::graph, record.graph);
-  kept_memory_.erase(record.graph);
+  graphs_.forget_memory(record.graph);
   return driver_.cuGraphDestroy(graph);
 }
 
@@ -218,7 +204,7 @@ CUresult Session::handle(const record::cuGraphExecDestroy& record, reply::cuGrap
   CUgraphExec exec = nullptr;
   if (!resolve(record.exec, exec)) return CUDA_ERROR_INVALID_HANDLE;
   handles_.forget(HandleKind::graph_exec, record.exec);
-  kept_memory_.erase(record.exec);
+  graphs_.forget_memory(record.exec);
   return driver_.cuGraphExecDestroy(exec);
 }
 
@@ -231,7 +217,7 @@ CUresult Session::handle(const record::cuGraphClone& record, reply::cuGraphClone
   const CUresult result = driver_.cuGraphClone(&graph, original);
   if (result != CUDA_SUCCESS) return result;
   bind(HandleKind::graph, record.graph, graph);
-  share_memory(record.original, record.graph);
+  graphs_.share_memory(record.original, record.graph);
   return CUDA_SUCCESS;
 }
 
@@ -252,7 +238,7 @@ CUresult Session::handle(const record::cuGraphInstantiateWithFlags& record,
   reply.result = static_cast<std::uint32_t>(params.result_out);
   if (result != CUDA_SUCCESS) return name_node(params.hErrNode_out, record.fresh_node, reply.error_node);
   bind(HandleKind::graph_exec, record.exec, exec);
-  share_memory(record.graph, record.exec);
+  graphs_.share_memory(record.graph, record.exec);
   return CUDA_SUCCESS;
 }
 
@@ -267,7 +253,7 @@ CUresult Session::handle(const record::cuGraphExecUpdate_v2& record, reply::cuGr
   reply.status = static_cast<std::int32_t>(result);
   reply.result = static_cast<std::uint32_t>(info.result);
   if (result == CUDA_SUCCESS) {
-    share_memory(record.graph, record.exec);
+    graphs_.share_memory(record.graph, record.exec);
     return CUDA_SUCCESS;
   }
   const CUresult named = name_node(info.errorNode, record.fresh_node, reply.error_node);
@@ -361,7 +347,7 @@ CUresult Session::handle(const record::cuGraphDestroyNode& record, reply::cuGrap
   CUgraphNode node = nullptr;
   if (!resolve(record.node, node)) return CUDA_ERROR_INVALID_HANDLE;
   handles_.forget(HandleKind::graph_node, record.node);
-  nodes_.erase(reinterpret_cast<std::uint64_t>(node));
+  graphs_.forget_node(node);
   return driver_.cuGraphDestroyNode(node);
 }
 
@@ -390,60 +376,36 @@ CUresult Session::handle(const record::cuGraphRemoveDependencies_v2& record,
   return change_edges(record, tail, driver_.cuGraphRemoveDependencies_v2);
 }
 
-void CUDA_CB Session::run_user_destructor(void* call) {
-  Session& session = *static_cast<HostCall*>(call)->session;
-  const std::lock_guard lock(session.host_calls_mutex_);
-  const auto found = session.destructors_.find(static_cast<HostCall*>(call));
-  if (found == session.destructors_.end()) return;
-  session.destructor_calls_.post(
-      [&session, upcall = found->second->upcall] { session.upcalls_.call(upcall, session.stop_); });
-  session.destructors_.erase(found);
-}
-
 CUresult Session::handle(const record::cuUserObjectCreate& record, reply::cuUserObjectCreate&, Tail) {
   if (driver_.cuUserObjectCreate == nullptr) return unsupported(record.header.call);
-  constexpr std::size_t max_objects = 1u << 16;
-  if (!Handle::is(record.object, HandleKind::user_object) || user_objects_.contains(record.object))
+  if (!Handle::is(record.object, HandleKind::user_object) || graphs_.user_object(record.object) != nullptr)
     return CUDA_ERROR_INVALID_HANDLE;
-  if (user_objects_.size() >= max_objects) return CUDA_ERROR_OUT_OF_MEMORY;
-  auto call =
-      std::make_unique<HostCall>(HostCall{this, Upcall{0, 0, record.destroy, record.pointer, 0}, false});
+  if (!graphs_.may_add_user_object()) return CUDA_ERROR_OUT_OF_MEMORY;
+  auto call = host_calls_.for_destructor(Upcall{0, 0, record.destroy, record.pointer, 0});
   CUuserObject object = nullptr;
-  const CUresult result = driver_.cuUserObjectCreate(&object, call.get(), &Session::run_user_destructor,
-                                                     record.count, record.flags);
+  const CUresult result =
+      driver_.cuUserObjectCreate(&object, call.get(), &HostCalls::run_destructor, record.count, record.flags);
   if (result != CUDA_SUCCESS) return result;
-  {
-    const std::lock_guard lock(host_calls_mutex_);
-    const HostCall* const key = call.get();
-    destructors_[key] = std::move(call);
-  }
-  user_objects_[record.object] = {object, record.count};
+  host_calls_.expect(std::move(call));
+  graphs_.add_user_object(record.object, {object, record.count});
   return CUDA_SUCCESS;
 }
 
 CUresult Session::handle(const record::cuUserObjectRetain& record, reply::cuUserObjectRetain&, Tail) {
   if (driver_.cuUserObjectRetain == nullptr) return unsupported(record.header.call);
-  const auto found = user_objects_.find(record.object);
-  if (found == user_objects_.end() || record.count > INT32_MAX) return CUDA_ERROR_INVALID_VALUE;
-  const CUresult result = driver_.cuUserObjectRetain(found->second.object, record.count);
-  if (result == CUDA_SUCCESS) found->second.owned += record.count;
+  GraphObjects::UserObject* const known = graphs_.user_object(record.object);
+  if (known == nullptr || record.count > INT32_MAX) return CUDA_ERROR_INVALID_VALUE;
+  const CUresult result = driver_.cuUserObjectRetain(known->object, record.count);
+  if (result == CUDA_SUCCESS) known->owned += record.count;
   return result;
-}
-
-void Session::disown(std::uint64_t handle, std::uint32_t count) {
-  const auto found = user_objects_.find(handle);
-  found->second.owned -= count;
-  // Whether a graph still holds it or not: nobody can name it any more.
-  if (found->second.owned == 0) user_objects_.erase(found);
 }
 
 CUresult Session::handle(const record::cuUserObjectRelease& record, reply::cuUserObjectRelease&, Tail) {
   if (driver_.cuUserObjectRelease == nullptr) return unsupported(record.header.call);
-  const auto found = user_objects_.find(record.object);
-  if (found == user_objects_.end() || record.count == 0 || record.count > found->second.owned)
-    return CUDA_ERROR_INVALID_VALUE;
-  const CUresult result = driver_.cuUserObjectRelease(found->second.object, record.count);
-  if (result == CUDA_SUCCESS) disown(record.object, record.count);
+  const GraphObjects::UserObject* const known = graphs_.user_object(record.object);
+  if (known == nullptr || record.count == 0 || record.count > known->owned) return CUDA_ERROR_INVALID_VALUE;
+  const CUresult result = driver_.cuUserObjectRelease(known->object, record.count);
+  if (result == CUDA_SUCCESS) graphs_.disown(record.object, record.count);
   return result;
 }
 
@@ -452,14 +414,12 @@ CUresult Session::handle(const record::cuGraphRetainUserObject& record, reply::c
   if (driver_.cuGraphRetainUserObject == nullptr) return unsupported(record.header.call);
   CUgraph graph = nullptr;
   if (!resolve(record.graph, graph)) return CUDA_ERROR_INVALID_HANDLE;
-  const auto found = user_objects_.find(record.object);
+  const GraphObjects::UserObject* const known = graphs_.user_object(record.object);
   const bool move = (record.flags & CU_GRAPH_USER_OBJECT_MOVE) != 0;
-  if (found == user_objects_.end() || record.count > INT32_MAX ||
-      (move && record.count > found->second.owned))
+  if (known == nullptr || record.count > INT32_MAX || (move && record.count > known->owned))
     return CUDA_ERROR_INVALID_VALUE;
-  const CUresult result =
-      driver_.cuGraphRetainUserObject(graph, found->second.object, record.count, record.flags);
-  if (result == CUDA_SUCCESS && move) disown(record.object, record.count);
+  const CUresult result = driver_.cuGraphRetainUserObject(graph, known->object, record.count, record.flags);
+  if (result == CUDA_SUCCESS && move) graphs_.disown(record.object, record.count);
   return result;
 }
 
@@ -468,9 +428,9 @@ CUresult Session::handle(const record::cuGraphReleaseUserObject& record, reply::
   if (driver_.cuGraphReleaseUserObject == nullptr) return unsupported(record.header.call);
   CUgraph graph = nullptr;
   if (!resolve(record.graph, graph)) return CUDA_ERROR_INVALID_HANDLE;
-  const auto found = user_objects_.find(record.object);
-  if (found == user_objects_.end()) return CUDA_ERROR_INVALID_VALUE;
-  return driver_.cuGraphReleaseUserObject(graph, found->second.object, record.count);
+  const GraphObjects::UserObject* const known = graphs_.user_object(record.object);
+  if (known == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  return driver_.cuGraphReleaseUserObject(graph, known->object, record.count);
 }
 
 }  // namespace vgpu::worker

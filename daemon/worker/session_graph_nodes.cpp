@@ -118,8 +118,8 @@ CUresult Session::read_node(std::uint32_t type, Tail tail, NodeParams& out) {
     case CU_GRAPH_NODE_TYPE_HOST: {
       HostNode node;
       if (!take(tail, node)) return CUDA_ERROR_INVALID_VALUE;
-      out.host = std::make_unique<HostCall>(HostCall{this, Upcall{0, 0, node.function, node.user, 0}, true});
-      out.params.host.fn = &Session::run_host_call;
+      out.host = host_calls_.for_graph(Upcall{0, 0, node.function, node.user, 0});
+      out.params.host.fn = &HostCalls::run;
       out.params.host.userData = out.host.get();
       return CUDA_SUCCESS;
     }
@@ -177,7 +177,7 @@ CUresult Session::read_node(std::uint32_t type, Tail tail, NodeParams& out) {
           !take_list(tail, node.size, max_conditional_bodies, out.bodies))
         return CUDA_ERROR_INVALID_VALUE;
       // The driver follows the number.
-      if (!conditionals_.contains(node.handle)) return CUDA_ERROR_INVALID_VALUE;
+      if (!graphs_.knows_conditional(node.handle)) return CUDA_ERROR_INVALID_VALUE;
       for (const std::uint64_t body : out.bodies) {
         if (!can_bind(HandleKind::graph, body)) return CUDA_ERROR_INVALID_HANDLE;
       }
@@ -193,21 +193,10 @@ CUresult Session::read_node(std::uint32_t type, Tail tail, NodeParams& out) {
   }
 }
 
-Session::GraphMemory::GraphMemory(Session& session, Accounting& accounting, CUdeviceptr address,
-                                  std::uint64_t bytes)
-    : session_(session), address_(address), charge_(accounting, bytes) {
-  session_.allocations_.add_graph_memory(address, {bytes, &accounting, 0});
-}
-
-Session::GraphMemory::~GraphMemory() {
-  session_.allocations_.remove_graph_memory(address_);
-}
-
-void Session::keep(std::unique_ptr<HostCall> call) {
+void Session::keep(std::unique_ptr<HostCalls::Call> call) {
   if (call == nullptr) return;
   graphs_hold_ = true;
-  const std::lock_guard lock(host_calls_mutex_);
-  kept_host_calls_.push_back(std::move(call));
+  host_calls_.keep(std::move(call));
 }
 
 CUresult Session::handle(const record::cuGraphAddNode_v2& record, reply::cuGraphAddNode_v2& reply,
@@ -238,10 +227,9 @@ CUresult Session::handle(const record::cuGraphAddNode_v2& record, reply::cuGraph
   keep(std::move(params.host));
   if (allocated != 0) {
     reply.dptr = params.params.alloc.dptr;
-    kept_memory_[record.graph].push_back(
-        std::make_shared<GraphMemory>(*this, *params.accounting, reply.dptr, allocated));
+    graphs_.add_memory(record.graph, *params.accounting, reply.dptr, allocated);
   } else if (params.child != 0) {
-    share_memory(params.child, record.graph);
+    graphs_.share_memory(params.child, record.graph);
   } else if (record.type == CU_GRAPH_NODE_TYPE_CONDITIONAL &&
              params.params.conditional.phGraph_out != nullptr) {
     for (std::size_t i = 0; i < params.bodies.size(); ++i) {
@@ -354,13 +342,10 @@ CUresult Session::write_node(CUgraphNode node, CUgraphNodeType type, std::uint64
       if (driver_.cuGraphHostNodeGetParams == nullptr) return result;
       result = driver_.cuGraphHostNodeGetParams(node, &host);
       if (result != CUDA_SUCCESS) return result;
-      const std::lock_guard lock(host_calls_mutex_);
-      for (const auto& call : kept_host_calls_) {
-        if (call.get() != host.userData) continue;
-        append(out, HostNode{call->upcall.function, call->upcall.user});
-        return CUDA_SUCCESS;
-      }
-      return CUDA_ERROR_NOT_SUPPORTED;
+      const std::optional<Upcall> call = host_calls_.kept(host.userData);
+      if (!call) return CUDA_ERROR_NOT_SUPPORTED;
+      append(out, HostNode{call->function, call->user});
+      return CUDA_SUCCESS;
     }
     case CU_GRAPH_NODE_TYPE_GRAPH: {
       CUgraph child = nullptr;
@@ -453,15 +438,14 @@ CUresult Session::handle(const record::cuGraphKernelNodeSetAttribute& record,
 CUresult Session::handle(const record::cuGraphConditionalHandleCreate& record,
                          reply::cuGraphConditionalHandleCreate& reply, Tail) {
   if (driver_.cuGraphConditionalHandleCreate == nullptr) return unsupported(record.header.call);
-  constexpr std::size_t max_conditionals = 1u << 16;
   CUgraph graph = nullptr;
   if (!resolve(record.graph, graph)) return CUDA_ERROR_INVALID_HANDLE;
-  if (conditionals_.size() >= max_conditionals) return CUDA_ERROR_OUT_OF_MEMORY;
+  if (!graphs_.may_add_conditional()) return CUDA_ERROR_OUT_OF_MEMORY;
   CUgraphConditionalHandle handle = 0;
   const CUresult result = driver_.cuGraphConditionalHandleCreate(&handle, graph, contexts_[context_index_],
                                                                  record.default_value, record.flags);
   if (result != CUDA_SUCCESS) return result;
-  conditionals_.insert(handle);
+  graphs_.add_conditional(handle);
   reply.handle = handle;
   return CUDA_SUCCESS;
 }

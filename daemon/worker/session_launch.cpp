@@ -146,44 +146,23 @@ CUresult Session::handle(const record::cuGraphLaunch& record, reply::cuGraphLaun
   return CUDA_SUCCESS;
 }
 
-void CUDA_CB Session::run_host_call(void* call) {
-  auto* const host = static_cast<HostCall*>(call);
-  host->session->upcalls_.call(host->upcall, host->session->stop_);
-  if (!host->keep) delete host;
-}
-
-void CUDA_CB Session::run_stream_callback(CUstream, CUresult status, void* call) {
-  static_cast<HostCall*>(call)->upcall.status = static_cast<std::int32_t>(status);
-  run_host_call(call);
-}
-
-void Session::host_call(CUstream stream, const Upcall& upcall, HostCall*& out) {
+HostCalls::Call* Session::host_call(CUstream stream, const Upcall& upcall) {
   // Asked of the driver each time: a call that is deleted although a graph holds it would be run again.
   CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_ACTIVE;
   const bool keep = driver_.cuStreamIsCapturing == nullptr ||
                     driver_.cuStreamIsCapturing(stream, &status) != CUDA_SUCCESS ||
                     status != CU_STREAM_CAPTURE_STATUS_NONE;
-  auto made = std::make_unique<HostCall>(HostCall{this, upcall, keep});
-  out = made.get();
-  if (keep) {
-    const std::lock_guard lock(host_calls_mutex_);
-    kept_host_calls_.push_back(std::move(made));
-  } else {
-    // run_host_call() deletes it.
-    static_cast<void>(made.release());
-  }
+  return host_calls_.for_stream(upcall, keep);
 }
 
 CUresult Session::handle(const record::cuLaunchHostFunc& record, reply::cuLaunchHostFunc&, Tail) {
   if (driver_.cuLaunchHostFunc == nullptr) return unsupported(record.header.call);
   CUstream stream = nullptr;
   if (!resolve(record.stream, stream)) return CUDA_ERROR_INVALID_HANDLE;
-  HostCall* call = nullptr;
-  host_call(stream, Upcall{0, 0, record.function, record.user, record.stream}, call);
-  const bool keep = call->keep;
-  const CUresult result = driver_.cuLaunchHostFunc(stream, &Session::run_host_call, call);
+  HostCalls::Call* const call = host_call(stream, Upcall{0, 0, record.function, record.user, record.stream});
+  const CUresult result = driver_.cuLaunchHostFunc(stream, &HostCalls::run, call);
   if (result != CUDA_SUCCESS) {
-    if (!keep) delete call;
+    HostCalls::refused(call);
     return result;
   }
   note_stream_work(stream);
@@ -195,13 +174,10 @@ CUresult Session::handle(const record::cuStreamAddCallback& record, reply::cuStr
   if (driver_.cuStreamAddCallback == nullptr) return unsupported(record.header.call);
   CUstream stream = nullptr;
   if (!resolve(record.stream, stream)) return CUDA_ERROR_INVALID_HANDLE;
-  HostCall* call = nullptr;
-  host_call(stream, Upcall{1, 0, record.function, record.user, record.stream}, call);
-  const bool keep = call->keep;
-  const CUresult result =
-      driver_.cuStreamAddCallback(stream, &Session::run_stream_callback, call, record.flags);
+  HostCalls::Call* const call = host_call(stream, Upcall{1, 0, record.function, record.user, record.stream});
+  const CUresult result = driver_.cuStreamAddCallback(stream, &HostCalls::run_callback, call, record.flags);
   if (result != CUDA_SUCCESS) {
-    if (!keep) delete call;
+    HostCalls::refused(call);
     return result;
   }
   note_stream_work(stream);
