@@ -46,6 +46,7 @@ Session::Session(const SessionParts& parts)
       driver_(parts.driver),
       channel_(parts.channel),
       accounting_(parts.accounting),
+      contexts_(parts),
       ring_(parts.channel),
       early_(ring_),
       spin_long_(parts.library != nullptr && !parts.library->software() && many_cpus()),
@@ -55,39 +56,24 @@ Session::Session(const SessionParts& parts)
                  spin_long_ ? longest_wait_spin_ns : default_spin_ns()),
       errors_(parts.accounting.page(), parts.channel),
       ledger_(accounts_of(parts),
-              [this](CUcontext context) {
-                return static_cast<std::size_t>(&device_of(context) - devices_.data());
-              }),
+              [this](CUcontext context) { return contexts_.place_of(contexts_.device_of(context)); }),
       completions_(parts.driver, parts.context),
       host_calls_(parts.channel, stop_),
       ipc_(parts.broker_socket),
       blocking_([&driver = parts.driver, context = parts.context] { driver.cuCtxSetCurrent(context); }) {
-  devices_.resize(1 + parts.further.size());
-  devices_.front().device = parts.device;
-  devices_.front().context = parts.context;
-  devices_.front().accounting = &parts.accounting;
-  for (std::size_t i = 0; i < parts.further.size(); ++i) {
-    devices_[i + 1].device = parts.further[i].device;
-    devices_[i + 1].context = parts.further[i].context;
-    devices_[i + 1].accounting = parts.further[i].accounting;
-  }
-  for (OwnDevice& own : devices_) {
-    contexts_.push_back(own.context);
-    context_devices_.push_back(&own);
-  }
-  here_ = &devices_.front();
   software_ = parts.library != nullptr && parts.library->software();
   if (driver_.cuThreadExchangeStreamCaptureMode != nullptr) {
     // The client enforces the capture modes of its threads; this one thread speaks for all of them.
     CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
     driver_.cuThreadExchangeStreamCaptureMode(&mode);
   }
-  for (std::size_t i = 0; i < devices_.size() && driver_.cuDeviceGetDefaultMemPool != nullptr; ++i) {
+  std::vector<OwnDevice>& devices = contexts_.devices();
+  for (std::size_t i = 0; i < devices.size() && driver_.cuDeviceGetDefaultMemPool != nullptr; ++i) {
     CUmemoryPool pool = nullptr;
-    if (driver_.cuDeviceGetDefaultMemPool(&pool, devices_[i].device) != CUDA_SUCCESS) continue;
+    if (driver_.cuDeviceGetDefaultMemPool(&pool, devices[i].device) != CUDA_SUCCESS) continue;
     const std::uint64_t handle = Handle::make(HandleKind::mem_pool, static_cast<std::uint32_t>(i), 1);
     bind(HandleKind::mem_pool, handle, pool);
-    pools_[handle] = &devices_[i];
+    pools_[handle] = &devices[i];
   }
   if (driver_.cuMemHostRegister_v2 != nullptr) {
     // Registered, the arena is read by the device without another copy; unregistered it works as well.
@@ -199,7 +185,7 @@ SessionEnd Session::run() {
     }
     if (const std::uint64_t now = now_ns(); now - looked_at_peers > sleep_ns / 2) {
       looked_at_peers = now;
-      for (const OwnDevice& own : devices_) own.accounting->measure();
+      for (const OwnDevice& own : contexts_.devices()) own.accounting->measure();
       if (parts_.console != nullptr) parts_.console->trim();
       if (stop_.load()) return SessionEnd::stopped;
       ipc_.listen();
@@ -248,7 +234,7 @@ void Session::look_for_ends() {
   if (!ledger_.busy()) return ledger_.rest();
   bool elsewhere = false;
   for (const StreamLedger::Mark& mark : ledger_.unfenced()) {
-    if (mark.stream().first != contexts_[context_index_]) {
+    if (mark.stream().first != contexts_.current()) {
       elsewhere = true;
       continue;
     }
@@ -290,7 +276,7 @@ void Session::run_record(std::span<const std::byte> bytes) {
   CUresult result = CUDA_ERROR_INVALID_VALUE;
   if (call != nullptr) {
     page.calls[header.call].fetch_add(1, std::memory_order_relaxed);
-    result = switch_context(header.context);
+    result = contexts_.switch_to(header.context);
     if (result == CUDA_SUCCESS) result = need_memory(header.call);
     if (result == CUDA_SUCCESS) dispatch(bytes, out, result);
   }
@@ -314,39 +300,9 @@ void Session::dispatch(std::span<const std::byte> bytes, ReplyBuffer& out, CUres
   if (result != CUDA_SUCCESS) out.clear();
 }
 
-CUresult Session::switch_context(std::uint16_t index) {
-  if (index == context_index_) return CUDA_SUCCESS;
-  const CUcontext context = context_at(index);
-  if (context == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
-  const CUresult result = driver_.cuCtxSetCurrent(context);
-  if (result != CUDA_SUCCESS) return result;
-  context_index_ = index;
-  here_ = context_devices_[index];
-  return result;
-}
-
-void Session::add_context(std::uint16_t index, CUcontext context) {
-  if (contexts_.size() <= index) {
-    contexts_.resize(std::size_t{index} + 1);
-    context_devices_.resize(contexts_.size(), here_);
-  }
-  contexts_[index] = context;
-  context_devices_[index] = here_;
-}
-
-Session::OwnDevice* Session::device_at(int number) {
-  const auto place = static_cast<std::size_t>(number);
-  return place < devices_.size() ? &devices_[place] : nullptr;
-}
-
-Session::OwnDevice& Session::device_of(CUcontext context) {
-  const auto found = std::find(contexts_.begin(), contexts_.end(), context);
-  return found != contexts_.end() ? *context_devices_[static_cast<std::size_t>(found - contexts_.begin())]
-                                  : *here_;
-}
-
 bool Session::any_bounded() const {
-  return std::any_of(devices_.begin(), devices_.end(),
+  const std::vector<OwnDevice>& devices = contexts_.devices();
+  return std::any_of(devices.begin(), devices.end(),
                      [](const OwnDevice& own) { return own.accounting->bounded(); });
 }
 
@@ -388,15 +344,9 @@ void Session::answer(const PendingReply& pending, CUresult result, std::span<con
   if (pending.taken_ns != 0) accounting_.count_latency(now_ns() - pending.taken_ns);
 }
 
-StreamKey Session::key_of(CUstream stream) const {
-  if (stream == nullptr || stream == CU_STREAM_LEGACY) return {contexts_[context_index_], nullptr};
-  const auto found = stream_contexts_.find(stream);
-  return {found != stream_contexts_.end() ? found->second : contexts_[context_index_], stream};
-}
-
 CUresult Session::after_stream(const StreamKey& key, std::function<void(CUresult)> done) {
   const StreamLedger::Mark fence = ledger_.fence(key);
-  const CUcontext current = contexts_[context_index_];
+  const CUcontext current = contexts_.current();
   if (key.first != current) driver_.cuCtxSetCurrent(key.first);
   const CUresult recorded = completions_.after_stream(key.first, key.second,
                                                       [this, fence, done = std::move(done)](CUresult result) {
@@ -412,7 +362,7 @@ CUresult Session::after_stream(const StreamKey& key, std::function<void(CUresult
 
 CUresult Session::after_stream_soon(const StreamKey& key, std::function<void(CUresult)> done, bool print) {
   // A stream of another context is asked in that context only; a query would end a capture.
-  if (soon_ || captures_ != 0 || key.first != contexts_[context_index_] || driver_.cuStreamQuery == nullptr) {
+  if (soon_ || captures_ != 0 || key.first != contexts_.current() || driver_.cuStreamQuery == nullptr) {
     return after_stream(key, std::move(done));
   }
   soon_ = SoonWait{ledger_.fence(key), std::move(done), print};
@@ -459,7 +409,7 @@ bool Session::nothing_under_way() {
   // more than it saves.
   if (!software_ || driver_.cuStreamQuery == nullptr) return false;
   const std::optional<StreamLedger::Mark> left = ledger_.only_busy();
-  if (!left || left->stream().first != contexts_[context_index_]) return false;
+  if (!left || left->stream().first != contexts_.current()) return false;
   if (driver_.cuStreamQuery(left->stream().second) != CUDA_SUCCESS) return false;
   ledger_.ended(*left);
   return true;

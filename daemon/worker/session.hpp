@@ -28,7 +28,9 @@
 #include "daemon/worker/accounting.hpp"
 #include "daemon/worker/allocation_table.hpp"
 #include "daemon/worker/card_blas.hpp"
+#include "daemon/worker/client_contexts.hpp"
 #include "daemon/worker/client_errors.hpp"
+#include "daemon/worker/command_timers.hpp"
 #include "daemon/worker/completions.hpp"
 #include "daemon/worker/early_questions.hpp"
 #include "daemon/worker/estimates.hpp"
@@ -46,7 +48,6 @@
 #include "daemon/worker/session_parts.hpp"
 #include "daemon/worker/shared_objects.hpp"
 #include "daemon/worker/stream_ledger.hpp"
-#include "daemon/worker/token_bucket.hpp"
 #include "protocol/channel.hpp"
 #include "protocol/futex.hpp"
 #include "protocol/graph_node.hpp"
@@ -80,7 +81,7 @@ class Session {
   const DriverTable& driver() const { return driver_; }
   /// The device of the context that the record runs in. What a client says of its k-th device it says in the
   /// context of index k, the primary one of that.
-  CUdevice device() const { return here_->device; }
+  CUdevice device() const { return contexts_.here().device; }
   CUresult unsupported(std::uint16_t call);
   /// Loads the card's cuBLAS at the first need; false where there is none.
   bool find_card_blas();
@@ -90,9 +91,9 @@ class Session {
   void bind(HandleKind kind, std::uint64_t handle, T value, std::uint64_t owner = 0) {
     if constexpr (std::is_same_v<T, CUgraph>) forget_names_of(value);
     if constexpr (std::is_pointer_v<T>) {
-      handles_.bind(kind, handle, reinterpret_cast<std::uint64_t>(value), owner, context_index_);
+      handles_.bind(kind, handle, reinterpret_cast<std::uint64_t>(value), owner, contexts_.index());
     } else {
-      handles_.bind(kind, handle, static_cast<std::uint64_t>(value), owner, context_index_);
+      handles_.bind(kind, handle, static_cast<std::uint64_t>(value), owner, contexts_.index());
     }
     if (kind == HandleKind::graph_node) note_node(handle);
   }
@@ -113,13 +114,12 @@ class Session {
     return handles_.resolve(handle, out);
   }
 
-  /// The client numbers its own devices: such a number becomes the driver's, any other one becomes a number
-  /// that no device has; and back.
-  void to_driver(CUmemLocation& location) const;
-  void to_driver(CUmemPoolProps& props) const { to_driver(props.location); }
-  void to_driver(CUmemAccessDesc& access) const { to_driver(access.location); }
-  void to_driver(CUmemAllocationProp& prop) const { to_driver(prop.location); }
-  void to_client(CUmemAllocationProp& prop) const;
+  /// The client's numbers of devices to the driver's and back.
+  template <class T>
+  void to_driver(T& place) const {
+    contexts_.to_driver(place);
+  }
+  void to_client(CUmemAllocationProp& prop) const { contexts_.to_client(prop); }
 
   /// Says that `stream` has work of unknown length which a later synchronisation must wait for.
   void note_stream_work(CUstream stream);
@@ -282,16 +282,6 @@ class Session {
 #undef VGPU_HANDLER
 
  private:
-  /// One of the client's devices. Dispatcher only but for what is said.
-  struct OwnDevice {
-    CUdevice device = 0;
-    CUcontext context = nullptr;       ///< its primary one
-    Accounting* accounting = nullptr;  ///< thread-safe
-    bool bounded = false;              ///< what is in flight was, when it was last looked at
-    TokenBucket launch_bucket;
-    TokenBucket byte_bucket;
-    std::vector<CUevent> timers;  ///< of its primary context; under timers_mutex_
-  };
   /// A waited call that is answered later.
   struct PendingReply {
     std::uint32_t reference = 0;
@@ -311,41 +301,13 @@ class Session {
   bool peers_alive();
   /// Where there are few CPUs: says which one this is; true when a thread of the client waits on the same.
   bool waiter_here();
-  CUresult switch_context(std::uint16_t index);
-  /// The account of the device of the context that the record runs in.
+  /// The account of the device of the context that the record runs in, and its place among the client's.
   Accounting& here() const {
-    return *here_->accounting;
+    return *contexts_.here().accounting;
   }
-  /// The place of that device among the client's.
   std::size_t place() const {
-    return static_cast<std::size_t>(here_ - devices_.data());
+    return contexts_.place_of(contexts_.here());
   }
-  /// The device with this number of the client's; null: it has none such.
-  OwnDevice* device_at(int number);
-  /// The context of the client's index, nullptr where there is none.
-  CUcontext context_at(std::uint16_t index) const {
-    return index < contexts_.size() ? contexts_[index] : nullptr;
-  }
-  OwnDevice& device_of(CUcontext context);
-  OwnDevice& device_of(CUstream stream) {
-    return devices_.size() == 1 ? devices_.front() : device_of(key_of(stream).first);
-  }
-  /// Names a context that was made on the current device.
-  void add_context(std::uint16_t index, CUcontext context);
-  /// Runs `call` with a context current in this thread, which need not be the dispatcher.
-  template <class F>
-  auto in_context(CUcontext context, F&& call) {
-    // Where there is one device any context finds what the call is about.
-    CUcontext before = nullptr;
-    const bool change = devices_.size() > 1 && driver_.cuCtxGetCurrent != nullptr &&
-                        driver_.cuCtxGetCurrent(&before) == CUDA_SUCCESS && before != context;
-    if (change) driver_.cuCtxSetCurrent(context);
-    auto result = call();
-    if (change) driver_.cuCtxSetCurrent(before);
-    return result;
-  }
-  /// Whether a context may be made under this index of the client's.
-  CUresult free_context(std::uint16_t index) const;
   void forget_foreign_waits(std::uint16_t context);
   /// Forgets what lives in a context, and answers with destroy() once its work has ended.
   CUresult end_context(std::uint16_t index, std::function<CUresult()> destroy);
@@ -354,7 +316,6 @@ class Session {
   const CUdevResource* resource_of(std::uint64_t token) const;
   PendingReply defer();
   void answer(const PendingReply& pending, CUresult result, std::span<const std::byte> payload = {});
-  StreamKey key_of(CUstream stream) const;
   /// Asks the driver about a stream of the current context, and notes the end of its work.
   CUresult query_stream(CUstream stream);
   /// Takes no records until as many calls of release_records(), from any thread.
@@ -391,7 +352,7 @@ class Session {
   /// Asks the streams with work that nobody waits for whether it has ended.
   void look_for_ends();
   CUresult after_stream(CUstream stream, std::function<void(CUresult)> done) {
-    return after_stream(key_of(stream), std::move(done));
+    return after_stream(contexts_.key_of(stream), std::move(done));
   }
   /// Destroys what the client made in the primary context, libraries excepted.
   void empty_primary_context();
@@ -433,12 +394,8 @@ class Session {
   /// Counts what was submitted while nothing was bounded as one batch in flight.
   void bound_earlier_work(OwnDevice& device);
   bool any_bounded() const;
-  /// An event before a command that is to be timed, or nullptr; and the one after it.
-  CUevent begin_timing(CUstream stream, const Prediction& prediction);
-  void end_timing(CUstream stream, const Prediction& prediction, CUevent begin);
-  CUevent take_timer();
-  /// `device`: whose they are; null: of the current context's.
-  void put_timers(std::initializer_list<CUevent> events, OwnDevice* device = nullptr);
+  /// Before a command that may be one to be timed.
+  CommandTimers::Started begin_timing(CUstream stream, const Prediction& prediction);
   /// The priority that the driver is told for a stream of a client of this class.
   int stream_priority(int wanted) const;
 
@@ -462,7 +419,7 @@ class Session {
   void stay_on_device();
   /// Whether an allocation made now can be moved: those of a context of the program's own end with it.
   bool movable_here() const {
-    return residence_ != nullptr && context_index_ == 0;
+    return residence_ != nullptr && contexts_.index() == 0;
   }
   CUresult allocate_movable(std::uint64_t bytes, CUdeviceptr& pointer);
   /// Frees an allocation of any kind, and its charge.
@@ -496,12 +453,12 @@ class Session {
                     CUdeviceptr& pointer, const Allocation& of);
   /// Memory on the current context's device, made in that context.
   Allocation allocation_here() const {
-    return {0, &here(), context_index_};
+    return {0, &here(), contexts_.index()};
   }
   /// The same on a device that need not be the current one.
   Allocation allocation_on(const OwnDevice& device) const {
-    const auto primary = static_cast<std::uint16_t>(&device - devices_.data());
-    return {0, device.accounting, &device == here_ ? context_index_ : primary};
+    const auto primary = static_cast<std::uint16_t>(contexts_.place_of(device));
+    return {0, device.accounting, &device == &contexts_.here() ? contexts_.index() : primary};
   }
   /// Frees it once what runs now has ended.
   void free_after_work(CUdeviceptr pointer, const PendingReply& pending);
@@ -535,8 +492,7 @@ class Session {
   const DriverTable& driver_;
   Channel& channel_;
   Accounting& accounting_;  // of the first device, whose page also holds what belongs to no device
-  std::vector<OwnDevice> devices_;
-  OwnDevice* here_ = nullptr;  // that of the current context
+  ClientContexts contexts_;
   RingConsumer ring_;
   EarlyQuestions early_;
   const bool spin_long_;             // a GPU, on a machine with CPUs to spare
@@ -555,10 +511,6 @@ class Session {
   std::span<const std::byte> running_;  // the record that is being run
   bool deferred_ = false;
 
-  std::unordered_map<CUstream, CUcontext> stream_contexts_;
-  std::vector<CUcontext> contexts_;  // by the client's index; first the primary ones of its devices, in order
-  std::vector<OwnDevice*> context_devices_;  // the same
-  std::uint16_t context_index_ = 0;
   std::size_t captures_ = 0;
   std::vector<std::pair<std::uint64_t, UniqueFd>> host_fds_;
   std::map<std::uint64_t, std::unique_ptr<Linker>> linkers_;  // by client handle
@@ -607,9 +559,8 @@ class Session {
   GraphObjects graphs_{allocations_};
   bool graphs_hold_ = false;  ///< a graph may wait for the host or for another client; dispatcher only
 
-  // Scheduling; dispatcher only but for the timers.
   Estimates estimates_;
-  std::mutex timers_mutex_;
+  CommandTimers timers_{driver_, completions_, estimates_};
 
   std::unique_ptr<Residence> residence_;  // null: nothing is ever moved
   std::mutex later_mutex_;

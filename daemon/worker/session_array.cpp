@@ -174,17 +174,17 @@ CUresult Session::handle(const record::cuTexObjectCreate& record, reply::cuTexOb
   const CUresult result = driver_.cuTexObjectCreate(&object, &resource, &record.texture,
                                                     record.has_view != 0 ? &record.view : nullptr);
   if (result != CUDA_SUCCESS) return result;
-  textures_.emplace(context_index_, object);
+  textures_.emplace(contexts_.index(), object);
   reply.object = object;
   return CUDA_SUCCESS;
 }
 
 CUresult Session::handle(const record::cuTexObjectDestroy& record, reply::cuTexObjectDestroy&, Tail) {
   if (driver_.cuTexObjectDestroy == nullptr) return unsupported(record.header.call);
-  if (textures_.erase({context_index_, record.object}) == 0) return CUDA_ERROR_INVALID_VALUE;
+  if (textures_.erase({contexts_.index(), record.object}) == 0) return CUDA_ERROR_INVALID_VALUE;
   // Kernels that use it may still run.
-  when_all_done([this, object = record.object, context = contexts_[context_index_]](CUresult) {
-    errors_.note_unwaited(in_context(context, [&] { return driver_.cuTexObjectDestroy(object); }));
+  when_all_done([this, object = record.object, context = contexts_.current()](CUresult) {
+    errors_.note_unwaited(contexts_.in_context(context, [&] { return driver_.cuTexObjectDestroy(object); }));
   });
   return CUDA_SUCCESS;
 }
@@ -197,16 +197,16 @@ CUresult Session::handle(const record::cuSurfObjectCreate& record, reply::cuSurf
   CUsurfObject object = 0;
   const CUresult result = driver_.cuSurfObjectCreate(&object, &resource);
   if (result != CUDA_SUCCESS) return result;
-  surfaces_.emplace(context_index_, object);
+  surfaces_.emplace(contexts_.index(), object);
   reply.object = object;
   return CUDA_SUCCESS;
 }
 
 CUresult Session::handle(const record::cuSurfObjectDestroy& record, reply::cuSurfObjectDestroy&, Tail) {
   if (driver_.cuSurfObjectDestroy == nullptr) return unsupported(record.header.call);
-  if (surfaces_.erase({context_index_, record.object}) == 0) return CUDA_ERROR_INVALID_VALUE;
-  when_all_done([this, object = record.object, context = contexts_[context_index_]](CUresult) {
-    errors_.note_unwaited(in_context(context, [&] { return driver_.cuSurfObjectDestroy(object); }));
+  if (surfaces_.erase({contexts_.index(), record.object}) == 0) return CUDA_ERROR_INVALID_VALUE;
+  when_all_done([this, object = record.object, context = contexts_.current()](CUresult) {
+    errors_.note_unwaited(contexts_.in_context(context, [&] { return driver_.cuSurfObjectDestroy(object); }));
   });
   return CUDA_SUCCESS;
 }

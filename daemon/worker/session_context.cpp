@@ -6,8 +6,6 @@
 
 namespace vgpu::worker {
 namespace {
-constexpr std::uint16_t max_contexts = 64;
-
 template <class T>
 void destroy_value(CUresult (*destroy)(T), std::uint64_t value) {
   destroy(reinterpret_cast<T>(value));
@@ -16,12 +14,10 @@ void destroy_value(CUresult (*destroy)(T), std::uint64_t value) {
 
 CUresult Session::handle(const record::cuDevicePrimaryCtxReset_v2&, reply::cuDevicePrimaryCtxReset_v2&,
                          Tail) {
-  if (context_index_ >= devices_.size()) return CUDA_ERROR_INVALID_DEVICE;
+  if (!contexts_.current_is_primary()) return CUDA_ERROR_INVALID_DEVICE;
   // The worker keeps the context itself retained, ready for what comes next.
-  const bool several = std::count(contexts_.begin(), contexts_.end(), nullptr) + 1 <
-                       static_cast<std::ptrdiff_t>(contexts_.size());
-  if (several) {
-    empty_one_context(context_index_);
+  if (contexts_.count() > 1) {
+    empty_one_context(contexts_.index());
   } else {
     empty_primary_context();
   }
@@ -29,7 +25,7 @@ CUresult Session::handle(const record::cuDevicePrimaryCtxReset_v2&, reply::cuDev
 }
 
 void Session::empty_one_context(std::uint16_t index) {
-  const CUcontext context = contexts_[index];
+  const CUcontext context = contexts_.at(index);
   if (driver_.cuCtxSynchronize != nullptr) driver_.cuCtxSynchronize();
   completions_.poll();
   blocking_.drain();
@@ -42,7 +38,7 @@ void Session::empty_one_context(std::uint16_t index) {
   forget_foreign_waits(index);
   ledger_.forget_context(context);
   drop(HandleKind::stream, driver_.cuStreamDestroy_v2);
-  std::erase_if(stream_contexts_, [context](const auto& entry) { return entry.second == context; });
+  contexts_.remove_streams(context);
   drop(HandleKind::module, driver_.cuModuleUnload);
   take_lost_charges();
   handles_.forget_if(HandleKind::function, [index](std::uint64_t, std::uint64_t owner, std::uint16_t of) {
@@ -107,7 +103,7 @@ void Session::empty_primary_context() {
                      [](std::uint64_t, std::uint64_t, std::uint16_t) { return true; });
   captures_ = 0;
   graphs_.forget_all();
-  stream_contexts_.clear();
+  contexts_.remove_all_streams();
   ledger_.forget_all();
   free_allocations([](const Allocation&) { return true; });
 }
@@ -125,47 +121,42 @@ void Session::forget_foreign_waits(std::uint16_t context) {
       context, [this](std::uint64_t handle) { return handles_.find(HandleKind::event, handle) != nullptr; });
 }
 
-CUresult Session::free_context(std::uint16_t index) const {
-  if (index < devices_.size() || index >= max_contexts) return CUDA_ERROR_INVALID_VALUE;
-  return context_at(index) != nullptr ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
-}
-
 CUresult Session::handle(const record::cuCtxCreate_v4& record, reply::cuCtxCreate_v4&, Tail) {
   if (driver_.cuCtxCreate_v4 == nullptr) return unsupported(record.header.call);
-  if (const CUresult free = free_context(record.index); free != CUDA_SUCCESS) return free;
+  if (const CUresult free = contexts_.may_add(record.index); free != CUDA_SUCCESS) return free;
   CUcontext context = nullptr;
   const CUresult result = driver_.cuCtxCreate_v4(&context, nullptr, record.flags, device());
   if (result != CUDA_SUCCESS) return result;
-  add_context(record.index, context);
+  contexts_.add(record.index, context);
   // Creation made it current in this thread.
-  context_index_ = record.index;
+  contexts_.became_current(record.index);
   return CUDA_SUCCESS;
 }
 
 CUresult Session::handle(const record::cuCtxDestroy_v2& record, reply::cuCtxDestroy_v2&, Tail) {
   if (driver_.cuCtxDestroy_v2 == nullptr) return unsupported(record.header.call);
-  const CUcontext context = context_at(record.index);
-  if (record.index < devices_.size() || context == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
+  const CUcontext context = contexts_.at(record.index);
+  if (contexts_.primary(record.index) || context == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
   return end_context(record.index, [this, context] { return driver_.cuCtxDestroy_v2(context); });
 }
 
 CUresult Session::end_context(std::uint16_t index, std::function<CUresult()> destroy) {
-  const CUcontext context = contexts_[index];
-  contexts_[index] = nullptr;
+  const CUcontext context = contexts_.at(index);
+  contexts_.remove(index);
   if (card_blas_ != nullptr) card_blas_->forget(context);
   const auto of_context = [index](const auto& entry) { return entry.first.first == index; };
   std::erase_if(limits_, of_context);
   std::erase_if(usual_limits_, of_context);
   shared_.forget_opened(index, nullptr);
-  if (context_index_ == index) {
-    if (const CUresult result = switch_context(0); result != CUDA_SUCCESS) return result;
+  if (contexts_.index() == index) {
+    if (const CUresult result = contexts_.switch_to(0); result != CUDA_SUCCESS) return result;
   }
   for (const HandleKind kind :
        {HandleKind::stream, HandleKind::event, HandleKind::module, HandleKind::function}) {
     handles_.forget_if(kind, [index](std::uint64_t, std::uint64_t, std::uint16_t of) { return of == index; });
   }
   forget_foreign_waits(index);
-  std::erase_if(stream_contexts_, [context](const auto& entry) { return entry.second == context; });
+  contexts_.remove_streams(context);
   // Waiters must be through with its events before it goes, and its modules' memory is there until then.
   const PendingReply pending = defer();
   const auto finish = [this, pending, context, destroy = std::move(destroy),
@@ -185,14 +176,14 @@ CUresult Session::handle(const record::cuCtxRecordEvent& record, reply::cuCtxRec
   CUevent event = nullptr;
   if (!resolve(record.event, event)) return CUDA_ERROR_INVALID_HANDLE;
   foreign_waits_.recorded(record.event);
-  return driver_.cuCtxRecordEvent(contexts_[context_index_], event);
+  return driver_.cuCtxRecordEvent(contexts_.current(), event);
 }
 
 CUresult Session::handle(const record::cuCtxWaitEvent& record, reply::cuCtxWaitEvent&, Tail) {
   if (driver_.cuCtxWaitEvent == nullptr) return unsupported(record.header.call);
   CUevent event = nullptr;
   if (!resolve(record.event, event)) return CUDA_ERROR_INVALID_HANDLE;
-  return driver_.cuCtxWaitEvent(contexts_[context_index_], event);
+  return driver_.cuCtxWaitEvent(contexts_.current(), event);
 }
 
 CUresult Session::handle(const record::cuDeviceGetGraphMemAttribute& record,
@@ -235,14 +226,14 @@ CUresult Session::handle(const record::cuCtxSynchronize& record, reply::cuCtxSyn
 
 CUresult Session::handle(const record::cuCtxEnablePeerAccess& record, reply::cuCtxEnablePeerAccess&, Tail) {
   if (driver_.cuCtxEnablePeerAccess == nullptr) return unsupported(record.header.call);
-  const CUcontext peer = context_at(record.peer);
+  const CUcontext peer = contexts_.at(record.peer);
   if (peer == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
   return driver_.cuCtxEnablePeerAccess(peer, record.flags);
 }
 
 CUresult Session::handle(const record::cuCtxDisablePeerAccess& record, reply::cuCtxDisablePeerAccess&, Tail) {
   if (driver_.cuCtxDisablePeerAccess == nullptr) return unsupported(record.header.call);
-  const CUcontext peer = context_at(record.peer);
+  const CUcontext peer = contexts_.at(record.peer);
   if (peer == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
   return driver_.cuCtxDisablePeerAccess(peer);
 }
@@ -250,7 +241,7 @@ CUresult Session::handle(const record::cuCtxDisablePeerAccess& record, reply::cu
 CUresult Session::handle(const record::cuDeviceCanAccessPeer& record, reply::cuDeviceCanAccessPeer& reply,
                          Tail) {
   if (driver_.cuDeviceCanAccessPeer == nullptr) return unsupported(record.header.call);
-  const OwnDevice* const peer = device_at(record.peer);
+  const OwnDevice* const peer = contexts_.device(record.peer);
   if (peer == nullptr) return CUDA_ERROR_INVALID_DEVICE;
   return driver_.cuDeviceCanAccessPeer(&reply.can, device(), peer->device);
 }
@@ -258,7 +249,7 @@ CUresult Session::handle(const record::cuDeviceCanAccessPeer& record, reply::cuD
 CUresult Session::handle(const record::cuDeviceGetP2PAttribute& record, reply::cuDeviceGetP2PAttribute& reply,
                          Tail) {
   if (driver_.cuDeviceGetP2PAttribute == nullptr) return unsupported(record.header.call);
-  const OwnDevice* const peer = device_at(record.peer);
+  const OwnDevice* const peer = contexts_.device(record.peer);
   if (peer == nullptr) return CUDA_ERROR_INVALID_DEVICE;
   return driver_.cuDeviceGetP2PAttribute(&reply.value, static_cast<CUdevice_P2PAttribute>(record.attribute),
                                          device(), peer->device);
@@ -293,10 +284,10 @@ CUresult Session::handle(const record::cuCtxSetLimit& record, reply::cuCtxSetLim
   // Only what goes beyond the driver's own choice is the client's.
   std::size_t before = 0;
   if (driver_.cuCtxGetLimit != nullptr) driver_.cuCtxGetLimit(&before, limit);
-  const auto [usual, first] = usual_limits_.try_emplace({context_index_, record.limit}, before);
+  const auto [usual, first] = usual_limits_.try_emplace({contexts_.index(), record.limit}, before);
   const std::uint64_t beyond = record.value > usual->second ? record.value - usual->second : 0;
   if (beyond > (UINT64_MAX >> 1) / each) return CUDA_ERROR_OUT_OF_MEMORY;
-  std::shared_ptr<Charge>& charge = limits_[{context_index_, record.limit}];
+  std::shared_ptr<Charge>& charge = limits_[{contexts_.index(), record.limit}];
   const std::uint64_t bytes = beyond * each;
   const std::uint64_t held = charge ? charge->bytes() : 0;
   if (bytes > held && !here().charge(bytes - held)) return CUDA_ERROR_OUT_OF_MEMORY;

@@ -75,7 +75,8 @@ CUresult Session::handle(const record::copy_to_device_inline& record, reply::cop
   // The source is pageable memory, which the driver has taken over when the call returns.
   const CUresult result = driver_.cuMemcpyHtoDAsync_v2(record.dst, tail.data(), tail.size(), stream);
   if (result != CUDA_SUCCESS) return result;
-  device_of(stream).accounting->page().bytes_to_device.fetch_add(tail.size(), std::memory_order_relaxed);
+  contexts_.device_of(stream).accounting->page().bytes_to_device.fetch_add(tail.size(),
+                                                                           std::memory_order_relaxed);
   note_stream_work(stream);
   return CUDA_SUCCESS;
 }
@@ -93,12 +94,12 @@ CUresult Session::handle(const record::copy_to_device_block& record, reply::copy
     // This thread copies, in order since nothing else is under way; no other need be woken.
     const CUresult result = driver_.cuMemcpyHtoD_v2(record.dst, block + 1, record.block.bytes);
     if (result == CUDA_SUCCESS)
-      count_bytes(device_of(stream).accounting->page().bytes_to_device, record.block.bytes);
+      count_bytes(contexts_.device_of(stream).accounting->page().bytes_to_device, record.block.bytes);
     return guard.finish(result);
   }
   CUresult result = driver_.cuMemcpyHtoDAsync_v2(record.dst, block + 1, record.block.bytes, stream);
   if (result != CUDA_SUCCESS) return guard.refuse(result);
-  count_bytes(device_of(stream).accounting->page().bytes_to_device, record.block.bytes);
+  count_bytes(contexts_.device_of(stream).accounting->page().bytes_to_device, record.block.bytes);
   note_stream_work(stream);
   result = after_stream(stream,
                         [block](CUresult done) { complete_block(*block, static_cast<std::int32_t>(done)); });
@@ -122,17 +123,17 @@ CUresult Session::handle(const record::copy_from_device_block& record, reply::co
       driver_.cuMemcpyDtoH_v2 != nullptr && nothing_under_way()) {
     const CUresult result = driver_.cuMemcpyDtoH_v2(block + 1, record.src, record.block.bytes);
     if (result == CUDA_SUCCESS)
-      count_bytes(device_of(stream).accounting->page().bytes_from_device, record.block.bytes);
+      count_bytes(contexts_.device_of(stream).accounting->page().bytes_from_device, record.block.bytes);
     return guard.finish(result);
   }
   CUresult result =
       mark ? CUDA_SUCCESS : driver_.cuMemcpyDtoHAsync_v2(block + 1, record.src, record.block.bytes, stream);
   if (result != CUDA_SUCCESS) return guard.refuse(result);
-  count_bytes(device_of(stream).accounting->page().bytes_from_device, record.block.bytes);
+  count_bytes(contexts_.device_of(stream).accounting->page().bytes_from_device, record.block.bytes);
   note_stream_work(stream);
   result = after_stream_soon(
-      key_of(stream), [block](CUresult done) { complete_block(*block, static_cast<std::int32_t>(done)); },
-      false);
+      contexts_.key_of(stream),
+      [block](CUresult done) { complete_block(*block, static_cast<std::int32_t>(done)); }, false);
   if (result != CUDA_SUCCESS) return guard.refuse(result);
   guard.release();
   return CUDA_SUCCESS;
@@ -151,7 +152,7 @@ CUresult Session::handle(const record::cuMemcpyAsync& record, reply::cuMemcpyAsy
   admit_copy(stream, record.ByteCount, from_host || to_host);
   const CUresult result = driver_.cuMemcpyAsync(record.dst, record.src, record.ByteCount, stream);
   if (result != CUDA_SUCCESS) return result;
-  GatePage& page = device_of(stream).accounting->page();
+  GatePage& page = contexts_.device_of(stream).accounting->page();
   (from_host ? page.bytes_to_device
    : to_host ? page.bytes_from_device
              : page.bytes_on_device)
@@ -248,10 +249,11 @@ CUresult Session::handle(const record::copy_3d& record, reply::copy_3d&, Tail) {
   CUDA_MEMCPY3D copy = record.copy;
   CUresult result = fix_up_copy(copy, record.src_block, record.dst_block);
   if (result != CUDA_SUCCESS) return refuse(result);
-  const CUcontext source = context_at(record.src_context);
-  const CUcontext target = context_at(record.dst_context);
+  const CUcontext source = contexts_.at(record.src_context);
+  const CUcontext target = contexts_.at(record.dst_context);
   if (source == nullptr || target == nullptr) return refuse(CUDA_ERROR_INVALID_CONTEXT);
-  const bool between_devices = context_devices_[record.src_context] != context_devices_[record.dst_context];
+  const bool between_devices =
+      contexts_.device_at(record.src_context) != contexts_.device_at(record.dst_context);
   if (between_devices && driver_.cuMemcpy3DPeerAsync == nullptr)
     return refuse(unsupported(record.header.call));
   admit_copy(stream, copy.WidthInBytes * copy.Height * copy.Depth, from != nullptr || to != nullptr);
@@ -263,7 +265,7 @@ CUresult Session::handle(const record::copy_3d& record, reply::copy_3d&, Tail) {
   }
   if (result != CUDA_SUCCESS) return refuse(result);
   const std::uint64_t bytes = copy.WidthInBytes * copy.Height * copy.Depth;
-  GatePage& page = device_of(stream).accounting->page();
+  GatePage& page = contexts_.device_of(stream).accounting->page();
   (from != nullptr ? page.bytes_to_device
    : to != nullptr ? page.bytes_from_device
                    : page.bytes_on_device)

@@ -94,7 +94,7 @@ CUresult Session::memset_node(NodeParams& out, Tail& tail) const {
   params.elementSize = set.elementSize;
   params.width = set.width;
   params.height = set.height;
-  params.ctx = contexts_[context_index_];
+  params.ctx = contexts_.current();
   return CUDA_SUCCESS;
 }
 
@@ -112,7 +112,7 @@ CUresult Session::read_node(std::uint32_t type, Tail tail, NodeParams& out) {
       if (!take(tail, copy)) return CUDA_ERROR_INVALID_VALUE;
       if (const CUresult result = fix_up_copy(copy, {}, {}); result != CUDA_SUCCESS) return result;
       out.params.memcpy.copyParams = copy;
-      out.params.memcpy.copyCtx = contexts_[context_index_];
+      out.params.memcpy.copyCtx = contexts_.current();
       return CUDA_SUCCESS;
     }
     case CU_GRAPH_NODE_TYPE_HOST: {
@@ -147,7 +147,7 @@ CUresult Session::read_node(std::uint32_t type, Tail tail, NodeParams& out) {
       auto& params = out.params.alloc;
       params.poolProps = node.props;
       params.poolProps.win32SecurityAttributes = nullptr;
-      const OwnDevice* const owner = device_at(node.props.location.id);
+      const OwnDevice* const owner = contexts_.device(node.props.location.id);
       if (params.poolProps.location.type != CU_MEM_LOCATION_TYPE_DEVICE || owner == nullptr) {
         return CUDA_ERROR_INVALID_VALUE;
       }
@@ -164,7 +164,7 @@ CUresult Session::read_node(std::uint32_t type, Tail tail, NodeParams& out) {
       if (!take(tail, node) || !take_list(tail, node.count, max_batch_operations, out.operations))
         return CUDA_ERROR_INVALID_VALUE;
       auto& params = out.params.memOp;
-      params.ctx = contexts_[context_index_];
+      params.ctx = contexts_.current();
       params.count = node.count;
       params.paramArray = out.operations.data();
       params.flags = node.flags;
@@ -185,7 +185,7 @@ CUresult Session::read_node(std::uint32_t type, Tail tail, NodeParams& out) {
       params.handle = node.handle;
       params.type = static_cast<CUgraphConditionalNodeType>(node.type);
       params.size = node.size;
-      params.ctx = contexts_[context_index_];
+      params.ctx = contexts_.current();
       return CUDA_SUCCESS;
     }
     default:
@@ -442,7 +442,7 @@ CUresult Session::handle(const record::cuGraphConditionalHandleCreate& record,
   if (!resolve(record.graph, graph)) return CUDA_ERROR_INVALID_HANDLE;
   if (!graphs_.may_add_conditional()) return CUDA_ERROR_OUT_OF_MEMORY;
   CUgraphConditionalHandle handle = 0;
-  const CUresult result = driver_.cuGraphConditionalHandleCreate(&handle, graph, contexts_[context_index_],
+  const CUresult result = driver_.cuGraphConditionalHandleCreate(&handle, graph, contexts_.current(),
                                                                  record.default_value, record.flags);
   if (result != CUDA_SUCCESS) return result;
   graphs_.add_conditional(handle);

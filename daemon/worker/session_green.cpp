@@ -43,7 +43,7 @@ CUresult Session::handle(const record::cuCtxGetDevResource& record, reply::cuCtx
   if (driver_.cuCtxGetDevResource == nullptr) return unsupported(record.header.call);
   if (!known_type(record.type)) return CUDA_ERROR_INVALID_RESOURCE_TYPE;
   CUdevResource resource{};
-  const CUresult result = driver_.cuCtxGetDevResource(contexts_[context_index_], &resource,
+  const CUresult result = driver_.cuCtxGetDevResource(contexts_.current(), &resource,
                                                       static_cast<CUdevResourceType>(record.type));
   return result == CUDA_SUCCESS ? give_resource(resource, reply.resource) : result;
 }
@@ -114,7 +114,7 @@ CUresult Session::handle(const record::cuGreenCtxCreate& record, reply::cuGreenC
     return unsupported(record.header.call);
   }
   if (!can_bind(HandleKind::green_context, record.green)) return CUDA_ERROR_INVALID_HANDLE;
-  if (const CUresult result = free_context(record.index); result != CUDA_SUCCESS) return result;
+  if (const CUresult result = contexts_.may_add(record.index); result != CUDA_SUCCESS) return result;
   const std::uint64_t number = record.description - description_base;
   if (record.description <= description_base || number > descriptions_.size())
     return CUDA_ERROR_INVALID_VALUE;
@@ -128,7 +128,7 @@ CUresult Session::handle(const record::cuGreenCtxCreate& record, reply::cuGreenC
     return result;
   }
   bind(HandleKind::green_context, record.green, green);
-  add_context(record.index, context);
+  contexts_.add(record.index, context);
   return CUDA_SUCCESS;
 }
 
@@ -138,8 +138,8 @@ CUresult Session::handle(const record::cuGreenCtxDestroy& record, reply::cuGreen
   if (!resolve(record.green, green)) return CUDA_ERROR_INVALID_HANDLE;
   // The context must be this green context's own.
   CUcontext context = nullptr;
-  if (driver_.cuCtxFromGreenCtx(&context, green) != CUDA_SUCCESS || record.index >= contexts_.size() ||
-      record.index < devices_.size() || contexts_[record.index] != context) {
+  if (driver_.cuCtxFromGreenCtx(&context, green) != CUDA_SUCCESS || context == nullptr ||
+      contexts_.primary(record.index) || contexts_.at(record.index) != context) {
     return CUDA_ERROR_INVALID_CONTEXT;
   }
   handles_.forget(HandleKind::green_context, record.green);
@@ -159,7 +159,7 @@ CUresult Session::handle(const record::cuGreenCtxStreamCreate& record, reply::cu
   result = driver_.cuGreenCtxStreamCreate(&stream, green, record.flags, record.priority);
   if (result != CUDA_SUCCESS) return result;
   bind(HandleKind::stream, record.stream, stream);
-  stream_contexts_[stream] = context;
+  contexts_.add_stream(stream, context);
   return CUDA_SUCCESS;
 }
 

@@ -41,7 +41,7 @@ CUresult Session::handle(const record::cuIpcGetMemHandle& record, reply::cuIpcGe
   const auto around = allocations_.around(record.dptr);
   if (!around) return CUDA_ERROR_INVALID_VALUE;
   const auto& [base, allocation] = *around;
-  const auto owner = static_cast<std::size_t>(context_devices_[allocation.context] - devices_.data());
+  const std::size_t owner = contexts_.place_of(*contexts_.device_at(allocation.context));
   // Such memory is not the driver's own allocation, and cannot be opened as one.
   if (residence_ && residence_->memory.owns(base)) return unsupported(record.header.call);
   if (const auto known = allocations_.offered(IpcKind::memory, base)) {
@@ -83,7 +83,7 @@ CUresult Session::handle(const record::cuIpcOpenMemHandle_v2& record, reply::cuI
     driver_.cuIpcCloseMemHandle(pointer);
     return result != CUDA_SUCCESS ? result : CUDA_ERROR_INVALID_HANDLE;
   }
-  shared_.opened(pointer, context_index_);
+  shared_.opened(pointer, contexts_.index());
   reply.dptr = pointer;
   reply.bytes = bytes;
   return CUDA_SUCCESS;
@@ -193,7 +193,7 @@ CUresult Session::handle(const record::cuMemPoolImportFromShareableHandle& recor
       CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, record.flags);
   if (result == CUDA_SUCCESS) {
     bind(HandleKind::mem_pool, record.pool, pool);
-    pools_[record.pool] = here_;
+    pools_[record.pool] = &contexts_.here();
   }
   return result;
 }
@@ -247,7 +247,7 @@ CUresult Session::handle(const record::cuMemPoolImportPointer& record, reply::cu
     if (driver_.cuMemFree_v2 != nullptr) driver_.cuMemFree_v2(pointer);
     return result != CUDA_SUCCESS ? result : CUDA_ERROR_INVALID_HANDLE;
   }
-  allocations_.add_import(pointer, {bytes, &here(), context_index_});
+  allocations_.add_import(pointer, {bytes, &here(), contexts_.index()});
   reply.ptr = pointer;
   reply.bytes = bytes;
   return CUDA_SUCCESS;

@@ -57,8 +57,8 @@ CUlaunchConfig config_of(const Record& record, CUstream stream, std::vector<CUla
 
 void Session::note_stream_work(CUstream stream) {
   if (captures_ != 0 && capturing(stream)) return;
-  ledger_.submitted(key_of(stream));
-  device_of(stream).accounting->expect(0, false);
+  ledger_.submitted(contexts_.key_of(stream));
+  contexts_.device_of(stream).accounting->expect(0, false);
 }
 
 void Session::note_held(CUstream stream) {
@@ -66,7 +66,7 @@ void Session::note_held(CUstream stream) {
     graphs_hold_ = true;
     return;
   }
-  ledger_.held(key_of(stream));
+  ledger_.held(contexts_.key_of(stream));
 }
 
 CUresult Session::handle(const record::cuLaunchKernel& record, reply::cuLaunchKernel&, Tail tail) {
@@ -92,11 +92,11 @@ CUresult Session::handle(const record::cuLaunchKernel& record, reply::cuLaunchKe
   }
   const Prediction prediction = estimates_.predict(shape);
   admit(stream, prediction, {1, 0});
-  const CUevent began = begin_timing(stream, prediction);
+  const CommandTimers::Started began = begin_timing(stream, prediction);
   CUresult result = CUDA_ERROR_NOT_SUPPORTED;
   if (attributes.empty() && (record.flags & launch_cooperative) == 0) {
     if (driver_.cuLaunchKernel == nullptr) {
-      put_timers({began});
+      timers_.drop(began);
       return unsupported(record.header.call);
     }
     result = driver_.cuLaunchKernel(function, record.grid_x, record.grid_y, record.grid_z, record.block_x,
@@ -104,7 +104,7 @@ CUresult Session::handle(const record::cuLaunchKernel& record, reply::cuLaunchKe
                                     parameters);
   } else {
     if (driver_.cuLaunchKernelEx == nullptr) {
-      put_timers({began});
+      timers_.drop(began);
       return unsupported(record.header.call);
     }
     if ((record.flags & launch_cooperative) != 0) {
@@ -117,11 +117,11 @@ CUresult Session::handle(const record::cuLaunchKernel& record, reply::cuLaunchKe
     result = driver_.cuLaunchKernelEx(&config, function, nullptr, parameters);
   }
   if (result != CUDA_SUCCESS) {
-    put_timers({began});
+    timers_.drop(began);
     return result;
   }
-  device_of(stream).accounting->page().launches.fetch_add(1, std::memory_order_relaxed);
-  end_timing(stream, prediction, began);
+  contexts_.device_of(stream).accounting->page().launches.fetch_add(1, std::memory_order_relaxed);
+  timers_.end(began, stream, prediction.key);
   submitted_command(stream, prediction);
   return CUDA_SUCCESS;
 }
@@ -133,14 +133,14 @@ CUresult Session::handle(const record::cuGraphLaunch& record, reply::cuGraphLaun
   if (!resolve(record.hGraphExec, exec) || !resolve(record.hStream, stream)) return CUDA_ERROR_INVALID_HANDLE;
   const Prediction prediction = estimates_.predict(mix_key(record.hGraphExec, 0));
   admit(stream, prediction, {1, 0});
-  const CUevent began = begin_timing(stream, prediction);
+  const CommandTimers::Started began = begin_timing(stream, prediction);
   const CUresult result = driver_.cuGraphLaunch(exec, stream);
   if (result != CUDA_SUCCESS) {
-    put_timers({began});
+    timers_.drop(began);
     return result;
   }
-  device_of(stream).accounting->page().graph_launches.fetch_add(1, std::memory_order_relaxed);
-  end_timing(stream, prediction, began);
+  contexts_.device_of(stream).accounting->page().graph_launches.fetch_add(1, std::memory_order_relaxed);
+  timers_.end(began, stream, prediction.key);
   submitted_command(stream, prediction);
   if (graphs_hold_) note_held(stream);
   return CUDA_SUCCESS;
@@ -244,16 +244,16 @@ CUresult Session::handle(const record::extension_blas& record, reply::extension_
   }
   const Prediction prediction = estimates_.predict(shape);
   admit(stream, prediction, {1, 0});
-  const CUevent began = begin_timing(stream, prediction);
+  const CommandTimers::Started began = begin_timing(stream, prediction);
   const CUresult result = blas_table_ != nullptr
                               ? blas_table_->enqueue(stream, &descriptor, sizeof descriptor)
-                              : card_blas_->enqueue(contexts_[context_index_], stream, descriptor);
+                              : card_blas_->enqueue(contexts_.current(), stream, descriptor);
   if (result != CUDA_SUCCESS) {
-    put_timers({began});
+    timers_.drop(began);
     return result;
   }
-  device_of(stream).accounting->page().launches.fetch_add(1, std::memory_order_relaxed);
-  end_timing(stream, prediction, began);
+  contexts_.device_of(stream).accounting->page().launches.fetch_add(1, std::memory_order_relaxed);
+  timers_.end(began, stream, prediction.key);
   submitted_command(stream, prediction);
   return CUDA_SUCCESS;
 }

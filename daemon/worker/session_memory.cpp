@@ -33,10 +33,11 @@ CUresult Session::allocate(const std::function<CUresult(CUdeviceptr&)>& call, st
 CUresult Session::handle(const record::cuMemGetInfo_v2& record, reply::cuMemGetInfo_v2& reply, Tail) {
   if (driver_.cuMemGetInfo_v2 == nullptr) return unsupported(record.header.call);
   const auto ask = [this, &page = here().page(),
-                    context = contexts_[context_index_]](reply::cuMemGetInfo_v2& answer) {
+                    context = contexts_.current()](reply::cuMemGetInfo_v2& answer) {
     std::size_t free = 0;
     std::size_t total = 0;
-    const CUresult result = in_context(context, [&] { return driver_.cuMemGetInfo_v2(&free, &total); });
+    const CUresult result =
+        contexts_.in_context(context, [&] { return driver_.cuMemGetInfo_v2(&free, &total); });
     const std::uint64_t quota = page.memory_quota.load(std::memory_order_relaxed);
     const std::uint64_t used = page.memory_used.load(std::memory_order_relaxed);
     // What lies on the device of others' can be moved out.
@@ -97,10 +98,10 @@ CUresult Session::handle(const record::cuMemAlloc_v2& record, reply::cuMemAlloc_
   // Memory that was freed behind running work comes back when the work has ended.
   const PendingReply pending = defer();
   when_all_done_apart(
-      [this, pending, call, of, bytes = record.bytes, context = contexts_[context_index_]](CUresult) {
+      [this, pending, call, of, bytes = record.bytes, context = contexts_.current()](CUresult) {
         reply::cuMemAlloc_v2 late;
         CUdeviceptr at = 0;
-        const CUresult second = in_context(context, [&] { return allocate(call, bytes, at, of); });
+        const CUresult second = contexts_.in_context(context, [&] { return allocate(call, bytes, at, of); });
         late.dptr = at;
         answer(pending, second, bytes_of(late));
       },
@@ -135,7 +136,7 @@ CUresult Session::handle(const record::cuMemAllocPitch_v2& record, reply::cuMemA
     // Only what is really there may be copied to.
     const std::uint64_t bytes =
         std::min<std::uint64_t>(pitch * record.height, static_cast<std::uint64_t>(bound));
-    allocations_.add(pointer, {bytes, &here(), context_index_});
+    allocations_.add(pointer, {bytes, &here(), contexts_.index()});
     here().refund(static_cast<std::uint64_t>(bound) - bytes);
   }
   reply.dptr = pointer;
@@ -157,15 +158,15 @@ void Session::free_after_work(CUdeviceptr pointer, const PendingReply& pending) 
   pending_frees_.fetch_add(1);
   // Work of another device need not end for it, and may wait for what the client has yet to send to this one.
   Scope scope{};
-  CUcontext context = contexts_[context_index_];
-  if (const auto found = allocations_.find(pointer); found && found->context < contexts_.size()) {
-    const OwnDevice& device = *context_devices_[found->context];
-    scope.device = device.accounting;
-    context = device.context;
+  CUcontext context = contexts_.current();
+  const auto found = allocations_.find(pointer);
+  if (const OwnDevice* const device = found ? contexts_.device_at(found->context) : nullptr) {
+    scope.device = device->accounting;
+    context = device->context;
   }
   when_all_done_apart(
       [this, pointer, pending, context](CUresult) {
-        const CUresult result = in_context(context, [&] { return free_device_memory(pointer); });
+        const CUresult result = contexts_.in_context(context, [&] { return free_device_memory(pointer); });
         pending_frees_.fetch_sub(1);
         if (pending.reference != 0) {
           answer(pending, result, {});
@@ -230,7 +231,7 @@ CUresult Session::handle(const record::cuMemAllocAsync& record, reply::cuMemAllo
   CUdeviceptr pointer = 0;
   const CUresult result =
       allocate([&](CUdeviceptr& at) { return driver_.cuMemAllocAsync(&at, record.bytes, stream); },
-               record.bytes, pointer, allocation_on(device_of(stream)));
+               record.bytes, pointer, allocation_on(contexts_.device_of(stream)));
   if (result == CUDA_SUCCESS) note_stream_work(stream);
   reply.dptr = pointer;
   return result;
@@ -246,7 +247,7 @@ CUresult Session::handle(const record::cuMemAllocFromPoolAsync& record, reply::c
   CUdeviceptr pointer = 0;
   const CUresult result = allocate(
       [&](CUdeviceptr& at) { return driver_.cuMemAllocFromPoolAsync(&at, record.bytes, pool, stream); },
-      record.bytes, pointer, allocation_on(known != pools_.end() ? *known->second : *here_));
+      record.bytes, pointer, allocation_on(known != pools_.end() ? *known->second : contexts_.here()));
   if (result == CUDA_SUCCESS) note_stream_work(stream);
   reply.dptr = pointer;
   return result;
@@ -269,12 +270,14 @@ CUresult Session::handle(const record::cuMemFreeAsync& record, reply::cuMemFreeA
 
 CUresult Session::handle(const record::cuMemPoolCreate& record, reply::cuMemPoolCreate&, Tail) {
   if (driver_.cuMemPoolCreate == nullptr) return unsupported(record.header.call);
-  if (!can_bind(HandleKind::mem_pool, record.pool) || Handle::index(record.pool) < devices_.size()) {
+  if (!can_bind(HandleKind::mem_pool, record.pool) ||
+      Handle::index(record.pool) < contexts_.devices().size()) {
     return CUDA_ERROR_INVALID_HANDLE;
   }
   CUmemPoolProps props = record.props;
-  OwnDevice* const owner =
-      props.location.type == CU_MEM_LOCATION_TYPE_DEVICE ? device_at(props.location.id) : here_;
+  OwnDevice* const owner = props.location.type == CU_MEM_LOCATION_TYPE_DEVICE
+                               ? contexts_.device(props.location.id)
+                               : &contexts_.here();
   if (owner == nullptr) return CUDA_ERROR_INVALID_DEVICE;
   to_driver(props);
   props.win32SecurityAttributes = nullptr;
@@ -290,7 +293,7 @@ CUresult Session::handle(const record::cuMemPoolDestroy& record, reply::cuMemPoo
   if (driver_.cuMemPoolDestroy == nullptr) return unsupported(record.header.call);
   CUmemoryPool pool = nullptr;
   // The first are the devices' own pools.
-  if (!resolve(record.pool, pool) || Handle::index(record.pool) < devices_.size())
+  if (!resolve(record.pool, pool) || Handle::index(record.pool) < contexts_.devices().size())
     return CUDA_ERROR_INVALID_VALUE;
   handles_.forget(HandleKind::mem_pool, record.pool);
   pools_.erase(record.pool);
@@ -354,8 +357,9 @@ CUresult Session::handle(const record::cuMemCreate& record, reply::cuMemCreate&,
   if ((static_cast<unsigned>(record.prop.requestedHandleTypes) & ~exportable) != 0)
     return unsupported(record.header.call);
   CUmemAllocationProp prop = record.prop;
-  const OwnDevice* const owner =
-      prop.location.type == CU_MEM_LOCATION_TYPE_DEVICE ? device_at(prop.location.id) : here_;
+  const OwnDevice* const owner = prop.location.type == CU_MEM_LOCATION_TYPE_DEVICE
+                                     ? contexts_.device(prop.location.id)
+                                     : &contexts_.here();
   if (owner == nullptr) return CUDA_ERROR_INVALID_DEVICE;
   Accounting& accounting = *owner->accounting;
   if (!accounting.charge(record.bytes)) return CUDA_ERROR_OUT_OF_MEMORY;
@@ -456,19 +460,6 @@ CUresult Session::handle(const record::cuPointerGetAttribute& record, reply::cuP
       driver_.cuPointerGetAttribute(&value, static_cast<CUpointer_attribute>(record.attribute), record.ptr);
   reply.value = value;
   return result;
-}
-
-void Session::to_driver(CUmemLocation& location) const {
-  if (location.type != CU_MEM_LOCATION_TYPE_DEVICE) return;
-  const auto number = static_cast<std::size_t>(location.id);
-  location.id = number < devices_.size() ? devices_[number].device : -1;
-}
-
-void Session::to_client(CUmemAllocationProp& prop) const {
-  if (prop.location.type != CU_MEM_LOCATION_TYPE_DEVICE) return;
-  const auto found = std::find_if(devices_.begin(), devices_.end(),
-                                  [&](const OwnDevice& own) { return own.device == prop.location.id; });
-  prop.location.id = found != devices_.end() ? static_cast<int>(found - devices_.begin()) : 0;
 }
 
 }  // namespace vgpu::worker

@@ -99,7 +99,7 @@ void Session::obey_order() {
     bytes += part;
     grant.moved_out(part);
   });
-  driver_.cuCtxSetCurrent(contexts_[context_index_]);
+  driver_.cuCtxSetCurrent(contexts_.current());
   if (result != CUDA_SUCCESS) return grant.excuse(order);
   const std::uint64_t took = now_ns() - began;
   page.moves_out.fetch_add(1, std::memory_order_relaxed);
@@ -175,7 +175,7 @@ CUresult Session::bring_back() {
     const std::uint64_t began = now_ns();
     driver_.cuCtxSetCurrent(parts_.context);
     const CUresult result = memory.move_in(grant.keep());
-    driver_.cuCtxSetCurrent(contexts_[context_index_]);
+    driver_.cuCtxSetCurrent(contexts_.current());
     took += now_ns() - began;
     if (result == CUDA_SUCCESS) {
       page.bytes_moved_in.fetch_add(bytes, std::memory_order_relaxed);

@@ -70,7 +70,7 @@ void Session::answer_early() {
   const PendingReply current = current_;
   const bool answered_later = deferred_;
   for (;;) {
-    const std::span<const std::byte> question = early_.next(held, context_index_);
+    const std::span<const std::byte> question = early_.next(held, contexts_.index());
     if (question.empty()) break;
     run_record(question);
   }
@@ -90,14 +90,14 @@ void Session::sleep_at_gate(const std::atomic<std::uint32_t>& word, std::uint32_
 
 std::uint64_t Session::gate_patience(const OwnDevice& device, const StreamKey& next) {
   // A kernel may wait for one of another device: libraries of collectives do so.
-  if (devices_.size() > 1) return gate_patience_ns;
+  if (contexts_.several_devices()) return gate_patience_ns;
   return ledger_.may_wait_for_more(*device.accounting, next) ? gate_patience_ns : UINT64_MAX;
 }
 
 void Session::admit(CUstream stream, const Prediction& prediction, const Cost& cost) {
   if (captures_ != 0 && capturing(stream)) return;
-  OwnDevice& device = device_of(stream);
-  const StreamKey key = key_of(stream);
+  OwnDevice& device = contexts_.device_of(stream);
+  const StreamKey key = contexts_.key_of(stream);
   admit_once(device, key, prediction, cost);
   // While it waited for its turn, its memory may have been moved out.
   while (residence_ && residence_->memory.out() && bring_back() == CUDA_SUCCESS) {
@@ -117,7 +117,7 @@ void Session::admit_once(OwnDevice& device, const StreamKey& stream, const Predi
     device.bounded = true;
     bound_earlier_work(device);
   }
-  const bool several = devices_.size() > 1;
+  const bool several = contexts_.several_devices();
   accounting.admit(prediction.ns,
                    {[this, fenced = false]() mutable {
                       // What no fence follows yet would never be seen to end.
@@ -134,7 +134,7 @@ void Session::admit_once(OwnDevice& device, const StreamKey& stream, const Predi
                       obey_order();
                       // The other devices' keepers are not to think that nobody is here any more.
                       if (several) {
-                        for (const OwnDevice& own : devices_) own.accounting->measure();
+                        for (const OwnDevice& own : contexts_.devices()) own.accounting->measure();
                       }
                     },
                     [this](const std::atomic<std::uint32_t>& word, std::uint32_t value, std::uint64_t ns) {
@@ -146,9 +146,9 @@ void Session::admit_once(OwnDevice& device, const StreamKey& stream, const Predi
 
 void Session::submitted_command(CUstream stream, const Prediction& prediction) {
   if (captures_ != 0 && capturing(stream)) return;
-  const StreamKey key = key_of(stream);
+  const StreamKey key = contexts_.key_of(stream);
   ledger_.submitted(key);
-  const OwnDevice& device = device_of(stream);
+  const OwnDevice& device = contexts_.device_of(stream);
   Accounting& accounting = *device.accounting;
   accounting.expect(prediction.ns, prediction.known);
   if (!device.bounded || captures_ != 0) return;
@@ -159,58 +159,11 @@ void Session::submitted_command(CUstream stream, const Prediction& prediction) {
   if (full) errors_.note(after_stream(key, nullptr));
 }
 
-CUevent Session::take_timer() {
-  {
-    const std::lock_guard lock(timers_mutex_);
-    if (!here_->timers.empty()) {
-      const CUevent event = here_->timers.back();
-      here_->timers.pop_back();
-      return event;
-    }
-  }
-  CUevent event = nullptr;
-  driver_.cuEventCreate(&event, CU_EVENT_BLOCKING_SYNC);
-  return event;
-}
-
-void Session::put_timers(std::initializer_list<CUevent> events, OwnDevice* device) {
-  const std::lock_guard lock(timers_mutex_);
-  for (const CUevent event : events) {
-    if (event != nullptr) (device != nullptr ? device : here_)->timers.push_back(event);
-  }
-}
-
-CUevent Session::begin_timing(CUstream stream, const Prediction& prediction) {
+CommandTimers::Started Session::begin_timing(CUstream stream, const Prediction& prediction) {
   // Events are a context's own, and must not get into a graph.
-  if (!prediction.time_it || captures_ != 0 || context_index_ >= devices_.size() ||
-      key_of(stream).first != here_->context || driver_.cuEventElapsedTime_v2 == nullptr ||
-      driver_.cuEventCreate == nullptr || driver_.cuEventRecord == nullptr) {
-    return nullptr;
-  }
-  const CUevent begin = take_timer();
-  if (begin == nullptr) return nullptr;
-  if (driver_.cuEventRecord(begin, stream) == CUDA_SUCCESS) return begin;
-  put_timers({begin});
-  return nullptr;
-}
-
-void Session::end_timing(CUstream stream, const Prediction& prediction, CUevent begin) {
-  if (begin == nullptr) return;
-  const CUevent end = take_timer();
-  if (end == nullptr || driver_.cuEventRecord(end, stream) != CUDA_SUCCESS) {
-    put_timers({begin, end});
-    return;
-  }
-  const StreamKey key = key_of(stream);
-  completions_.after_recorded(
-      key.first, key.second, end, [this, begin, end, device = here_, kind = prediction.key](CUresult result) {
-        float ms = 0;
-        if (result == CUDA_SUCCESS && driver_.cuEventElapsedTime_v2(&ms, begin, end) == CUDA_SUCCESS &&
-            ms >= 0) {
-          estimates_.learn(kind, static_cast<std::uint64_t>(static_cast<double>(ms) * 1e6));
-        }
-        put_timers({begin, end}, device);
-      });
+  if (!prediction.time_it || captures_ != 0 || !contexts_.current_is_primary()) return {};
+  const StreamKey key = contexts_.key_of(stream);
+  return key.first == contexts_.current() ? timers_.begin(key, stream) : CommandTimers::Started{};
 }
 
 int Session::stream_priority(int wanted) const {

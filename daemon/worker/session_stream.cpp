@@ -22,7 +22,7 @@ CUresult Session::handle(const record::cuStreamCreate& record, reply::cuStreamCr
       driver_.cuStreamCreateWithPriority(&stream, record.flags, stream_priority(record.priority));
   if (result != CUDA_SUCCESS) return result;
   bind(HandleKind::stream, record.stream, stream);
-  stream_contexts_[stream] = contexts_[context_index_];
+  contexts_.add_stream(stream, contexts_.current());
   return CUDA_SUCCESS;
 }
 
@@ -40,16 +40,16 @@ CUresult Session::handle(const record::cuStreamDestroy_v2& record, reply::cuStre
   if (!handles_.look_up(HandleKind::stream, record.stream, stream)) return CUDA_ERROR_INVALID_HANDLE;
   const bool captured = capturing(stream);
   if (captured && captures_ != 0) --captures_;
-  const StreamKey key = key_of(stream);
+  const StreamKey key = contexts_.key_of(stream);
   if (!captured && ledger_.busy(key)) orphan_work(key);
   ledger_.forget(key);
-  stream_contexts_.erase(stream);
+  contexts_.remove_stream(stream);
   handles_.forget(HandleKind::stream, record.stream);
   return driver_.cuStreamDestroy_v2(stream);
 }
 
 CUresult Session::query_stream(CUstream stream) {
-  const StreamLedger::Mark mark = ledger_.mark(key_of(stream));
+  const StreamLedger::Mark mark = ledger_.mark(contexts_.key_of(stream));
   const CUresult result = driver_.cuStreamQuery(stream);
   if (result != CUDA_ERROR_NOT_READY) ledger_.ended(mark);
   return result;
@@ -68,7 +68,7 @@ CUresult Session::handle(const record::cuStreamSynchronize& record, reply::cuStr
   }
   const PendingReply pending = defer();
   const CUresult result = after_stream_soon(
-      key_of(stream), [this, pending](CUresult what) { answer(pending, what); }, true);
+      contexts_.key_of(stream), [this, pending](CUresult what) { answer(pending, what); }, true);
   if (result != CUDA_SUCCESS) answer(pending, result);
   return deferred;
 }
@@ -77,7 +77,7 @@ CUresult Session::handle(const record::await_stream& record, reply::await_stream
   CUstream stream = nullptr;
   if (!resolve(record.stream, stream)) return CUDA_ERROR_INVALID_HANDLE;
   if (driver_.cuStreamQuery == nullptr) return unsupported(record.header.call);
-  awaited_ = AwaitedStream{record.stream, stream, context_index_, 0};
+  awaited_ = AwaitedStream{record.stream, stream, contexts_.index(), 0};
   return CUDA_SUCCESS;
 }
 
@@ -110,7 +110,7 @@ Session::NextRecord Session::behind_awaited() {
     default:
       break;
   }
-  if (switch_context(awaited_->context) != CUDA_SUCCESS) {
+  if (contexts_.switch_to(awaited_->context) != CUDA_SUCCESS) {
     awaited_.reset();
     return NextRecord::may_run;
   }
@@ -124,7 +124,7 @@ Session::NextRecord Session::behind_awaited() {
   if (awaited_->asked_since == 0) awaited_->asked_since = now;
   if (now - awaited_->asked_since < longest_asking_ns) return NextRecord::waits;
   // Others have the device: this thread sleeps until it is over.
-  const StreamKey key = key_of(awaited_->stream);
+  const StreamKey key = contexts_.key_of(awaited_->stream);
   awaited_.reset();
   hold_records();
   if (after_stream(key, [this](CUresult) { release_records(); }) != CUDA_SUCCESS) release_records();
@@ -202,7 +202,7 @@ CUresult Session::handle(const record::cuStreamWaitEvent& record, reply::cuStrea
   const bool foreign = foreign_waits_.knows(record.hEvent);
   const CUresult result =
       foreign && !capturing(stream)
-          ? foreign_waits_.wait(record.hEvent, event, stream, record.Flags, context_index_)
+          ? foreign_waits_.wait(record.hEvent, event, stream, record.Flags, contexts_.index())
           : driver_.cuStreamWaitEvent(stream, event, record.Flags);
   if (result != CUDA_SUCCESS) return result;
   note_stream_work(stream);

@@ -1,0 +1,57 @@
+#include "daemon/worker/command_timers.hpp"
+
+namespace vgpu::worker {
+
+CUevent CommandTimers::take(CUcontext context) {
+  {
+    const std::lock_guard lock(mutex_);
+    std::vector<CUevent>& free = free_[context];
+    if (!free.empty()) {
+      const CUevent event = free.back();
+      free.pop_back();
+      return event;
+    }
+  }
+  CUevent event = nullptr;
+  driver_.cuEventCreate(&event, CU_EVENT_BLOCKING_SYNC);
+  return event;
+}
+
+void CommandTimers::put(CUcontext context, std::initializer_list<CUevent> events) {
+  const std::lock_guard lock(mutex_);
+  for (const CUevent event : events) {
+    if (event != nullptr) free_[context].push_back(event);
+  }
+}
+
+CommandTimers::Started CommandTimers::begin(const StreamKey& key, CUstream stream) {
+  if (driver_.cuEventElapsedTime_v2 == nullptr || driver_.cuEventCreate == nullptr ||
+      driver_.cuEventRecord == nullptr) {
+    return {};
+  }
+  const CUevent event = take(key.first);
+  if (event == nullptr) return {};
+  if (driver_.cuEventRecord(event, stream) == CUDA_SUCCESS) return {key, event};
+  put(key.first, {event});
+  return {};
+}
+
+void CommandTimers::end(const Started& started, CUstream stream, std::uint64_t kind) {
+  if (started.event == nullptr) return;
+  const auto [context, queue] = started.stream;
+  const CUevent end = take(context);
+  if (end == nullptr || driver_.cuEventRecord(end, stream) != CUDA_SUCCESS) {
+    put(context, {started.event, end});
+    return;
+  }
+  completions_.after_recorded(context, queue, end, [this, started, end, kind](CUresult result) {
+    float ms = 0;
+    if (result == CUDA_SUCCESS && driver_.cuEventElapsedTime_v2(&ms, started.event, end) == CUDA_SUCCESS &&
+        ms >= 0) {
+      estimates_.learn(kind, static_cast<std::uint64_t>(static_cast<double>(ms) * 1e6));
+    }
+    put(started.stream.first, {started.event, end});
+  });
+}
+
+}  // namespace vgpu::worker

@@ -1,0 +1,51 @@
+// Times commands on the device, by an event before each and one after it, and tells the estimates. Keeps the
+// events, which are a context's own. Does not choose what is timed.
+#pragma once
+
+#include <cuda.h>
+
+#include <cstdint>
+#include <initializer_list>
+#include <mutex>
+#include <unordered_map>
+#include <vector>
+
+#include "daemon/worker/completions.hpp"
+#include "daemon/worker/estimates.hpp"
+#include "daemon/worker/stream_ledger.hpp"
+#include "vgpu/driver_table.hpp"
+
+namespace vgpu::worker {
+
+/// Dispatcher only but for what completions do. Contexts used with it are not destroyed before it.
+class CommandTimers {
+ public:
+  /// The event before a command, and its stream; none: it is not timed.
+  struct Started {
+    StreamKey stream;
+    CUevent event = nullptr;
+  };
+
+  /// All outlive the object.
+  CommandTimers(const DriverTable& driver, Completions& completions, Estimates& estimates)
+      : driver_(driver), completions_(completions), estimates_(estimates) {}
+
+  /// Before a command in a stream of the current context.
+  Started begin(const StreamKey& key, CUstream stream);
+  /// After it, of a kind that Estimates::predict() has named.
+  void end(const Started& started, CUstream stream, std::uint64_t kind);
+  /// There was no command.
+  void drop(const Started& started) { put(started.stream.first, {started.event}); }
+
+ private:
+  CUevent take(CUcontext context);
+  void put(CUcontext context, std::initializer_list<CUevent> events);
+
+  const DriverTable& driver_;
+  Completions& completions_;
+  Estimates& estimates_;
+  std::mutex mutex_;
+  std::unordered_map<CUcontext, std::vector<CUevent>> free_;  // under mutex_
+};
+
+}  // namespace vgpu::worker
