@@ -38,4 +38,11 @@ class JitState {
   std::vector<char> info_, error_;
 };
 
+/// A linker (cuLinkCreate) with the options that the driver points into.
+struct Linker {
+  JitState jit;
+  CUlinkState state = nullptr;
+  std::span<const std::byte> image;  ///< of the last cuLinkComplete; the driver owns it
+};
+
 }  // namespace vgpu::worker

@@ -7,10 +7,8 @@
 
 #include <atomic>
 #include <cstdint>
-#include <cstring>
 #include <deque>
 #include <functional>
-#include <initializer_list>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -21,13 +19,10 @@
 #include <thread>
 #include <type_traits>
 #include <unordered_map>
-#include <unordered_set>
 #include <vector>
 
-#include "cudaabi/blas_extension.hpp"
 #include "daemon/worker/accounting.hpp"
 #include "daemon/worker/allocation_table.hpp"
-#include "daemon/worker/card_blas.hpp"
 #include "daemon/worker/client_contexts.hpp"
 #include "daemon/worker/client_errors.hpp"
 #include "daemon/worker/command_timers.hpp"
@@ -41,6 +36,7 @@
 #include "daemon/worker/image_charges.hpp"
 #include "daemon/worker/ipc_link.hpp"
 #include "daemon/worker/jit_state.hpp"
+#include "daemon/worker/matrix_executor.hpp"
 #include "daemon/worker/node_params.hpp"
 #include "daemon/worker/queue_thread.hpp"
 #include "daemon/worker/reply_buffer.hpp"
@@ -83,8 +79,6 @@ class Session {
   /// context of index k, the primary one of that.
   CUdevice device() const { return contexts_.here().device; }
   CUresult unsupported(std::uint16_t call);
-  /// Loads the card's cuBLAS at the first need; false where there is none.
-  bool find_card_blas();
 
   bool can_bind(HandleKind kind, std::uint64_t handle) const { return handles_.can_bind(kind, handle); }
   template <class T>
@@ -289,18 +283,9 @@ class Session {
     bool synchronises = false;
   };
 
-  /// A linker (cuLinkCreate) with the options that the driver points into.
-  struct Linker {
-    JitState jit;
-    CUlinkState state = nullptr;
-    std::span<const std::byte> image;  ///< of the last cuLinkComplete; the driver owns it
-  };
-
   // session.cpp
   void dispatch(std::span<const std::byte> bytes, ReplyBuffer& out, CUresult& result);
   bool peers_alive();
-  /// Where there are few CPUs: says which one this is; true when a thread of the client waits on the same.
-  bool waiter_here();
   /// The account of the device of the context that the record runs in, and its place among the client's.
   Accounting& here() const {
     return *contexts_.here().accounting;
@@ -308,39 +293,12 @@ class Session {
   std::size_t place() const {
     return contexts_.place_of(contexts_.here());
   }
-  void forget_foreign_waits(std::uint16_t context);
-  /// Forgets what lives in a context, and answers with destroy() once its work has ended.
-  CUresult end_context(std::uint16_t index, std::function<CUresult()> destroy);
-  /// Keeps a resource and fills in what the client gets instead.
-  CUresult give_resource(const CUdevResource& resource, CUdevResource& out);
-  const CUdevResource* resource_of(std::uint64_t token) const;
+  bool any_bounded() const;
   PendingReply defer();
   void answer(const PendingReply& pending, CUresult result, std::span<const std::byte> payload = {});
-  /// Asks the driver about a stream of the current context, and notes the end of its work.
-  CUresult query_stream(CUstream stream);
-  /// Takes no records until as many calls of release_records(), from any thread.
-  void hold_records() {
-    held_.fetch_add(1);
-  }
-  void release_records();
-  void fence_busy_streams();
-  /// Before a stream with unfinished work is destroyed.
-  void orphan_work(const StreamKey& stream);
-  CUresult after_stream(const StreamKey& key, std::function<void(CUresult)> done);
-  /// The same for a wait that probably ends before the client's next record: the stream is asked, and an
-  /// event is recorded only when another record or a sleep comes first. `print`: the driver is to write out
-  /// what kernels printed.
-  CUresult after_stream_soon(const StreamKey& key, std::function<void(CUresult)> done, bool print);
-  /// Asks the stream of after_stream_soon(); true while that wait goes on.
-  bool poll_soon();
-  /// Turns it into one by an event.
-  void settle_soon();
-  /// Whether the next record may be run while awaited_ is set. When the stream takes long, records are held
-  /// back until an event has told of its end.
-  enum class NextRecord : std::uint8_t { none, waits, may_run };
-  NextRecord behind_awaited();
-  /// True when no work of the client's is unfinished: a copy by the driver's blocking call comes in order.
-  bool nothing_under_way();
+  bool capturing(CUstream stream) const;
+  /// Where there are few CPUs: says which one this is; true when a thread of the client waits on the same.
+  bool waiter_here();
   /// For how long the dispatcher looks at an empty ring before it sleeps; `pending`: something is to be
   /// answered, `soon`: by poll_soon().
   std::uint64_t spin_time(bool pending, bool soon) const;
@@ -351,14 +309,23 @@ class Session {
   bool prepare_sleep();
   /// Asks the streams with work that nobody waits for whether it has ended.
   void look_for_ends();
+
+  // session_waits.cpp: what is to happen when work has ended.
+  CUresult after_stream(const StreamKey& key, std::function<void(CUresult)> done);
   CUresult after_stream(CUstream stream, std::function<void(CUresult)> done) {
     return after_stream(contexts_.key_of(stream), std::move(done));
   }
-  /// Destroys what the client made in the primary context, libraries excepted.
-  void empty_primary_context();
-  void free_allocations(const std::function<bool(const Allocation&)>& chosen);
-  /// The same in one of several contexts. Graphs, which may hold nodes of others, stay.
-  void empty_one_context(std::uint16_t index);
+  /// The same for a wait that probably ends before the client's next record: the stream is asked, and an
+  /// event is recorded only when another record or a sleep comes first. `print`: the driver is to write out
+  /// what kernels printed.
+  CUresult after_stream_soon(const StreamKey& key, std::function<void(CUresult)> done, bool print);
+  /// Asks the stream of after_stream_soon(); true while that wait goes on.
+  bool poll_soon();
+  /// Turns it into one by an event.
+  void settle_soon();
+  void fence_busy_streams();
+  /// True when no work of the client's is unfinished: a copy by the driver's blocking call comes in order.
+  bool nothing_under_way();
   using Scope = StreamLedger::Scope;
   /// Runs `done` when all work submitted so far has finished: at once when there is none.
   void when_all_done(std::function<void(CUresult)> done, Scope scope = {});
@@ -366,7 +333,34 @@ class Session {
   /// GPU it runs in a thread of its own, unless nothing is under way. A GPU's driver lets no other thread in
   /// while it waits for all that was submitted, so there later records are held back until it is done.
   void when_all_done_apart(std::function<void(CUresult)> done, Scope scope = {});
-  bool capturing(CUstream stream) const;
+  /// Takes no records until as many calls of release_records(), from any thread.
+  void hold_records() {
+    held_.fetch_add(1);
+  }
+  void release_records();
+
+  // session_stream.cpp
+  /// Asks the driver about a stream of the current context, and notes the end of its work.
+  CUresult query_stream(CUstream stream);
+  /// Before a stream with unfinished work is destroyed.
+  void orphan_work(const StreamKey& stream);
+  /// Whether the next record may be run while awaited_ is set. When the stream takes long, records are held
+  /// back until an event has told of its end.
+  enum class NextRecord : std::uint8_t { none, waits, may_run };
+  NextRecord behind_awaited();
+
+  // session_context.cpp and session_green.cpp
+  void forget_foreign_waits(std::uint16_t context);
+  /// Forgets what lives in a context, and answers with destroy() once its work has ended.
+  CUresult end_context(std::uint16_t index, std::function<CUresult()> destroy);
+  /// Destroys what the client made in the primary context, libraries excepted.
+  void empty_primary_context();
+  /// The same in one of several contexts. Graphs, which may hold nodes of others, stay.
+  void empty_one_context(std::uint16_t index);
+  void free_allocations(const std::function<bool(const Allocation&)>& chosen);
+  /// Keeps a resource and fills in what the client gets instead.
+  CUresult give_resource(const CUdevResource& resource, CUdevResource& out);
+  const CUdevResource* resource_of(std::uint64_t token) const;
 
   // session_schedule.cpp: admission and accounting around a command that takes device time.
   /// What a rate limit counts.
@@ -393,7 +387,6 @@ class Session {
   void sleep_at_gate(const std::atomic<std::uint32_t>& word, std::uint32_t value, std::uint64_t timeout_ns);
   /// Counts what was submitted while nothing was bounded as one batch in flight.
   void bound_earlier_work(OwnDevice& device);
-  bool any_bounded() const;
   /// Before a command that may be one to be timed.
   CommandTimers::Started begin_timing(CUstream stream, const Prediction& prediction);
   /// The priority that the driver is told for a stream of a client of this class.
@@ -516,10 +509,7 @@ class Session {
   std::map<std::uint64_t, std::unique_ptr<Linker>> linkers_;  // by client handle
   std::vector<CUdevResource> resources_;                      // by the client's number, from 1
   std::vector<CUdevResourceDesc> descriptions_;               // the same
-  // Who carries out matrix operations: the software GPU's own executor, or the card's cuBLAS.
-  const cudaabi::BlasTable* blas_table_ = nullptr;
-  std::unique_ptr<CardBlas> card_blas_;
-  bool card_blas_sought_ = false;
+  MatrixExecutor matrices_{parts_.library};
 
   /// The wait of after_stream_soon().
   struct SoonWait {
@@ -561,7 +551,6 @@ class Session {
 
   Estimates estimates_;
   CommandTimers timers_{driver_, completions_, estimates_};
-
   std::unique_ptr<Residence> residence_;  // null: nothing is ever moved
   std::mutex later_mutex_;
   std::deque<std::function<void()>> later_;

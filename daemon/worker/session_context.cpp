@@ -143,7 +143,7 @@ CUresult Session::handle(const record::cuCtxDestroy_v2& record, reply::cuCtxDest
 CUresult Session::end_context(std::uint16_t index, std::function<CUresult()> destroy) {
   const CUcontext context = contexts_.at(index);
   contexts_.remove(index);
-  if (card_blas_ != nullptr) card_blas_->forget(context);
+  matrices_.forget(context);
   const auto of_context = [index](const auto& entry) { return entry.first.first == index; };
   std::erase_if(limits_, of_context);
   std::erase_if(usual_limits_, of_context);

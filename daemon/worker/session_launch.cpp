@@ -1,9 +1,5 @@
 // Launches of kernels, graphs and host functions, and the occupancy questions that take a launch
 // configuration.
-#include <unistd.h>
-
-#include <cstdio>
-
 #include "daemon/worker/launch_attributes.hpp"
 #include "daemon/worker/session.hpp"
 
@@ -213,27 +209,11 @@ CUresult Session::handle(const record::cuOccupancyMaxPotentialClusterSize& recor
   return driver_.cuOccupancyMaxPotentialClusterSize(&reply.size, function, &config);
 }
 
-bool Session::find_card_blas() {
-  if (!card_blas_ && !card_blas_sought_ && !software_) {
-    card_blas_sought_ = true;
-    auto opened = CardBlas::open(CardBlas::usual_places());
-    if (opened) {
-      card_blas_ = std::move(*opened);
-    } else {
-      std::fprintf(
-          stderr,
-          "vgpud-worker[%d]: a client uses the forwarding libcublas, but there is no cuBLAS here: %s\n",
-          getpid(), opened.error().c_str());
-    }
-  }
-  return card_blas_ != nullptr;
-}
-
 CUresult Session::handle(const record::extension_blas& record, reply::extension_blas&, Tail tail) {
   cudaabi::BlasDescriptor descriptor;
   if (tail.size() != sizeof descriptor) return CUDA_ERROR_INVALID_VALUE;
   std::memcpy(&descriptor, tail.data(), sizeof descriptor);
-  if (blas_table_ == nullptr && !find_card_blas()) return unsupported(record.header.call);
+  if (!matrices_.find()) return unsupported(record.header.call);
   CUstream stream = nullptr;
   if (!resolve(record.stream, stream)) return CUDA_ERROR_INVALID_HANDLE;
   std::uint64_t shape = tail.size();
@@ -245,9 +225,7 @@ CUresult Session::handle(const record::extension_blas& record, reply::extension_
   const Prediction prediction = estimates_.predict(shape);
   admit(stream, prediction, {1, 0});
   const CommandTimers::Started began = begin_timing(stream, prediction);
-  const CUresult result = blas_table_ != nullptr
-                              ? blas_table_->enqueue(stream, &descriptor, sizeof descriptor)
-                              : card_blas_->enqueue(contexts_.current(), stream, descriptor);
+  const CUresult result = matrices_.enqueue(contexts_.current(), stream, descriptor);
   if (result != CUDA_SUCCESS) {
     timers_.drop(began);
     return result;
