@@ -113,7 +113,7 @@ SessionEnd Session::run() {
   for (;;) {
     if (residence_) {
       obey_order();
-      if (has_later_.load(std::memory_order_acquire)) run_later();
+      if (later_.any()) later_.run();
     }
     std::size_t size = 0;
     const std::uint32_t held = held_.load(std::memory_order_acquire);

@@ -7,11 +7,9 @@
 
 #include <atomic>
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <set>
 #include <span>
@@ -21,7 +19,6 @@
 #include <unordered_map>
 #include <vector>
 
-#include "daemon/worker/accounting.hpp"
 #include "daemon/worker/allocation_table.hpp"
 #include "daemon/worker/client_contexts.hpp"
 #include "daemon/worker/client_errors.hpp"
@@ -31,11 +28,13 @@
 #include "daemon/worker/estimates.hpp"
 #include "daemon/worker/foreign_waits.hpp"
 #include "daemon/worker/graph_objects.hpp"
+#include "daemon/worker/green_resources.hpp"
 #include "daemon/worker/handle_table.hpp"
 #include "daemon/worker/host_calls.hpp"
 #include "daemon/worker/image_charges.hpp"
 #include "daemon/worker/ipc_link.hpp"
 #include "daemon/worker/jit_state.hpp"
+#include "daemon/worker/later_calls.hpp"
 #include "daemon/worker/matrix_executor.hpp"
 #include "daemon/worker/node_params.hpp"
 #include "daemon/worker/queue_thread.hpp"
@@ -46,10 +45,8 @@
 #include "daemon/worker/stream_ledger.hpp"
 #include "protocol/channel.hpp"
 #include "protocol/futex.hpp"
-#include "protocol/graph_node.hpp"
 #include "protocol/ring.hpp"
 #include "protocol/unique_fd.hpp"
-#include "protocol/upcall.hpp"
 #include "vgpu/driver_table.hpp"
 #include "vgpu/records.hpp"
 
@@ -349,7 +346,7 @@ class Session {
   enum class NextRecord : std::uint8_t { none, waits, may_run };
   NextRecord behind_awaited();
 
-  // session_context.cpp and session_green.cpp
+  // session_context.cpp
   void forget_foreign_waits(std::uint16_t context);
   /// Forgets what lives in a context, and answers with destroy() once its work has ended.
   CUresult end_context(std::uint16_t index, std::function<CUresult()> destroy);
@@ -358,9 +355,6 @@ class Session {
   /// The same in one of several contexts. Graphs, which may hold nodes of others, stay.
   void empty_one_context(std::uint16_t index);
   void free_allocations(const std::function<bool(const Allocation&)>& chosen);
-  /// Keeps a resource and fills in what the client gets instead.
-  CUresult give_resource(const CUdevResource& resource, CUdevResource& out);
-  const CUdevResource* resource_of(std::uint64_t token) const;
 
   // session_schedule.cpp: admission and accounting around a command that takes device time.
   /// What a rate limit counts.
@@ -419,9 +413,6 @@ class Session {
   CUresult free_device_memory(CUdeviceptr pointer);
   /// What the client could have on the device besides what it holds.
   std::uint64_t room_left() const;
-  /// Runs `call` in the dispatcher, soon; from any thread.
-  void later(std::function<void()> call);
-  void run_later();
 
   // Helpers of the handlers.
   std::span<std::byte> arena_bytes(const ArenaSpan& span) const;
@@ -507,8 +498,7 @@ class Session {
   std::size_t captures_ = 0;
   std::vector<std::pair<std::uint64_t, UniqueFd>> host_fds_;
   std::map<std::uint64_t, std::unique_ptr<Linker>> linkers_;  // by client handle
-  std::vector<CUdevResource> resources_;                      // by the client's number, from 1
-  std::vector<CUdevResourceDesc> descriptions_;               // the same
+  GreenResources resources_;
   MatrixExecutor matrices_{parts_.library};
 
   /// The wait of after_stream_soon().
@@ -552,9 +542,7 @@ class Session {
   Estimates estimates_;
   CommandTimers timers_{driver_, completions_, estimates_};
   std::unique_ptr<Residence> residence_;  // null: nothing is ever moved
-  std::mutex later_mutex_;
-  std::deque<std::function<void()>> later_;
-  std::atomic<bool> has_later_{false};
+  LaterCalls later_{[this] { RingConsumer::wake(channel_); }};
 
   // Driver calls that may wait for the device (a free waits for all that runs, also for what was submitted
   // after the client had freed): the dispatcher, on whose next record the device may be waiting, goes on.

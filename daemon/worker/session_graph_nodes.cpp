@@ -5,6 +5,7 @@
 
 #include "daemon/worker/launch_attributes.hpp"
 #include "daemon/worker/session.hpp"
+#include "protocol/graph_node.hpp"
 
 namespace vgpu::worker {
 namespace {

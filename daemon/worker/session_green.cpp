@@ -1,33 +1,16 @@
-// Green contexts. Resources as the driver fills them in hold what may be its own pointers: they stay here,
-// and the client gets copies with a number in place of that.
+// Green contexts. The client knows their resources by number (green_resources.hpp).
 #include "daemon/worker/session.hpp"
 
 namespace vgpu::worker {
 namespace {
 
-constexpr std::size_t max_resources = 1u << 14;  // of a session: nobody takes one back
 constexpr std::uint32_t max_groups = 1024;
-constexpr std::uint64_t description_base = 0x100;  // their numbers are no null pointers
 
 bool known_type(std::int32_t type) {
   return type == CU_DEV_RESOURCE_TYPE_SM;
 }
 
 }  // namespace
-
-CUresult Session::give_resource(const CUdevResource& resource, CUdevResource& out) {
-  if (resources_.size() >= max_resources) return CUDA_ERROR_OUT_OF_MEMORY;
-  resources_.push_back(resource);
-  const std::uint64_t token = resources_.size();
-  out = resource;
-  std::memset(out._internal_padding, 0, sizeof out._internal_padding);
-  std::memcpy(out._internal_padding, &token, sizeof token);
-  return CUDA_SUCCESS;
-}
-
-const CUdevResource* Session::resource_of(std::uint64_t token) const {
-  return token != 0 && token <= resources_.size() ? &resources_[token - 1] : nullptr;
-}
 
 CUresult Session::handle(const record::cuDeviceGetDevResource& record, reply::cuDeviceGetDevResource& reply,
                          Tail) {
@@ -36,7 +19,7 @@ CUresult Session::handle(const record::cuDeviceGetDevResource& record, reply::cu
   CUdevResource resource{};
   const CUresult result =
       driver_.cuDeviceGetDevResource(device(), &resource, static_cast<CUdevResourceType>(record.type));
-  return result == CUDA_SUCCESS ? give_resource(resource, reply.resource) : result;
+  return result == CUDA_SUCCESS ? resources_.give(resource, reply.resource) : result;
 }
 
 CUresult Session::handle(const record::cuCtxGetDevResource& record, reply::cuCtxGetDevResource& reply, Tail) {
@@ -45,7 +28,7 @@ CUresult Session::handle(const record::cuCtxGetDevResource& record, reply::cuCtx
   CUdevResource resource{};
   const CUresult result = driver_.cuCtxGetDevResource(contexts_.current(), &resource,
                                                       static_cast<CUdevResourceType>(record.type));
-  return result == CUDA_SUCCESS ? give_resource(resource, reply.resource) : result;
+  return result == CUDA_SUCCESS ? resources_.give(resource, reply.resource) : result;
 }
 
 CUresult Session::handle(const record::cuGreenCtxGetDevResource& record,
@@ -57,13 +40,13 @@ CUresult Session::handle(const record::cuGreenCtxGetDevResource& record,
   CUdevResource resource{};
   const CUresult result =
       driver_.cuGreenCtxGetDevResource(green, &resource, static_cast<CUdevResourceType>(record.type));
-  return result == CUDA_SUCCESS ? give_resource(resource, reply.resource) : result;
+  return result == CUDA_SUCCESS ? resources_.give(resource, reply.resource) : result;
 }
 
 CUresult Session::handle(const record::cuDevSmResourceSplitByCount& record,
                          reply::cuDevSmResourceSplitByCount& reply, Tail) {
   if (driver_.cuDevSmResourceSplitByCount == nullptr) return unsupported(record.header.call);
-  const CUdevResource* const input = resource_of(record.input);
+  const CUdevResource* const input = resources_.find(record.input);
   if (input == nullptr) return CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION;
   if (record.groups > max_groups) return CUDA_ERROR_INVALID_VALUE;
   const std::span<std::byte> out = arena_bytes(record.results);
@@ -79,11 +62,11 @@ CUresult Session::handle(const record::cuDevSmResourceSplitByCount& record,
   reply.made = count;
   for (std::size_t i = 0; i < std::min<std::size_t>(count, groups.size()); ++i) {
     CUdevResource given;
-    result = give_resource(groups[i], given);
+    result = resources_.give(groups[i], given);
     if (result != CUDA_SUCCESS) return result;
     std::memcpy(out.data() + i * sizeof given, &given, sizeof given);
   }
-  return record.with_remaining != 0 ? give_resource(remaining, reply.remaining) : CUDA_SUCCESS;
+  return record.with_remaining != 0 ? resources_.give(remaining, reply.remaining) : CUDA_SUCCESS;
 }
 
 CUresult Session::handle(const record::cuDevResourceGenerateDesc& record,
@@ -91,20 +74,19 @@ CUresult Session::handle(const record::cuDevResourceGenerateDesc& record,
   if (driver_.cuDevResourceGenerateDesc == nullptr) return unsupported(record.header.call);
   if (record.count == 0 || record.count > max_groups || tail.size() != record.count * sizeof(std::uint64_t))
     return CUDA_ERROR_INVALID_VALUE;
-  if (descriptions_.size() >= max_resources) return CUDA_ERROR_OUT_OF_MEMORY;
+  if (!resources_.may_add_description()) return CUDA_ERROR_OUT_OF_MEMORY;
   std::vector<CUdevResource> resources;
   for (std::uint32_t i = 0; i < record.count; ++i) {
     std::uint64_t token = 0;
     std::memcpy(&token, tail.data() + i * sizeof token, sizeof token);
-    const CUdevResource* const resource = resource_of(token);
+    const CUdevResource* const resource = resources_.find(token);
     if (resource == nullptr) return CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION;
     resources.push_back(*resource);
   }
   CUdevResourceDesc description = nullptr;
   const CUresult result = driver_.cuDevResourceGenerateDesc(&description, resources.data(), record.count);
   if (result != CUDA_SUCCESS) return result;
-  descriptions_.push_back(description);
-  reply.description = description_base + descriptions_.size();
+  reply.description = resources_.add(description);
   return CUDA_SUCCESS;
 }
 
@@ -115,11 +97,10 @@ CUresult Session::handle(const record::cuGreenCtxCreate& record, reply::cuGreenC
   }
   if (!can_bind(HandleKind::green_context, record.green)) return CUDA_ERROR_INVALID_HANDLE;
   if (const CUresult result = contexts_.may_add(record.index); result != CUDA_SUCCESS) return result;
-  const std::uint64_t number = record.description - description_base;
-  if (record.description <= description_base || number > descriptions_.size())
-    return CUDA_ERROR_INVALID_VALUE;
+  CUdevResourceDesc description = nullptr;
+  if (!resources_.description(record.description, description)) return CUDA_ERROR_INVALID_VALUE;
   CUgreenCtx green = nullptr;
-  CUresult result = driver_.cuGreenCtxCreate(&green, descriptions_[number - 1], device(), record.flags);
+  CUresult result = driver_.cuGreenCtxCreate(&green, description, device(), record.flags);
   if (result != CUDA_SUCCESS) return result;
   CUcontext context = nullptr;
   result = driver_.cuCtxFromGreenCtx(&context, green);

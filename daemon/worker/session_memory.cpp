@@ -71,7 +71,7 @@ CUresult Session::handle(const record::cuMemAlloc_v2& record, reply::cuMemAlloc_
     if (pending_frees_.load() != 0 && !residence_->grant.covers(residence_->memory.growth(record.bytes))) {
       const PendingReply pending = defer();
       when_all_done_apart([this, pending, bytes = record.bytes](CUresult) {
-        later([this, pending, bytes] {
+        later_.post([this, pending, bytes] {
           reply::cuMemAlloc_v2 late;
           CUdeviceptr at = 0;
           CUresult result = need_memory(static_cast<std::uint16_t>(CallId::cuMemAlloc_v2));

@@ -243,25 +243,6 @@ CUresult Session::free_device_memory(CUdeviceptr pointer) {
   return CUDA_SUCCESS;
 }
 
-void Session::later(std::function<void()> call) {
-  {
-    const std::lock_guard lock(later_mutex_);
-    later_.push_back(std::move(call));
-    has_later_.store(true);
-  }
-  RingConsumer::wake(channel_);
-}
-
-void Session::run_later() {
-  std::deque<std::function<void()>> calls;
-  {
-    const std::lock_guard lock(later_mutex_);
-    calls.swap(later_);
-    has_later_.store(false);
-  }
-  for (const auto& call : calls) call();
-}
-
 std::uint64_t Session::room_left() const {
   const MemoryGrant& grant = residence_->grant;
   const std::uint64_t held = grant.claimed() + residence_->memory.bytes_out();
