@@ -6,15 +6,16 @@
 namespace vgpu::worker {
 namespace {
 
-constexpr std::uint64_t us = 1000;
-
-template <class T>
-T number(std::uintptr_t n) {
-  return reinterpret_cast<T>(n);  // NOLINT(performance-no-int-to-ptr)
+/// A key of numbers in the place of the driver's pointers.
+StreamKey stream_key(std::uintptr_t context, std::uintptr_t stream) {
+  // NOLINTNEXTLINE(performance-no-int-to-ptr)
+  return {reinterpret_cast<CUcontext>(context), reinterpret_cast<CUstream>(stream)};
 }
 
 /// Two devices with a context each.
 struct StreamLedgerTest : testing::Test {
+  static constexpr std::uint64_t command_ns = 100'000;
+
   void SetUp() override {
     for (std::size_t i = 0; i < 2; ++i) {
       gates.push_back(std::move(*GateMapping::create(fds[i])));
@@ -27,9 +28,9 @@ struct StreamLedgerTest : testing::Test {
   const GatePage& page(std::size_t device) { return gates[device]->page(); }
   bool backlogged(std::size_t device) { return page(device).backlogged.load() != 0; }
 
-  const StreamKey first{number<CUcontext>(1), nullptr};
-  const StreamKey second{number<CUcontext>(1), number<CUstream>(0x10)};
-  const StreamKey other{number<CUcontext>(2), nullptr};  // on the other device
+  const StreamKey first = stream_key(1, 0);
+  const StreamKey second = stream_key(1, 0x10);
+  const StreamKey other = stream_key(2, 0);  // on the other device
   UniqueFd fds[2];
   std::vector<std::unique_ptr<GateMapping>> gates;
   std::vector<std::unique_ptr<Accounting>> accounts;
@@ -78,41 +79,41 @@ TEST_F(StreamLedgerTest, AFenceTellsTheEndOfWhatIsBeforeIt) {
 TEST_F(StreamLedgerTest, ABatchIsInFlightUntilItsFence) {
   ledger->submitted(first);
   for (unsigned i = 1; i <= 3; ++i) {
-    accounts[0]->submitted(100 * us);
-    const Batch open = ledger->batched(first, 100 * us);
+    accounts[0]->submitted(command_ns);
+    const Batch open = ledger->batched(first, command_ns);
     EXPECT_EQ(open.count, i);
-    EXPECT_EQ(open.predicted_ns, i * 100 * us);
+    EXPECT_EQ(open.predicted_ns, i * command_ns);
   }
   const StreamLedger::Mark fence = ledger->fence(first);
   ledger->submitted(first);
-  accounts[0]->submitted(50 * us);
-  EXPECT_EQ(ledger->batched(first, 50 * us).count, 1u) << "the fence has taken those before it";
+  accounts[0]->submitted(command_ns / 2);
+  EXPECT_EQ(ledger->batched(first, command_ns / 2).count, 1u) << "the fence has taken those before it";
   EXPECT_EQ(page(0).in_flight.load(), 4u);
   ledger->ended(fence);
   EXPECT_EQ(page(0).in_flight.load(), 1u);
-  EXPECT_EQ(page(0).predicted_ns.load(), 50 * us);
+  EXPECT_EQ(page(0).predicted_ns.load(), command_ns / 2);
 }
 
 TEST_F(StreamLedgerTest, WithoutItsFenceABatchWaitsForTheNext) {
   ledger->submitted(first);
-  accounts[0]->submitted(100 * us);
-  ledger->batched(first, 100 * us);
+  accounts[0]->submitted(command_ns);
+  ledger->batched(first, command_ns);
   ledger->reopen(ledger->fence(first));
-  accounts[0]->submitted(100 * us);
-  EXPECT_EQ(ledger->batched(first, 100 * us).count, 2u);
+  accounts[0]->submitted(command_ns);
+  EXPECT_EQ(ledger->batched(first, command_ns).count, 2u);
   ledger->ended(ledger->fence(first));
   EXPECT_EQ(page(0).in_flight.load(), 0u);
 }
 
 TEST_F(StreamLedgerTest, EarlierWorkIsSharedOutOverTheStreamsOfItsDevice) {
   std::uint64_t each = 1;
-  EXPECT_TRUE(ledger->batch_earlier(*accounts[0], 100 * us, each).empty());
+  EXPECT_TRUE(ledger->batch_earlier(*accounts[0], command_ns, each).empty());
   EXPECT_EQ(each, 0u);
   ledger->submitted(first);
   ledger->submitted(second);
   ledger->submitted(other);
-  EXPECT_EQ(ledger->batch_earlier(*accounts[0], 100 * us, each), (std::vector{first, second}));
-  EXPECT_EQ(each, 50 * us);
+  EXPECT_EQ(ledger->batch_earlier(*accounts[0], command_ns, each), (std::vector{first, second}));
+  EXPECT_EQ(each, command_ns / 2);
   EXPECT_EQ(ledger->batched(second, 0).count, 2u);
   EXPECT_EQ(ledger->batched(other, 0).count, 1u);
 }
@@ -169,7 +170,7 @@ TEST(StreamLedger, AnAwakeDispatcherTellsOfTheEndItself) {
   const auto gate = std::move(*GateMapping::create(fd));
   Accounting accounting(gate->page(), nullptr, -1);
   StreamLedger ledger({&accounting}, [](CUcontext) { return std::size_t{0}; });
-  const StreamKey stream{number<CUcontext>(1), nullptr};
+  const StreamKey stream = stream_key(1, 0);
   ledger.submitted(stream);
   ledger.ended(ledger.mark(stream));
   EXPECT_EQ(gate->page().backlogged.load(), 1u);
