@@ -171,7 +171,7 @@ void Accounting::admit(std::uint64_t next_ns, const Hooks& hooks) {
     const std::uint32_t flying = in_flight_.load(std::memory_order_acquire);
     measure();
     const Flight flight = waited_for(flying);
-    const Verdict answer = verdict(next_ns, flight);
+    const Verdict answer = verdict(hooks.next_ns ? hooks.next_ns() : next_ns, flight);
     if (answer == Verdict::go) break;
     const std::uint64_t now = now_ns();
     const std::uint64_t ended = page_.progress.load(std::memory_order_relaxed);

@@ -57,6 +57,9 @@ class Accounting {
     /// For how long to wait for what is in flight while none of it ends, beyond what it is expected to take:
     /// it may wait for what comes behind. Empty, or UINT64_MAX: however long it takes.
     std::function<std::uint64_t()> patience_ns;
+    /// What the command is expected to take, asked again; no_limit_ns: nobody knows yet, so it goes alone.
+    /// Empty: as said.
+    std::function<std::uint64_t()> next_ns{};
   };
   /// Waits until a command that is expected to take `next_ns` may be submitted.
   void admit(std::uint64_t next_ns, const Hooks& hooks);

@@ -42,14 +42,16 @@ void CommandTimers::end(const Started& started, CUstream stream, std::uint64_t k
   const CUevent end = take(context);
   if (end == nullptr || driver_.cuEventRecord(end, stream) != CUDA_SUCCESS) {
     put(context, {started.event, end});
+    estimates_.not_timed(kind);
     return;
   }
   completions_.after_recorded(context, queue, end, [this, started, end, kind](CUresult result) {
     float ms = 0;
-    if (result == CUDA_SUCCESS && driver_.cuEventElapsedTime_v2(&ms, started.event, end) == CUDA_SUCCESS &&
-        ms >= 0) {
-      estimates_.learn(kind, static_cast<std::uint64_t>(static_cast<double>(ms) * 1e6));
-    }
+    const bool timed = result == CUDA_SUCCESS &&
+                       driver_.cuEventElapsedTime_v2(&ms, started.event, end) == CUDA_SUCCESS && ms >= 0;
+    // Whatever comes of it: others of its kind wait for something to be known.
+    estimates_.learn(
+        kind, timed ? static_cast<std::uint64_t>(static_cast<double>(ms) * 1e6) : Estimates::unknown_ns);
     put(started.stream.first, {started.event, end});
   });
 }

@@ -35,7 +35,10 @@ class CommandTimers {
   /// After it, of a kind that Estimates::predict() has named.
   void end(const Started& started, CUstream stream, std::uint64_t kind);
   /// There was no command.
-  void drop(const Started& started) { put(started.stream.first, {started.event}); }
+  void drop(const Started& started, std::uint64_t kind) {
+    put(started.stream.first, {started.event});
+    estimates_.not_timed(kind);
+  }
 
  private:
   CUevent take(CUcontext context);

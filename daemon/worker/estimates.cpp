@@ -39,13 +39,20 @@ void Estimates::take_in() {
   }
 }
 
-Prediction Estimates::predict(std::uint64_t key) {
+Prediction Estimates::look(std::uint64_t key) {
   if (news_.load(std::memory_order_acquire)) take_in();
-  Slot& kind = slot(key);
+  const Slot& kind = slot(key);
   Prediction prediction;
   prediction.key = key;
   prediction.known = kind.samples >= first_samples;
   prediction.ns = kind.samples != 0 ? static_cast<std::uint64_t>(kind.ns) : unknown_ns;
+  prediction.awaited = kind.samples == 0 && kind.timed >= first_samples && !kind.untimed;
+  return prediction;
+}
+
+Prediction Estimates::predict(std::uint64_t key) {
+  Prediction prediction = look(key);
+  Slot& kind = slot(key);
   prediction.time_it = kind.timed < first_samples || kind.uses % sample_every == 0;
   ++kind.uses;
   if (prediction.time_it) ++kind.timed;

@@ -17,6 +17,7 @@ struct Prediction {
   std::uint64_t ns = 0;  ///< expected device time
   bool known = false;    ///< enough commands of its kind were timed
   bool time_it = false;  ///< this one is to be timed
+  bool awaited = false;  ///< enough of its kind are being timed, and none of them has ended yet
 };
 
 /// Names a kind of command: mixes `value` into `key`.
@@ -33,6 +34,10 @@ class Estimates {
 
   /// Counts a command of `key` and says what to expect. By one thread.
   Prediction predict(std::uint64_t key);
+  /// What to expect of it now; counts nothing. By the same thread.
+  Prediction look(std::uint64_t key);
+  /// A command that was to be timed is not. By the same thread.
+  void not_timed(std::uint64_t key) { slot(key).untimed = true; }
   /// A command of `key` took `ns`. By any thread.
   void learn(std::uint64_t key, std::uint64_t ns);
 
@@ -45,6 +50,7 @@ class Estimates {
     std::uint32_t samples = 0;
     std::uint32_t uses = 0;
     std::uint32_t timed = 0;  // commands chosen to be timed
+    bool untimed = false;     // of these, some could not be: nothing may ever be learned
   };
   Slot& slot(std::uint64_t key);
   void take_in();

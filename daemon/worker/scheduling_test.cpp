@@ -29,6 +29,20 @@ TEST(Estimates, FirstCommandsOfAKindAreTimedAndThenOneInMany) {
   EXPECT_EQ(after.ns, 300 * us);
 }
 
+TEST(Estimates, OfAKindThatNobodyKnowsAFewAreTimedAndMoreAwaitThem) {
+  Estimates estimates;
+  for (unsigned i = 0; i < Estimates::first_samples; ++i) EXPECT_FALSE(estimates.predict(5).awaited);
+  EXPECT_TRUE(estimates.predict(5).awaited);
+  EXPECT_TRUE(estimates.look(5).awaited);
+  estimates.learn(5, 7 * ms);
+  EXPECT_FALSE(estimates.look(5).awaited);
+  EXPECT_EQ(estimates.look(5).ns, 7 * ms);
+  // Where they cannot be timed nothing is to be waited for.
+  for (unsigned i = 0; i < Estimates::first_samples; ++i) estimates.predict(6);
+  estimates.not_timed(6);
+  EXPECT_FALSE(estimates.predict(6).awaited);
+}
+
 TEST(Estimates, UnknownKindIsNotPassedOffAsKnown) {
   Estimates estimates;
   EXPECT_FALSE(estimates.predict(1).known);
@@ -146,6 +160,28 @@ TEST_F(AdmissionTest, LongCommandGoesAlone) {
   accounting.finished(1, 30 * ms);
   accounting.submitted(10 * us);
   EXPECT_TRUE(waits(accounting, 30 * ms));
+}
+
+TEST_F(AdmissionTest, WhatNobodyKnowsGoesAloneUntilItIsKnown) {
+  Accounting accounting(page(), nullptr, -1);
+  page().window_ns.store(ms);
+  accounting.submitted(us);
+  std::uint64_t expected = no_limit_ns;
+  const auto waits_for = [&] {
+    bool waited = false;
+    Accounting::Hooks once = hooks();
+    once.before_sleep = [&] { waited = true; };
+    once.stopped = [&] { return waited; };
+    once.next_ns = [&] { return expected; };
+    accounting.admit(us, once);
+    return waited;
+  };
+  EXPECT_TRUE(waits_for());
+  expected = 10 * us;
+  EXPECT_FALSE(waits_for());
+  expected = no_limit_ns;
+  accounting.finished(1, us);
+  EXPECT_FALSE(waits_for());
 }
 
 TEST_F(AdmissionTest, QueueDepthOfTheOperatorHolds) {

@@ -365,6 +365,8 @@ class Session {
   static Prediction predict_copy(std::uint64_t bytes);
   /// Waits until the command may be submitted.
   void admit(CUstream stream, const Prediction& prediction, const Cost& cost);
+  /// The same for a command of `kind`, of which more may be known when it may be submitted.
+  Prediction admit_kind(CUstream stream, std::uint64_t kind, const Cost& cost);
   void admit_copy(CUstream stream, std::uint64_t bytes, bool host) {
     admit(stream, predict_copy(bytes), {0, host ? bytes : 0});
   }

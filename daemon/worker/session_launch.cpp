@@ -86,13 +86,12 @@ CUresult Session::handle(const record::cuLaunchKernel& record, reply::cuLaunchKe
                                    record.block_z, record.dynamic_shared}) {
     shape = mix_key(shape, part);
   }
-  const Prediction prediction = estimates_.predict(shape);
-  admit(stream, prediction, {1, 0});
+  const Prediction prediction = admit_kind(stream, shape, {1, 0});
   const CommandTimers::Started began = begin_timing(stream, prediction);
   CUresult result = CUDA_ERROR_NOT_SUPPORTED;
   if (attributes.empty() && (record.flags & launch_cooperative) == 0) {
     if (driver_.cuLaunchKernel == nullptr) {
-      timers_.drop(began);
+      timers_.drop(began, prediction.key);
       return unsupported(record.header.call);
     }
     result = driver_.cuLaunchKernel(function, record.grid_x, record.grid_y, record.grid_z, record.block_x,
@@ -100,7 +99,7 @@ CUresult Session::handle(const record::cuLaunchKernel& record, reply::cuLaunchKe
                                     parameters);
   } else {
     if (driver_.cuLaunchKernelEx == nullptr) {
-      timers_.drop(began);
+      timers_.drop(began, prediction.key);
       return unsupported(record.header.call);
     }
     if ((record.flags & launch_cooperative) != 0) {
@@ -113,7 +112,7 @@ CUresult Session::handle(const record::cuLaunchKernel& record, reply::cuLaunchKe
     result = driver_.cuLaunchKernelEx(&config, function, nullptr, parameters);
   }
   if (result != CUDA_SUCCESS) {
-    timers_.drop(began);
+    timers_.drop(began, prediction.key);
     return result;
   }
   contexts_.device_of(stream).accounting->page().launches.fetch_add(1, std::memory_order_relaxed);
@@ -127,12 +126,11 @@ CUresult Session::handle(const record::cuGraphLaunch& record, reply::cuGraphLaun
   CUgraphExec exec = nullptr;
   CUstream stream = nullptr;
   if (!resolve(record.hGraphExec, exec) || !resolve(record.hStream, stream)) return CUDA_ERROR_INVALID_HANDLE;
-  const Prediction prediction = estimates_.predict(mix_key(record.hGraphExec, 0));
-  admit(stream, prediction, {1, 0});
+  const Prediction prediction = admit_kind(stream, mix_key(record.hGraphExec, 0), {1, 0});
   const CommandTimers::Started began = begin_timing(stream, prediction);
   const CUresult result = driver_.cuGraphLaunch(exec, stream);
   if (result != CUDA_SUCCESS) {
-    timers_.drop(began);
+    timers_.drop(began, prediction.key);
     return result;
   }
   contexts_.device_of(stream).accounting->page().graph_launches.fetch_add(1, std::memory_order_relaxed);
@@ -222,12 +220,11 @@ CUresult Session::handle(const record::extension_blas& record, reply::extension_
     std::memcpy(&word, tail.data() + at, sizeof word);
     shape = mix_key(shape, word);
   }
-  const Prediction prediction = estimates_.predict(shape);
-  admit(stream, prediction, {1, 0});
+  const Prediction prediction = admit_kind(stream, shape, {1, 0});
   const CommandTimers::Started began = begin_timing(stream, prediction);
   const CUresult result = matrices_.enqueue(contexts_.current(), stream, descriptor);
   if (result != CUDA_SUCCESS) {
-    timers_.drop(began);
+    timers_.drop(began, prediction.key);
     return result;
   }
   contexts_.device_of(stream).accounting->page().launches.fetch_add(1, std::memory_order_relaxed);

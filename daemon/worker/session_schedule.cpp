@@ -105,6 +105,16 @@ void Session::admit(CUstream stream, const Prediction& prediction, const Cost& c
   }
 }
 
+Prediction Session::admit_kind(CUstream stream, std::uint64_t kind, const Cost& cost) {
+  Prediction prediction = estimates_.predict(kind);
+  admit(stream, prediction, cost);
+  if (!prediction.awaited) return prediction;
+  const bool time_it = prediction.time_it;
+  prediction = estimates_.look(kind);
+  prediction.time_it = time_it;
+  return prediction;
+}
+
 void Session::admit_once(OwnDevice& device, const StreamKey& stream, const Prediction& prediction,
                          const Cost& cost) {
   throttle(device, cost);
@@ -118,6 +128,13 @@ void Session::admit_once(OwnDevice& device, const StreamKey& stream, const Predi
     bound_earlier_work(device);
   }
   const bool several = contexts_.several_devices();
+  std::function<std::uint64_t()> next_ns;
+  if (prediction.awaited) {
+    next_ns = [this, kind = prediction.key] {
+      const Prediction now = estimates_.look(kind);
+      return now.awaited ? no_limit_ns : now.ns;
+    };
+  }
   accounting.admit(prediction.ns,
                    {[this, fenced = false]() mutable {
                       // What no fence follows yet would never be seen to end.
@@ -141,7 +158,7 @@ void Session::admit_once(OwnDevice& device, const StreamKey& stream, const Predi
                       sleep_at_gate(word, value, ns);
                     },
                     [this] { return !peers_alive(); }, spin_long_ ? long_spin_ns : default_spin_ns(),
-                    [this, &device, &stream] { return gate_patience(device, stream); }});
+                    [this, &device, &stream] { return gate_patience(device, stream); }, next_ns});
 }
 
 void Session::submitted_command(CUstream stream, const Prediction& prediction) {
@@ -161,9 +178,13 @@ void Session::submitted_command(CUstream stream, const Prediction& prediction) {
 
 CommandTimers::Started Session::begin_timing(CUstream stream, const Prediction& prediction) {
   // Events are a context's own, and must not get into a graph.
-  if (!prediction.time_it || captures_ != 0 || !contexts_.current_is_primary()) return {};
+  if (!prediction.time_it) return {};
   const StreamKey key = contexts_.key_of(stream);
-  return key.first == contexts_.current() ? timers_.begin(key, stream) : CommandTimers::Started{};
+  CommandTimers::Started started;
+  if (captures_ == 0 && contexts_.current_is_primary() && key.first == contexts_.current())
+    started = timers_.begin(key, stream);
+  if (started.event == nullptr) estimates_.not_timed(prediction.key);
+  return started;
 }
 
 int Session::stream_priority(int wanted) const {
