@@ -19,7 +19,7 @@ constexpr std::uint64_t kShortestPeriodNs = 20'000;
 // nothing: nobody waits for it.
 constexpr std::uint64_t kSilenceNs = 400'000'000;
 // What is on a metered device and uses none of it for so long waits for something else than the device.
-constexpr std::uint64_t kStallNs = 50'000'000;
+constexpr std::uint64_t kStallNs = 150'000'000;
 
 void set_allowance(GatePage& page, std::uint64_t allowance) {
   if (page.allowance_ns.exchange(allowance) == allowance) return;
