@@ -31,7 +31,7 @@ bool describe(const Operand& operand, BlasMatrix& out) {
   const auto type = vgpu::cublas::element_of(operand.type);
   if (!type) return false;
   // On real numbers the conjugate transpose is the transpose.
-  out = {reinterpret_cast<std::uint64_t>(operand.address), operand.leading, operand.stride, *type,
+  out = {vgpu::cublas::address_of(operand.address), operand.leading, operand.stride, *type,
          operand.operation == CUBLAS_OP_N ? 0U : 1U};
   return true;
 }

@@ -4,6 +4,8 @@
 
 #include <cublas_api.h>
 
+#include <new>
+
 #include "cudaabi/blas_extension.hpp"
 #include "libclient/cublas/operation.hpp"
 
@@ -24,6 +26,27 @@ struct cublasContext : cublasLtContext {
 };
 
 namespace vgpu::cublas {
+
+/// Makes a handle of either library: a cublasContext or a cublasLtContext.
+template <class Context>
+cublasStatus_t make_handle(Context** handle) {
+  if (handle == nullptr) return CUBLAS_STATUS_INVALID_VALUE;
+  *handle = nullptr;
+  const cudaabi::BlasTable* table = driver_table();
+  if (table == nullptr) return CUBLAS_STATUS_NOT_INITIALIZED;
+  auto* made = new (std::nothrow) Context;
+  if (made == nullptr) return CUBLAS_STATUS_ALLOC_FAILED;
+  made->table = table;
+  *handle = made;
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+template <class Context>
+cublasStatus_t unmake_handle(Context* handle) {
+  if (handle == nullptr) return CUBLAS_STATUS_NOT_INITIALIZED;
+  delete handle;
+  return CUBLAS_STATUS_SUCCESS;
+}
 
 inline Factors factors_of(const cublasContext& handle) {
   return handle.pointer_mode == CUBLAS_POINTER_MODE_DEVICE ? Factors::device : Factors::host;

@@ -6,7 +6,7 @@
 #include <cstring>
 #include <type_traits>
 
-#include "cudaabi/half.hpp"
+#include "cudaabi/blas_number.hpp"
 
 namespace vgpu::cublas {
 namespace {
@@ -57,16 +57,21 @@ const cudaabi::BlasTable* driver_table() {
   return driver.table != nullptr && ensure_context(driver) ? driver.table : nullptr;
 }
 
-cublasStatus_t submit(const cudaabi::BlasTable& table, cudaStream_t stream,
-                      const cudaabi::BlasDescriptor& descriptor) {
+cublasStatus_t judge(const cudaabi::BlasDescriptor& descriptor) {
   switch (cudaabi::check_blas(descriptor)) {
     case cudaabi::BlasCheck::ok:
-      break;
+      return CUBLAS_STATUS_SUCCESS;
     case cudaabi::BlasCheck::invalid:
       return CUBLAS_STATUS_INVALID_VALUE;
     case cudaabi::BlasCheck::unsupported:
-      return CUBLAS_STATUS_NOT_SUPPORTED;
+      break;
   }
+  return CUBLAS_STATUS_NOT_SUPPORTED;
+}
+
+cublasStatus_t submit(const cudaabi::BlasTable& table, cudaStream_t stream,
+                      const cudaabi::BlasDescriptor& descriptor) {
+  if (const cublasStatus_t judged = judge(descriptor); judged != CUBLAS_STATUS_SUCCESS) return judged;
   if (descriptor.m == 0 || descriptor.n == 0 || descriptor.batches == 0) return CUBLAS_STATUS_SUCCESS;
   switch (table.enqueue(stream, &descriptor, sizeof descriptor)) {
     case CUDA_SUCCESS:
@@ -83,20 +88,10 @@ cublasStatus_t submit(const cudaabi::BlasTable& table, cudaStream_t stream,
 bool set_factor(Factors where, const void* from, BlasElement type, cudaabi::BlasScalar& out) {
   if (from == nullptr) return false;
   if (where == Factors::device) {
-    out.address = reinterpret_cast<std::uint64_t>(from);
+    out.address = address_of(from);
     return true;
   }
-  if (type == BlasElement::f64) {
-    std::memcpy(&out.value, from, sizeof out.value);
-  } else if (type == BlasElement::f32) {
-    float value;
-    std::memcpy(&value, from, sizeof value);
-    out.value = static_cast<double>(value);
-  } else {
-    std::uint16_t bits;
-    std::memcpy(&bits, from, sizeof bits);
-    out.value = static_cast<double>(cudaabi::widen_f16(bits));
-  }
+  out.value = cudaabi::read_number<double>(from, type);
   return true;
 }
 

@@ -15,10 +15,18 @@ namespace vgpu::cublas {
 /// primary context current if the thread has no context, as cuBLAS does.
 const cudaabi::BlasTable* driver_table();
 
-/// Puts the operation into the stream, after judging it: NOT_SUPPORTED, INVALID_VALUE, or EXECUTION_FAILED
-/// when the driver refuses. An operation without elements is a success.
+/// What check_blas() thinks of it: SUCCESS, INVALID_VALUE or NOT_SUPPORTED.
+cublasStatus_t judge(const cudaabi::BlasDescriptor& descriptor);
+
+/// Puts the operation into the stream, after judging it: what judge() says, or EXECUTION_FAILED when the
+/// driver refuses. An operation without elements is a success.
 cublasStatus_t submit(const cudaabi::BlasTable& table, cudaStream_t stream,
                       const cudaabi::BlasDescriptor& descriptor);
+
+/// An operand's place in a descriptor.
+inline std::uint64_t address_of(const void* operand) {
+  return reinterpret_cast<std::uint64_t>(operand);
+}
 
 /// Where alpha and beta are.
 enum class Factors : std::uint8_t { host, device };

@@ -1,7 +1,5 @@
 // cuBLAS's functions that make, unmake and describe a handle.
 
-#include <new>
-
 #include "libclient/cublas/handle.hpp"
 #include "libclient/cublas/operation.hpp"
 #include "libclient/cublas/status.hpp"
@@ -26,21 +24,11 @@ cublasStatus_t set(cublasHandle_t handle, Field field, T value) {
 }  // namespace
 
 CUBLAS_EXPORT cublasStatus_t cublasCreate_v2(cublasHandle_t* handle) {
-  if (handle == nullptr) return CUBLAS_STATUS_INVALID_VALUE;
-  *handle = nullptr;
-  const cudaabi::BlasTable* table = vgpu::cublas::driver_table();
-  if (table == nullptr) return CUBLAS_STATUS_NOT_INITIALIZED;
-  auto* made = new (std::nothrow) cublasContext;
-  if (made == nullptr) return CUBLAS_STATUS_ALLOC_FAILED;
-  made->table = table;
-  *handle = made;
-  return CUBLAS_STATUS_SUCCESS;
+  return vgpu::cublas::make_handle(handle);
 }
 
 CUBLAS_EXPORT cublasStatus_t cublasDestroy_v2(cublasHandle_t handle) {
-  if (handle == nullptr) return CUBLAS_STATUS_NOT_INITIALIZED;
-  delete handle;
-  return CUBLAS_STATUS_SUCCESS;
+  return vgpu::cublas::unmake_handle(handle);
 }
 
 CUBLAS_EXPORT cublasStatus_t cublasGetVersion_v2(cublasHandle_t, int* version) {

@@ -44,8 +44,8 @@ cublasStatus_t trsm(cublasHandle_t handle, const Triangle& triangle, std::int64_
   d.unit_diagonal = triangle.diagonal == CUBLAS_DIAG_UNIT ? 1 : 0;
   d.m = m, d.n = n, d.batches = batches;
   const std::uint32_t transpose = triangle.operation == CUBLAS_OP_N ? 0 : 1;
-  d.a = {reinterpret_cast<std::uint64_t>(a.address), a.leading, 0, type, transpose};
-  d.b = {reinterpret_cast<std::uint64_t>(b.address), b.leading, 0, type};
+  d.a = {vgpu::cublas::address_of(a.address), a.leading, 0, type, transpose};
+  d.b = {vgpu::cublas::address_of(b.address), b.leading, 0, type};
   if (!vgpu::cublas::set_factor(vgpu::cublas::factors_of(*handle), alpha, type, d.alpha))
     return CUBLAS_STATUS_INVALID_VALUE;
   return vgpu::cublas::submit(*handle->table, handle->stream, d);

@@ -6,6 +6,7 @@
 #include <new>
 #include <type_traits>
 
+#include "cudaabi/blas_number.hpp"
 #include "cudaabi/half.hpp"
 #include "softgpu/blas/finish.hpp"
 #include "softgpu/blas/matrices.hpp"
@@ -34,18 +35,7 @@ bool read_scalar(const BlasScalar& scalar, BlasElement type, const Accessible& a
     return true;
   }
   if (!accessible(scalar.address, blas_element_bytes(type))) return false;
-  const void* from = pointer<const void>(scalar.address);
-  if (type == BlasElement::f64) {
-    std::memcpy(&out, from, sizeof out);
-  } else if (type == BlasElement::f32) {
-    float value;
-    std::memcpy(&value, from, sizeof value);
-    out = static_cast<double>(value);
-  } else {
-    std::uint16_t bits;
-    std::memcpy(&bits, from, sizeof bits);
-    out = static_cast<double>(widen_f16(bits));
-  }
+  out = cudaabi::read_number<double>(pointer<const void>(scalar.address), type);
   return true;
 }
 

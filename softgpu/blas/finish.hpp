@@ -4,11 +4,10 @@
 
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <vector>
 
 #include "cudaabi/blas_extension.hpp"
-#include "cudaabi/half.hpp"
+#include "cudaabi/blas_number.hpp"
 
 namespace softgpu::blas {
 
@@ -26,7 +25,9 @@ class Finish {
   void read_bias(std::uint64_t address) {
     const std::uint64_t bytes = cudaabi::blas_element_bytes(bias_.type);
     for (std::size_t i = 0; i < values_.size(); ++i) {
-      values_[i] = element(address + i * bytes);
+      // NOLINTNEXTLINE(performance-no-int-to-ptr): device memory is memory of this process
+      const void* from = reinterpret_cast<const void*>(address + i * bytes);
+      values_[i] = cudaabi::read_number<Real>(from, bias_.type);
     }
   }
 
@@ -47,20 +48,6 @@ class Finish {
   static Real gelu(Real x) {
     constexpr Real root = Real(0.7978845608028654);  // of 2 / pi
     return x / 2 * (1 + std::tanh(root * (x + Real(0.044715) * x * x * x)));
-  }
-
-  Real element(std::uint64_t address) const {
-    // NOLINTNEXTLINE(performance-no-int-to-ptr): device memory is memory of this process
-    const void* from = reinterpret_cast<const void*>(address);
-    if (bias_.type == cudaabi::BlasElement::f64 || bias_.type == cudaabi::BlasElement::f32) {
-      Real value;  // the bias of a product in f64 is f64, and only its
-      std::memcpy(&value, from, sizeof value);
-      return value;
-    }
-    std::uint16_t bits;
-    std::memcpy(&bits, from, sizeof bits);
-    return static_cast<Real>(bias_.type == cudaabi::BlasElement::f16 ? cudaabi::widen_f16(bits)
-                                                                     : cudaabi::widen_bf16(bits));
   }
 
   const cudaabi::BlasBias bias_;

@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "cudaabi/blas_number.hpp"
 #include "cudaabi/half.hpp"
 
 namespace softgpu::blas {
@@ -11,20 +12,7 @@ using cudaabi::BlasDescriptor;
 using cudaabi::BlasElement;
 using cudaabi::BlasMatrix;
 
-// Elements at an address, read and written as Real: float, or double for f64.
-template <class Real>
-Real get_element(std::uint64_t address, BlasElement type) {
-  const void* from = pointer<const void>(address);
-  if (type == BlasElement::f32 || type == BlasElement::f64) {
-    Real value;
-    std::memcpy(&value, from, sizeof value);
-    return value;
-  }
-  std::uint16_t bits;
-  std::memcpy(&bits, from, sizeof bits);
-  return static_cast<Real>(type == BlasElement::f16 ? cudaabi::widen_f16(bits) : cudaabi::widen_bf16(bits));
-}
-
+// Written from Real: float, or double for f64.
 template <class Real>
 void put_element(std::uint64_t address, BlasElement type, Real value) {
   void* to = pointer<void>(address);
@@ -53,7 +41,7 @@ class Summand {
     if (!counts_) return 0;
     const std::uint64_t at = address + static_cast<std::uint64_t>(row) * next_row_ +
                              static_cast<std::uint64_t>(column) * next_column_;
-    return factor_ * get_element<Real>(at, type_);
+    return factor_ * cudaabi::read_number<Real>(pointer<const void>(at), type_);
   }
 
  private:

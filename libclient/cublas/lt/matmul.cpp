@@ -1,20 +1,11 @@
 // cublasLtMatmul(): a product, described and submitted.
 
-#include <cstdint>
-
 #include "libclient/cublas/handle.hpp"
 #include "libclient/cublas/lt/algorithm.hpp"
 #include "libclient/cublas/lt/product.hpp"
 
-namespace {
-
 using cudaabi::BlasDescriptor;
-
-std::uint64_t address_of(const void* pointer) {
-  return reinterpret_cast<std::uint64_t>(pointer);
-}
-
-}  // namespace
+using vgpu::cublas::address_of;
 
 CUBLAS_EXPORT cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t operation,
                                             const void* alpha, const void* a, cublasLtMatrixLayout_t layout_a,

@@ -97,16 +97,8 @@ std::optional<Factors> factors_of_mode(std::int32_t pointer_mode) {
   return std::nullopt;
 }
 
-cublasStatus_t judge(const BlasDescriptor& descriptor) {
-  switch (cudaabi::check_blas(descriptor)) {
-    case cudaabi::BlasCheck::ok:
-      return CUBLAS_STATUS_SUCCESS;
-    case cudaabi::BlasCheck::invalid:
-      return CUBLAS_STATUS_INVALID_VALUE;
-    case cudaabi::BlasCheck::unsupported:
-      break;
-  }
-  return CUBLAS_STATUS_NOT_SUPPORTED;
+cudaabi::BlasBatch batch_of(const LayoutState& layout) {
+  return layout.batch_mode == CUBLASLT_BATCH_MODE_POINTER_ARRAY ? BlasBatch::pointers : BlasBatch::strided;
 }
 
 cublasStatus_t describe_matrix(const LayoutState& layout, bool transposed, BlasMatrix& out) {
@@ -144,8 +136,7 @@ cublasStatus_t describe_product(cublasLtMatmulDesc_t operation, const Layouts& l
   const Extent result = extent_of(states->d);
   d.m = result.rows, d.n = result.columns;
   d.k = extent_of(states->a, what.operation_a != CUBLAS_OP_N).columns;
-  d.batch =
-      states->d.batch_mode == CUBLASLT_BATCH_MODE_POINTER_ARRAY ? BlasBatch::pointers : BlasBatch::strided;
+  d.batch = batch_of(states->d);
   d.batches = states->d.batches;
   d.scalar_type = *sum;
   d.activation = ending->activation;

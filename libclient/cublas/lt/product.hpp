@@ -34,10 +34,10 @@ cublasStatus_t describe_product(cublasLtMatmulDesc_t operation, const Layouts& l
 /// orders that are not carried out.
 cublasStatus_t describe_matrix(const LayoutState& layout, bool transposed, cudaabi::BlasMatrix& out);
 
+/// How the matrices of a layout's batch are found.
+cudaabi::BlasBatch batch_of(const LayoutState& layout);
+
 /// Where a pointer mode says that factors are, or nothing for vectors of factors.
 std::optional<Factors> factors_of_mode(std::int32_t pointer_mode);
-
-/// What check_blas() thinks of it.
-cublasStatus_t judge(const cudaabi::BlasDescriptor& descriptor);
 
 }  // namespace vgpu::cublas

@@ -4,7 +4,6 @@
 
 #include <atomic>
 #include <cstddef>
-#include <new>
 
 #include "libclient/cublas/handle.hpp"
 #include "libclient/cublas/operation.hpp"
@@ -19,21 +18,11 @@ std::atomic<unsigned> instructions_mask = 0;
 }  // namespace
 
 CUBLAS_EXPORT cublasStatus_t cublasLtCreate(cublasLtHandle_t* handle) {
-  if (handle == nullptr) return CUBLAS_STATUS_INVALID_VALUE;
-  *handle = nullptr;
-  const cudaabi::BlasTable* table = vgpu::cublas::driver_table();
-  if (table == nullptr) return CUBLAS_STATUS_NOT_INITIALIZED;
-  auto* made = new (std::nothrow) cublasLtContext;
-  if (made == nullptr) return CUBLAS_STATUS_ALLOC_FAILED;
-  made->table = table;
-  *handle = made;
-  return CUBLAS_STATUS_SUCCESS;
+  return vgpu::cublas::make_handle(handle);
 }
 
 CUBLAS_EXPORT cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle) {
-  if (handle == nullptr) return CUBLAS_STATUS_NOT_INITIALIZED;
-  delete handle;
-  return CUBLAS_STATUS_SUCCESS;
+  return vgpu::cublas::unmake_handle(handle);
 }
 
 CUBLAS_EXPORT size_t cublasLtGetVersion() {

@@ -36,7 +36,7 @@ cublasStatus_t describe_summand(const Summand& from, const LayoutState& result, 
     return CUBLAS_STATUS_INVALID_VALUE;
   }
   const cublasStatus_t status = vgpu::cublas::describe_matrix(*layout, transposed != flipped, matrix);
-  matrix.address = reinterpret_cast<std::uint64_t>(from.address);
+  matrix.address = vgpu::cublas::address_of(from.address);
   return status;
 }
 
@@ -50,15 +50,14 @@ cublasStatus_t describe_sum(cublasLtMatrixTransformDesc_t operation, const Summa
   if (!factors || !scale) return CUBLAS_STATUS_NOT_SUPPORTED;
   out.operation = cudaabi::BlasOperation::sum;
   out.scalar_type = *scale;
-  out.batch = result.batch_mode == CUBLASLT_BATCH_MODE_POINTER_ARRAY ? cudaabi::BlasBatch::pointers
-                                                                     : cudaabi::BlasBatch::strided;
+  out.batch = vgpu::cublas::batch_of(result);
   out.batches = result.batches;
   // A result by rows is one by columns, transposed, and so are its summands.
   const bool flipped = result.order == CUBLASLT_ORDER_ROW;
   out.m = static_cast<std::int64_t>(flipped ? result.columns : result.rows);
   out.n = static_cast<std::int64_t>(flipped ? result.rows : result.columns);
   cublasStatus_t status = vgpu::cublas::describe_matrix(result, flipped, out.d);
-  out.d.address = reinterpret_cast<std::uint64_t>(c);
+  out.d.address = vgpu::cublas::address_of(c);
   const auto take = [&](Summand from, std::int32_t transposition, BlasMatrix& matrix, BlasScalar& factor) {
     if (status != CUBLAS_STATUS_SUCCESS || from.address == nullptr) return;
     from.operation = transposition;
