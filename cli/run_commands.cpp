@@ -95,9 +95,8 @@ tl::expected<Clients, std::string> final_clients(ControlClient& control) {
   return clients;
 }
 
-bool only_the_software_gpu(const std::string& control_socket) {
-  auto control = ControlClient::connect(control_socket);
-  const auto answer = control ? control->ask({{"request", "devices"}}) : tl::unexpected(control.error());
+bool only_the_software_gpu(ControlClient& control) {
+  const auto answer = control.ask({{"request", "devices"}});
   if (!answer) return false;
   const json& devices = answer->at("devices");
   return std::all_of(devices.begin(), devices.end(),
@@ -105,11 +104,12 @@ bool only_the_software_gpu(const std::string& control_socket) {
 }
 
 // With the libraries that stand in for NVIDIA's where no machine code of theirs can run.
-Environment environment_of(const std::string& client_folder, const Broker& broker) {
+Environment environment_of(const std::string& client_folder, const std::string& socket,
+                           ControlClient& control) {
   std::vector<std::string> folders{client_folder};
   const std::string matrix = matrix_library_folder();
-  if (!matrix.empty() && only_the_software_gpu(broker.control)) folders.push_back(matrix);
-  return client_environment(folders, broker.socket);
+  if (!matrix.empty() && only_the_software_gpu(control)) folders.push_back(matrix);
+  return client_environment(folders, socket);
 }
 
 }  // namespace
@@ -125,7 +125,9 @@ int run_program(const RunOptions& options) {
     print_error(broker.error());
     return kCannotRun;
   }
-  const Environment environment = environment_of(*folder, *broker);
+  auto control = ControlClient::connect(broker->control);
+  const Environment environment = control ? environment_of(*folder, broker->socket, *control)
+                                          : client_environment({*folder}, broker->socket);
   if (!broker->own) {
     warn_if_forbidden(broker->socket);
     print_error(become(options.command, environment));
@@ -148,7 +150,7 @@ int verify_program(const RunOptions& options) {
   }
   const auto before = ask_for_mine(*control);
   const LibraryNotes notes;
-  Environment environment = environment_of(*folder, *broker);
+  Environment environment = environment_of(*folder, broker->socket, *control);
   for (auto& variable : notes.environment()) environment.push_back(variable);
 
   Evidence evidence;
