@@ -214,6 +214,7 @@ void Accounting::admit(std::uint64_t next_ns, const Hooks& hooks) {
 }
 
 void Accounting::submitted(std::uint64_t predicted_ns) {
+  // What was given up is counted off before this one hides that it has ended.
   waited_for(in_flight_.load(std::memory_order_acquire));
   page_.predicted_ns.store(predicted_.fetch_add(predicted_ns, std::memory_order_relaxed) + predicted_ns,
                            std::memory_order_relaxed);

@@ -3,26 +3,20 @@
 
 #include <gtest/gtest.h>
 
+#include "daemon/worker/account_fixture.hpp"
+
 namespace vgpu::worker {
 namespace {
 
-struct AllocationTableTest : testing::Test {
+struct AllocationTableTest : AccountFixture {
   static constexpr CUdeviceptr base = 0x10000;
   static constexpr std::uint64_t bytes = 0x1000;
 
-  void SetUp() override {
-    gate = std::move(*GateMapping::create(fd));
-    accounting = std::make_unique<Accounting>(gate->page(), nullptr, -1);
-  }
   Allocation charged(std::uint16_t context = 0) {
     EXPECT_TRUE(accounting->charge(bytes));
     return {bytes, accounting.get(), context};
   }
-  std::uint64_t used() const { return gate->page().memory_used.load(); }
 
-  UniqueFd fd;
-  std::unique_ptr<GateMapping> gate;
-  std::unique_ptr<Accounting> accounting;
   IpcLink ipc{-1};
   AllocationTable table{ipc};
 };

@@ -8,14 +8,8 @@ constexpr std::uint16_t max_contexts = 64;
 }  // namespace
 
 ClientContexts::ClientContexts(const SessionParts& parts) : driver_(parts.driver) {
-  devices_.resize(1 + parts.further.size());
-  devices_.front().device = parts.device;
-  devices_.front().context = parts.context;
-  devices_.front().accounting = &parts.accounting;
-  for (std::size_t i = 0; i < parts.further.size(); ++i) {
-    devices_[i + 1].device = parts.further[i].device;
-    devices_[i + 1].context = parts.further[i].context;
-    devices_[i + 1].accounting = parts.further[i].accounting;
+  for (const ClientDevice& own : parts.devices()) {
+    devices_.push_back({own.device, own.context, own.accounting, false, {}, {}});
   }
   for (OwnDevice& own : devices_) {
     contexts_.push_back(own.context);

@@ -3,27 +3,24 @@
 
 #include <gtest/gtest.h>
 
+#include "daemon/worker/account_fixture.hpp"
+
 namespace vgpu::worker {
 namespace {
 
-struct GraphObjectsTest : testing::Test {
+struct GraphObjectsTest : AccountFixture {
   static constexpr CUdeviceptr address = 0x20000;
   static constexpr std::uint64_t bytes = 0x1000;
 
   void SetUp() override {
-    gate = std::move(*GateMapping::create(fd));
-    accounting = std::make_unique<Accounting>(gate->page(), nullptr, -1);
+    AccountFixture::SetUp();
     graphs = std::make_unique<GraphObjects>(allocations);
   }
   void add_memory(std::uint64_t graph) {
     ASSERT_TRUE(accounting->charge(bytes));
     graphs->add_memory(graph, *accounting, address, bytes);
   }
-  std::uint64_t used() const { return gate->page().memory_used.load(); }
 
-  UniqueFd fd;
-  std::unique_ptr<GateMapping> gate;
-  std::unique_ptr<Accounting> accounting;
   IpcLink ipc{-1};
   AllocationTable allocations{ipc};
   std::unique_ptr<GraphObjects> graphs;

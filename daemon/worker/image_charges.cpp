@@ -7,8 +7,7 @@
 namespace vgpu::worker {
 
 ImageCharges::ImageCharges(const SessionParts& parts) : driver_(parts.driver) {
-  devices_.push_back({parts.device, &parts.accounting});
-  for (const FurtherDevice& further : parts.further) devices_.push_back({further.device, further.accounting});
+  for (const ClientDevice& own : parts.devices()) devices_.push_back({own.device, own.accounting});
 }
 
 CUresult ImageCharges::size(Device& device, std::span<const std::byte> image, std::uint64_t& bytes) const {

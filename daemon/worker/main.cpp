@@ -99,7 +99,7 @@ int main(int argc, char** argv) {
   }
   // Accounts do not move.
   std::deque<worker::Accounting> accounts;
-  std::vector<worker::FurtherDevice> further;
+  std::vector<worker::ClientDevice> further;
   for (std::size_t i = 0; i < (*driver)->devices().size(); ++i) {
     GatePage& page = (*gate)->page(i);
     page.memory_quota.store(attach->memory_quota);

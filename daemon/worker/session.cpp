@@ -30,8 +30,8 @@ constexpr std::uint64_t longest_high_idle_spin_ns = 20'000'000;
 
 /// The accounts of the client's devices, in order.
 std::vector<Accounting*> accounts_of(const SessionParts& parts) {
-  std::vector<Accounting*> accounts{&parts.accounting};
-  for (const FurtherDevice& further : parts.further) accounts.push_back(further.accounting);
+  std::vector<Accounting*> accounts;
+  for (const ClientDevice& own : parts.devices()) accounts.push_back(own.accounting);
   return accounts;
 }
 

@@ -15,8 +15,8 @@
 
 namespace vgpu::worker {
 
-/// A device that the client has besides the first; it outlives the session.
-struct FurtherDevice {
+/// A device of the client's; it outlives the session.
+struct ClientDevice {
   CUdevice device = 0;
   CUcontext context = nullptr;  ///< its primary one
   Accounting* accounting = nullptr;
@@ -35,8 +35,15 @@ struct SessionParts {
   int direct_socket = -1;
   int broker_socket = -1;
   int memory_fd = -1;  ///< of a process in a VM: the VM's memory; host regions are parts of the arena
-  std::uint64_t arena_offset = 0;  ///< of the arena in it
-  std::vector<FurtherDevice> further{};
+  std::uint64_t arena_offset = 0;       ///< of the arena in it
+  std::vector<ClientDevice> further{};  ///< those besides the first
+
+  /// All of them, in the client's order.
+  std::vector<ClientDevice> devices() const {
+    std::vector<ClientDevice> all{{device, context, &accounting}};
+    all.insert(all.end(), further.begin(), further.end());
+    return all;
+  }
 };
 
 /// Why a session ended.
