@@ -130,11 +130,15 @@ class Service:
             lines += [f"  - {{match: {{executable: '{pattern}'}}, class: {name}}}" for pattern, name in rules]
         self.config.write_text("\n".join(lines) + "\n" + self.extra)
 
-    def start(self):
+    def launch(self):
+        """Starts the process; start() waits until it serves."""
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
+            return subprocess.Popen(
                 [BUILD / "bin" / "vgpud", "--config", self.config, "--socket", self.socket, "--control", self.control],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def start(self):
+        self.process = self.launch()
         wait_until(lambda: self.process.poll() is not None or self.answers(), 20, "vgpud answers on its control socket")
         if self.process.poll() is not None:
             raise AssertionError(f"vgpud ended with {self.process.returncode}:\n{self.log_text()}")

@@ -91,7 +91,7 @@ class RestartableService(harness.Service):
             listening.listen(64)
             self.sockets.append(listening)
 
-    def start(self):
+    def launch(self):
         with self.store.lock:
             stored = {name: os.dup(fd) for name, fd in self.store.stored.items()}
         descriptors = [listening.fileno() for listening in self.sockets] + list(stored.values())
@@ -101,32 +101,28 @@ class RestartableService(harness.Service):
         command = [str(harness.BUILD / "bin" / "vgpud"), "--config", str(self.config)]
         try:
             with self.log.open("ab") as log:
-                self.process = subprocess.Popen(
+                return subprocess.Popen(
                     [sys.executable, "-c", _START, str(len(descriptors)), *map(str, descriptors), *command], env=environment,
                     pass_fds=descriptors, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         finally:
             for fd in stored.values():
                 os.close(fd)
-        harness.wait_until(lambda: self.process.poll() is not None or self.answers(), 20, "vgpud answers on its control socket")
-        if self.process.poll() is not None:
-            raise AssertionError(f"vgpud ended with {self.process.returncode}:\n{self.log_text()}")
-        return self
 
     def restart(self, with_signal=signal.SIGTERM):
         """Ends vgpud, orderly or not, and starts the next one; sessions go on."""
-        self.process.send_signal(with_signal)
-        status = self.process.wait(20)
-        if status != (0 if with_signal == signal.SIGTERM else -with_signal):
-            raise AssertionError(f"vgpud ended with {status}:\n{self.log_text()}")
+        self.end(with_signal)
         self.start()
 
     def stop(self):
-        if self.process is None:
-            return
-        self.process.send_signal(signal.SIGTERM)
-        status = self.process.wait(20)
-        self.process = None
-        if status != 0:
+        """Ends vgpud in order; its workers live on until the store is closed."""
+        if self.process is not None:
+            self.end(signal.SIGTERM)
+
+    def end(self, with_signal):
+        process, self.process = self.process, None
+        process.send_signal(with_signal)
+        status = process.wait(20)
+        if status != (0 if with_signal == signal.SIGTERM else -with_signal):
             raise AssertionError(f"vgpud ended with {status}:\n{self.log_text()}")
 
     def _clean_up(self):

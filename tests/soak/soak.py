@@ -6,7 +6,8 @@ checks its results itself, so one that nobody killed must succeed, however many 
         [--oversubscribe SIZE] [--memory SIZE] [--guest] [--programs NAME,...]
 
 --calm: nobody interferes. --oversubscribe: so much host memory for what is moved out of a device with --memory (128M). --guest:
-the programs are a guest's, over its link to a host's vgpud; neither vgpud is restarted. A build with sanitizers is looked at, too: what they say is a problem. The seed decides what happens, though not when; it is printed. Ends with 1 if anything was wrong.
+the programs are a guest's, over its link to a host's vgpud; neither vgpud is restarted. What the sanitizers of such a build say
+is a problem, too. The seed decides what happens, though not when; it is printed. Ends with 1 if anything was wrong.
 """
 
 import argparse
@@ -213,8 +214,10 @@ class Soak:
             try:
                 if not self.options.calm:
                     self.interfere()
+            except BaseException:
+                self.until = time.monotonic()
+                raise
             finally:
-                self.until = min(self.until, time.monotonic()) if sys.exc_info()[0] else self.until
                 for thread in clients:
                     thread.join()
             self.check_the_end()

@@ -2,7 +2,6 @@
 """Booted guests with a VGPU-STUB device: Debian's kernel, systemd and udev under QEMU, an installed vgpud inside, and this
 machine's vgpud with the software GPU at the other end. Skipped, with one line, only where no guest can be booted."""
 
-import collections
 import json
 import os
 import pathlib
@@ -158,9 +157,6 @@ journalctl --no-pager --output=cat --unit=vgpud.service | sed 's/^/JOURNAL /'
                 self.assertEqual(int(capabilities, 16), 1 << 19 if name == "vgpud" else 0)
 
 
-Used = collections.namedtuple("Used", "device_ns waited_ns age_ns")
-
-
 class TwoGuests(Vm):
     CLASSES = {"default": {}, "heavy": {"weight": 300}, "light": {"weight": 100}}
     VMS = ("heavy", "light")
@@ -178,7 +174,7 @@ wait $program
         harness.wait_until(lambda: len(self.busy()) == 2, 30, "both guests' programs compute")
         # The first to compute had all its queue on the device while it was alone, and pays that back by waiting.
         met = self.busy()
-        harness.wait_until(lambda: self.busy()["light"].device_ns - met["light"].device_ns > 1.2e9, 60, "the light guest gets on")
+        harness.wait_until(lambda: self.busy()["light"]["device_ns"] - met["light"]["device_ns"] > 1.2e9, 60, "the light guest gets on")
         used = self.used_while_both_want_it()
         ratio = used["heavy"] / used["light"]
         print(f"\nshares of two guests with weights 3:1: {ratio:.2f}:1", file=sys.stderr)
@@ -197,22 +193,22 @@ wait $program
             time.sleep(0.5)
             after = self.busy()
             windows += 1
-            wanted = all(after[name].waited_ns - before[name].waited_ns > 0.5 * (after[name].age_ns - before[name].age_ns)
-                         for name in self.VMS)
+            gone = {name: {key: after[name][key] - before[name][key] for key in ("device_ns", "gate_wait_ns", "age_ns")}
+                    for name in self.VMS}
+            wanted = all(one["gate_wait_ns"] > 0.5 * one["age_ns"] for one in gone.values())
             if wanted and wanted_before:
                 counted += 1
                 for name in self.VMS:
-                    used[name] += after[name].device_ns - before[name].device_ns
+                    used[name] += gone[name]["device_ns"]
             before, wanted_before = after, wanted
         print(f"\nboth guests wanted the device in {counted} of {windows} half seconds", file=sys.stderr)
         self.assertGreaterEqual(used["light"], 2e9, "the guests do not keep the device busy")
         return used
 
     def busy(self):
-        """What each VM's program has used."""
+        """The statistics' row of each VM's program."""
         clients = json.loads(self.service.cli("stats", "--json").stdout)["clients"]
-        return {client["vm"]: Used(client["device_ns"], client["gate_wait_ns"], client["age_ns"]) for client in clients
-                if client.get("vm") and client["launches"] > 1}
+        return {client["vm"]: client for client in clients if client.get("vm") and client["launches"] > 1}
 
 
 class Engine(Vm):
