@@ -7,6 +7,7 @@
 #include <map>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 #include "cudaabi/context_storage.hpp"
@@ -105,6 +106,42 @@ TEST(Stubs, AnUnimplementedFunctionIsRefusedAndCountedByName) {
   std::map<std::string, std::uint64_t> counts;
   for (const auto& [name, count] : unsupported_counts()) counts[std::string(name)] = count;
   EXPECT_EQ(counts["cuArrayCreate_v2"], 2U);
+}
+
+TEST(ContextStorage, AThreadThatFoundAValueSeesWhatAnotherPutsInItsPlace) {
+  const auto context = reinterpret_cast<CUcontext>(std::uintptr_t{0x30});
+  int key = 0, first = 0, second = 0;
+  const auto found = [&] {
+    void* value = nullptr;
+    return context_storage_get(context, &key, &value) == CUDA_SUCCESS ? value : nullptr;
+  };
+  context_storage_put(context, &key, &first, nullptr);
+  EXPECT_EQ(found(), &first);
+  std::thread([&] { context_storage_put(context, &key, &second, nullptr); }).join();
+  EXPECT_EQ(found(), &second);
+  std::thread([&] { context_storage_delete(context, &key); }).join();
+  EXPECT_EQ(found(), nullptr);
+  context_storage_put(context, &key, &first, nullptr);
+  EXPECT_EQ(found(), &first);
+  std::thread([&] { context_storage_drop(context); }).join();
+  EXPECT_EQ(found(), nullptr);
+}
+
+TEST(ContextStorage, KeysThatShareAnEntryKeepApart) {
+  const auto context = reinterpret_cast<CUcontext>(std::uintptr_t{0x40});
+  const auto key = [](int i) {
+    return reinterpret_cast<void*>(static_cast<std::uintptr_t>(0x1000 * (i + 1)));
+  };
+  int values[3] = {};
+  for (int i = 0; i < 3; ++i) context_storage_put(context, key(i), &values[i], nullptr);
+  for (int round = 0; round < 3; ++round) {
+    for (int i = 0; i < 3; ++i) {
+      void* value = nullptr;
+      EXPECT_EQ(context_storage_get(context, key(i), &value), CUDA_SUCCESS);
+      EXPECT_EQ(value, &values[i]);
+    }
+  }
+  context_storage_drop(context);
 }
 
 TEST(ContextStorage, KeepsValuesByContextAndKeyAndDropsThemWithTheContext) {
