@@ -38,6 +38,11 @@ struct Fixture {
     CUDA_OK(cudaStreamCreateWithFlags(&held, cudaStreamNonBlocking));
     CUDA_OK(cudaStreamCreateWithFlags(&other, cudaStreamNonBlocking));
     CUDA_OK(cudaMalloc(&counts, 3 * sizeof(int)));
+    // NVIDIA's driver may load a kernel at its first launch, and then waits for all streams (CUDA Programming
+    // Guide, Lazy Loading).
+    CUDA_OK(cudaMemset(counts, 1, 3 * sizeof(int)));
+    add<<<1, 1>>>(counts);
+    spin<<<1, 1>>>(counts + 2);
     CUDA_OK(cudaMemset(counts, 0, 3 * sizeof(int)));
     CUDA_OK(cudaDeviceSynchronize());
   }
