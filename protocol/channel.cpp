@@ -104,6 +104,11 @@ tl::expected<std::unique_ptr<Channel>, std::string> Channel::attach_at(int fd, s
   return channel;
 }
 
+void Channel::populate_ring() const {
+  constexpr std::size_t bytes = channel_offset::data + ring_bytes - channel_offset::publish;
+  madvise(base_ + channel_offset::publish, bytes, MADV_POPULATE_WRITE);
+}
+
 void close_channel(const Channel& channel) {
   ChannelControl& control = channel.control();
   control.closed.store(1, std::memory_order_seq_cst);

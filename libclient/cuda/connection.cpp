@@ -117,6 +117,7 @@ tl::expected<std::unique_ptr<Connection>, Connection::Failure> Connection::open(
   }
   auto channel = Channel::attach(answer.fds[0].get());
   if (!channel) return tl::unexpected(failure(CUDA_ERROR_SYSTEM_DRIVER_MISMATCH, channel.error()));
+  (*channel)->populate_ring();
   return std::unique_ptr<Connection>(new Connection(std::move(socket), std::move(answer.fds[1]), *welcome,
                                                     std::move(devices), std::move(*channel)));
 }
