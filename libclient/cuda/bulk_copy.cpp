@@ -73,8 +73,8 @@ struct Transfer {
     record.header.context = header.context;
     record.stream = stream;
     record.block = block.span(size);
-    if (const CUresult error =
-            connection.post(std::as_writable_bytes(std::span(&record, 1)), {}, [this] { call.reserved(); });
+    if (const CUresult error = connection.post(std::as_writable_bytes(std::span(&record, 1)), {},
+                                               [this](std::uint64_t position) { call.reserved(position); });
         error != CUDA_SUCCESS) {
       block.discard();
       fail(error);

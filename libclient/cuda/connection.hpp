@@ -87,7 +87,7 @@ class Connection {
   void publish(const RingProducer::Slot& slot, bool waits) { ring_.publish(slot, waits); }
 
   /// Posts a record (its header at the start, size filled in here) and a tail behind it. `reserved` is called
-  /// when it has its place among the process's calls, before the worker can see it.
+  /// with its position when it has its place among the process's calls, before the worker can see it.
   template <class Reserved>
   CUresult post(std::span<std::byte> record, std::span<const std::byte> tail, Reserved&& reserved) {
     const std::size_t size = record.size() + tail.size();
@@ -95,7 +95,7 @@ class Connection {
     std::memcpy(record.data() + offsetof(RecordHeader, size), &bytes32, sizeof bytes32);
     const RingProducer::Slot slot = reserve(size);
     if (!slot) return final_error();
-    reserved();
+    reserved(slot.position);
     std::memcpy(slot.bytes, record.data(), record.size());
     if (!tail.empty()) std::memcpy(slot.bytes + record.size(), tail.data(), tail.size());
     RecordHeader header;

@@ -139,7 +139,7 @@ CUresult launch(CUfunction handle, const Shape& shape, CUstream stream, bool per
   Connection& connection = call.connection();
   const RingProducer::Slot slot = connection.reserve(sizeof record + tail);
   if (!slot) return connection.error();
-  call.reserved();
+  call.reserved(slot.position);
   std::memcpy(slot.bytes, &record, sizeof record);
   write_tail(slot.bytes + sizeof record, *function, arguments, extra);
   connection.publish(slot, false);

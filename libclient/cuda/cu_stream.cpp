@@ -36,10 +36,9 @@ CUresult destroy_stream(CUstream stream) {
   if (const CUresult result = call.enter_without_context(); result == CUDA_ERROR_NOT_INITIALIZED)
     return result;
   const Stream* const known = call.process().streams.find(bits(stream));
-  const bool ended =
-      known != nullptr && WorkCount::quiet_between(known->work.value(), known->work_ended.value());
+  const bool ended = known != nullptr && known->work.value().quiet_until(known->work_ended.value());
   if (!call.process().streams.destroy(bits(stream))) return CUDA_ERROR_INVALID_HANDLE;
-  if (!ended) call.process().work.orphaned.count(false);
+  if (!ended) call.process().work.orphaned.fetch_add(1, std::memory_order_acq_rel);
   if (const CUresult result = call.connection().error(); result != CUDA_SUCCESS) return result;
   record::cuStreamDestroy_v2 record;
   record.stream = bits(stream);

@@ -8,34 +8,51 @@
 
 namespace vgpu::client {
 
-/// A count that grows with every call that may have added work. Thread-safe.
+/// The last of the calls that may have added work, by its record's position in the ring. Thread-safe, without
+/// a locked instruction: each launch counts twice.
 ///
 /// A call counts after its record has been reserved in the ring, and before it returns to the program. Who
-/// synchronises reads value() before it reserves its own record: so whatever the value it read counts, the
-/// synchronisation covers. Each call changes the value, also when several count at once: a value that had
-/// been there before would say that what came in between has ended.
+/// synchronises reads value() before it reserves its own record, which therefore comes behind all that had
+/// counted by then. A position is counted once. So a value that a successful synchronisation had read, found
+/// again, says that all work has ended: whatever counted after it was read put another position there.
+/// Of two calls that count at once the earlier may come out on top; the next synchronisation then waits for
+/// nothing, once.
 ///
-/// What is quiet is counted apart: copies of pageable memory to the device, of which the program cannot tell
+/// What is quiet is told apart: copies of pageable memory to the device, of which the program cannot tell
 /// when they happen as long as whatever it sends later finds them done.
 class WorkCount {
  public:
+  /// One above a record's position; 0: none yet.
+  struct Value {
+    std::uint64_t last = 0;
+    std::uint64_t last_loud = 0;  ///< of what is not quiet
+    bool operator==(const Value&) const = default;
+    /// True when nothing but quiet work lies between this value and another of the same count.
+    bool quiet_until(const Value& other) const { return last_loud == other.last_loud; }
+  };
+
   WorkCount() = default;
-  WorkCount(const WorkCount& other) : value_(other.value()) {}
+  WorkCount(const WorkCount& other) { set(other.value()); }
   WorkCount& operator=(const WorkCount& other) {
     set(other.value());
     return *this;
   }
-  void count(bool quiet) { value_.fetch_add(quiet ? kQuiet : 1, std::memory_order_acq_rel); }
-  std::uint64_t value() const { return value_.load(std::memory_order_acquire); }
-  void set(std::uint64_t value) { value_.store(value, std::memory_order_release); }
-
-  /// True when nothing but quiet work lies between two values of one count.
-  static bool quiet_between(std::uint64_t one, std::uint64_t other) { return (one ^ other) % kQuiet == 0; }
+  /// `position`: of the record's reservation.
+  void count(std::uint64_t position, bool quiet) {
+    last_.store(position + 1, std::memory_order_release);
+    if (!quiet) last_loud_.store(position + 1, std::memory_order_release);
+  }
+  Value value() const {
+    return {last_.load(std::memory_order_acquire), last_loud_.load(std::memory_order_acquire)};
+  }
+  void set(const Value& value) {
+    last_.store(value.last, std::memory_order_release);
+    last_loud_.store(value.last_loud, std::memory_order_release);
+  }
 
  private:
-  static constexpr std::uint64_t kQuiet = std::uint64_t{1} << 32;
-
-  std::atomic<std::uint64_t> value_{0};
+  std::atomic<std::uint64_t> last_{0};
+  std::atomic<std::uint64_t> last_loud_{0};
 };
 
 /// The work of all streams together. The legacy stream waits for every blocking stream and they for it. The
@@ -45,11 +62,12 @@ struct AllWork {
   WorkCount blocking;  ///< of the legacy stream and the streams that wait for it
   WorkCount apart;     ///< of the others
   WorkCount legacy;    ///< of the legacy stream
-  WorkCount orphaned;  ///< streams destroyed with work of which no end is known
   WorkCount blocking_ended;
   WorkCount apart_ended;
   WorkCount legacy_ended;
-  WorkCount orphaned_ended;
+  // How many streams were destroyed with work of which no end is known.
+  std::atomic<std::uint64_t> orphaned{0};
+  std::atomic<std::uint64_t> orphaned_ended{0};
   // The values at which all that is not quiet was last found to have ended.
   WorkCount blocking_quiet;
   WorkCount apart_quiet;

@@ -20,17 +20,18 @@ std::uint64_t Call::per_thread_stream() {
   record::cuStreamCreate create;
   create.stream = handle;
   prepare(create.header);
-  if (const CUresult result = connection().post(bytes_of(create), {}, [] {}); result != CUDA_SUCCESS)
+  if (const CUresult result = connection().post(bytes_of(create), {}, [](std::uint64_t) {});
+      result != CUDA_SUCCESS)
     bad_ = result;
   thread_->streams.push_back({context, handle});
   return handle;
 }
 
-void Call::count_work() const {
+void Call::count_work(std::uint64_t position) const {
   AllWork& all = process_->work;
   const bool blocking = stream_ == nullptr || (stream_->flags & CU_STREAM_NON_BLOCKING) == 0;
-  (stream_ != nullptr ? stream_->work : all.legacy).count(quiet_);
-  (blocking ? all.blocking : all.apart).count(quiet_);
+  (stream_ != nullptr ? stream_->work : all.legacy).count(position, quiet_);
+  (blocking ? all.blocking : all.apart).count(position, quiet_);
 }
 
 bool Call::same_device(CUevent event) const {
@@ -46,8 +47,9 @@ bool Call::same_device(CUevent event) const {
 
 Call::Covered Call::covered() const {
   const AllWork& all = process_->work;
-  return {all.blocking.value(), all.apart.value(), all.legacy.value(), all.orphaned.value(),
-          stream_ != nullptr ? stream_->work.value() : 0};
+  return {all.blocking.value(), all.apart.value(), all.legacy.value(),
+          stream_ != nullptr ? stream_->work.value() : WorkCount::Value{},
+          all.orphaned.load(std::memory_order_acquire)};
 }
 
 bool Call::answers_alone() const {
@@ -71,15 +73,16 @@ bool Call::nothing_to_wait_for(bool whole_context) const {
 bool Call::only_quiet_work() const {
   if (!answers_alone() || process_->shares_memory.load(std::memory_order_acquire)) return false;
   AllWork& all = process_->work;
-  const auto quiet = [](std::uint64_t value, const WorkCount& before) {
-    return WorkCount::quiet_between(value, before.value());
+  const auto quiet = [](const WorkCount::Value& value, const WorkCount& before) {
+    return value.quiet_until(before.value());
   };
   // Before the streams are looked at: they count first.
-  const std::uint64_t blocking = all.blocking.value();
-  const std::uint64_t apart = all.apart.value();
+  const WorkCount::Value blocking = all.blocking.value();
+  const WorkCount::Value apart = all.apart.value();
   if (quiet(blocking, all.blocking_quiet) && quiet(apart, all.apart_quiet)) return true;
   if (!quiet(blocking, all.blocking_ended) || !quiet(apart, all.apart_ended)) {
-    if (all.orphaned.value() != all.orphaned_ended.value() || !quiet(all.legacy.value(), all.legacy_ended)) {
+    if (all.orphaned.load(std::memory_order_acquire) != all.orphaned_ended.load(std::memory_order_acquire) ||
+        !quiet(all.legacy.value(), all.legacy_ended)) {
       return false;
     }
     if (!process_->streams.all_of([&](const Stream& stream, std::uint64_t) {
@@ -95,8 +98,8 @@ bool Call::only_quiet_work() const {
 
 void Call::look_at_legacy_stream() {
   AllWork& all = process_->work;
-  const std::uint64_t legacy = all.legacy.value();
-  if (WorkCount::quiet_between(legacy, all.legacy_ended.value())) return;
+  const WorkCount::Value legacy = all.legacy.value();
+  if (legacy.quiet_until(all.legacy_ended.value())) return;
   // A program that uses it all the time synchronises it, too.
   if (all.legacy_seen.value() != legacy) return all.legacy_seen.set(legacy);
   if (all.legacy_asked.value() == legacy || !answers_alone()) return;
@@ -104,7 +107,7 @@ void Call::look_at_legacy_stream() {
   record::cuStreamQuery query;
   query.hStream = 0;
   prepare(query.header);
-  if (connection().ask(*thread_, bytes_of(query), {}, [] {}).result == CUDA_SUCCESS) {
+  if (connection().ask(*thread_, bytes_of(query), {}, [](std::uint64_t) {}).result == CUDA_SUCCESS) {
     all.legacy_ended.set(legacy);
   }
 }
@@ -115,7 +118,7 @@ void Call::ended(const Covered& covered, bool whole_context) {
     all.blocking_ended.set(covered.blocking);
     all.apart_ended.set(covered.apart);
     all.legacy_ended.set(covered.legacy);
-    all.orphaned_ended.set(covered.orphaned);
+    all.orphaned_ended.store(covered.orphaned, std::memory_order_release);
   } else if (stream_ == nullptr) {
     all.blocking_ended.set(covered.blocking);
     all.legacy_ended.set(covered.legacy);

@@ -103,18 +103,18 @@ class Call {
   void adds_no_work() { adds_work_ = false; }
   /// Whether what it sends from here on is quiet (WorkCount).
   void adds_quiet_work(bool quiet) { quiet_ = quiet; }
-  /// A record of the call's has been reserved: the work that it adds is counted. Thread-safe.
-  void reserved() const {
-    if (adds_work_) count_work();
+  /// A record of the call's has been reserved at `position`: the work that it adds is counted. Thread-safe.
+  void reserved(std::uint64_t position) const {
+    if (adds_work_) count_work(position);
   }
 
   /// What a synchronisation covers: read before its record is sent.
   struct Covered {
-    std::uint64_t blocking = 0;
-    std::uint64_t apart = 0;
-    std::uint64_t legacy = 0;
+    WorkCount::Value blocking;
+    WorkCount::Value apart;
+    WorkCount::Value legacy;
+    WorkCount::Value own;
     std::uint64_t orphaned = 0;
-    std::uint64_t own = 0;
   };
   Covered covered() const;
   /// True when all that was ever sent to the named stream (`whole_context`: to any stream) is known to have
@@ -155,9 +155,11 @@ class Call {
       process_->mirrors.before_work(*this);
     prepare(record.header);
     if (process_->captures.load(std::memory_order_relaxed) != 0) {
-      return connection().ask(*thread_, bytes_of(record), tail, [this] { reserved(); }).result;
+      return connection()
+          .ask(*thread_, bytes_of(record), tail, [this](std::uint64_t position) { reserved(position); })
+          .result;
     }
-    return connection().post(bytes_of(record), tail, [this] { reserved(); });
+    return connection().post(bytes_of(record), tail, [this](std::uint64_t position) { reserved(position); });
   }
 
   /// Sends a record and waits for the answer.
@@ -166,8 +168,10 @@ class Call {
     static_assert(std::is_trivially_copyable_v<Record>);
     if (bad_ != CUDA_SUCCESS) return bad_;
     prepare(record.header);
-    return finish(record.header,
-                  connection().ask(*thread_, bytes_of(record), tail, [this] { reserved(); }).result);
+    return finish(record.header, connection()
+                                     .ask(*thread_, bytes_of(record), tail,
+                                          [this](std::uint64_t position) { reserved(position); })
+                                     .result);
   }
   /// The same, with the answer's values in `out` where the call succeeded.
   template <class Record, class Answer>
@@ -176,7 +180,8 @@ class Call {
     static_assert(std::is_trivially_copyable_v<Record> && std::is_trivially_copyable_v<Answer>);
     if (bad_ != CUDA_SUCCESS) return bad_;
     prepare(record.header);
-    const Reply reply = connection().ask(*thread_, bytes_of(record), tail, [this] { reserved(); });
+    const Reply reply = connection().ask(*thread_, bytes_of(record), tail,
+                                         [this](std::uint64_t position) { reserved(position); });
     if (reply.result != CUDA_SUCCESS) return reply.result;
     if constexpr (!std::is_empty_v<Answer>) {
       if (reply.payload.size() < sizeof out) return CUDA_ERROR_UNKNOWN;
@@ -203,7 +208,7 @@ class Call {
   }
   void waited(const RecordHeader& header);
   bool answers_alone() const;
-  void count_work() const;
+  void count_work(std::uint64_t position) const;
   bool same_device(CUevent event) const;
   std::uint64_t per_thread_stream();
   CUresult capture_forbids() const;
