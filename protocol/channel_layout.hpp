@@ -40,7 +40,8 @@ inline constexpr std::uint32_t consumer_at_gate = 2;
 /// Each word on a cache line of its own, by who writes it.
 struct ChannelControl {
   alignas(64) std::atomic<std::uint64_t> reserved_units;   ///< producers: units handed out so far
-  alignas(64) std::atomic<std::uint64_t> consumed_units;   ///< consumer: units that may be used again
+  alignas(64) std::atomic<std::uint64_t> consumed_units;   ///< consumer: units that may be used again,
+                                                           ///< at least
   alignas(64) std::atomic<std::uint32_t> consumer_sleeps;  ///< one of the values above (futex word)
   std::atomic<std::uint32_t> consumer_fences;  ///< 1: the consumer fences for the producers before it sleeps
   alignas(64) std::atomic<std::uint32_t> space_waiters;  ///< producers that sleep for space

@@ -123,6 +123,11 @@ struct GatePage {
   alignas(64) std::atomic<std::uint64_t> calls[gate_call_slots];
 };
 
+/// Adds to a counter that only the calling thread writes, without a locked instruction.
+inline void count_alone(std::atomic<std::uint64_t>& counter, std::uint64_t more = 1) {
+  counter.store(counter.load(std::memory_order_relaxed) + more, std::memory_order_relaxed);
+}
+
 /// The latency bucket for `ns`.
 constexpr std::size_t latency_bucket(std::uint64_t ns) {
   if (ns < 4) return 0;

@@ -49,8 +49,8 @@ RingConsumer::RingConsumer(const Channel& channel)
 std::size_t RingConsumer::copy(std::uint64_t position, std::span<std::byte> buffer) const {
   const std::byte* const source = data_ + position % ring_units * ring_unit;
   RecordHeader header;
-  __builtin_prefetch(source + ring_unit);
-  __builtin_prefetch(source + 2 * ring_unit);
+  // The rest of this record, and the next one while this one is run.
+  for (std::size_t unit = 1; unit <= prefetched_units; ++unit) __builtin_prefetch(source + unit * ring_unit);
   std::memcpy(&header, source, sizeof header);
   if (header.size < sizeof header || header.size > max_record_bytes || buffer.size() < sizeof header)
     return 0;
@@ -65,11 +65,14 @@ RingConsumer::Status RingConsumer::take(std::span<std::byte> buffer, std::size_t
   if (copied == 0 || copied > buffer.size()) return Status::corrupt;
   size = copied;
   position_ += units_of(size);
+  // What was taken is told for many records at once, which nobody misses as long as there is more to take.
+  const bool last = !ready();
+  if (!last && position_ - told_ < told_units) return Status::record;
+  told_ = position_;
   control_->consumed_units.store(position_, std::memory_order_seq_cst);
-  // Producers that sleep are woken when there is room for many records, not for each; at the latest when
-  // there is nothing left to take.
+  // Producers that sleep are woken when there is room for many records, too.
   if (control_->space_waiters.load(std::memory_order_seq_cst) != 0 &&
-      (position_ - told_of_space_ >= ring_units / 4 || !ready())) {
+      (last || position_ - told_of_space_ >= ring_units / 4)) {
     told_of_space_ = position_;
     control_->space_event.fetch_add(1, std::memory_order_seq_cst);
     futex_wake(control_->space_event, INT32_MAX);

@@ -143,6 +143,9 @@ class RingConsumer {
   }
 
  private:
+  static constexpr std::size_t prefetched_units = 4;
+  static constexpr std::uint64_t told_units = 64;
+
   Status take(std::span<std::byte> buffer, std::size_t& size);
   /// Copies the start of the record at `position`, as much as `buffer` takes; its whole size, or 0 if that is
   /// one that no client of ours writes.
@@ -158,6 +161,7 @@ class RingConsumer {
   std::atomic<std::uint32_t>* publish_;
   const std::byte* data_;
   std::uint64_t position_ = 0;
+  std::uint64_t told_ = 0;           // the position that consumed_units says
   std::uint64_t told_of_space_ = 0;  // position at which sleeping producers were last woken
   bool fences_ = false;              // it fences for the producers, too
 };

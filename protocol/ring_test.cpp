@@ -143,6 +143,24 @@ TEST_F(RingTest, FullRingHoldsProducersBackUntilThereIsRoom) {
   thread.join();
 }
 
+TEST_F(RingTest, SpaceIsToldInStepsAndAllOfItOnceNothingIsLeft) {
+  RingProducer producer(*client);
+  RingConsumer consumer(*worker);
+  const auto& consumed = client->control().consumed_units;
+  constexpr std::uint64_t records = 300;
+  for (std::uint32_t i = 0; i < records; ++i) put(producer, 1, ring_unit, i);
+  std::size_t size = 0;
+  for (std::uint64_t taken = 1; taken <= records; ++taken) {
+    ASSERT_EQ(consumer.next(buffer, size), RingConsumer::Status::record);
+    ASSERT_LE(consumed.load(), taken);
+    ASSERT_LT(taken - consumed.load(), 64u);
+  }
+  EXPECT_EQ(consumed.load(), records);
+  put(producer, 1, ring_unit);
+  take(consumer, size);
+  EXPECT_EQ(consumed.load(), records + 1);
+}
+
 TEST_F(RingTest, ClosedChannelReleasesWaitingProducer) {
   std::atomic<bool> released{false};
   std::thread thread([&] {

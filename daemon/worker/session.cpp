@@ -256,7 +256,7 @@ void Session::run_record(std::span<const std::byte> bytes) {
   if (bytes.size() < sizeof header) return;
   std::memcpy(&header, bytes.data(), sizeof header);
   GatePage& page = accounting_.page();
-  page.records.fetch_add(1, std::memory_order_relaxed);
+  count_alone(page.records);
   running_ = bytes;
   const CallInfo* const call = find_call(header.call);
   // What this record adds to the stream is not part of what is waited for.
@@ -264,13 +264,13 @@ void Session::run_record(std::span<const std::byte> bytes) {
   current_ = PendingReply{header.reply, 0, call != nullptr && call->synchronises};
   if (header.reply != 0) {
     current_.taken_ns = now_ns();
-    page.waited_calls.fetch_add(1, std::memory_order_relaxed);
+    count_alone(page.waited_calls);
   }
   deferred_ = false;
   ReplyBuffer out;
   CUresult result = CUDA_ERROR_INVALID_VALUE;
   if (call != nullptr) {
-    page.calls[header.call].fetch_add(1, std::memory_order_relaxed);
+    count_alone(page.calls[header.call]);
     result = contexts_.switch_to(header.context);
     if (result == CUDA_SUCCESS) result = need_memory(header.call);
     if (result == CUDA_SUCCESS) dispatch(bytes, out, result);

@@ -115,7 +115,7 @@ CUresult Session::handle(const record::cuLaunchKernel& record, reply::cuLaunchKe
     timers_.drop(began, prediction.key);
     return result;
   }
-  contexts_.device_of(stream).accounting->page().launches.fetch_add(1, std::memory_order_relaxed);
+  count_alone(contexts_.device_of(stream).accounting->page().launches);
   timers_.end(began, stream, prediction.key);
   submitted_command(stream, prediction);
   return CUDA_SUCCESS;
@@ -133,7 +133,7 @@ CUresult Session::handle(const record::cuGraphLaunch& record, reply::cuGraphLaun
     timers_.drop(began, prediction.key);
     return result;
   }
-  contexts_.device_of(stream).accounting->page().graph_launches.fetch_add(1, std::memory_order_relaxed);
+  count_alone(contexts_.device_of(stream).accounting->page().graph_launches);
   timers_.end(began, stream, prediction.key);
   submitted_command(stream, prediction);
   if (graphs_hold_) note_held(stream);
@@ -227,7 +227,7 @@ CUresult Session::handle(const record::extension_blas& record, reply::extension_
     timers_.drop(began, prediction.key);
     return result;
   }
-  contexts_.device_of(stream).accounting->page().launches.fetch_add(1, std::memory_order_relaxed);
+  count_alone(contexts_.device_of(stream).accounting->page().launches);
   timers_.end(began, stream, prediction.key);
   submitted_command(stream, prediction);
   return CUDA_SUCCESS;

@@ -198,7 +198,7 @@ void LinkSession::kick() {
   auto& word = parts_.slot.control().guest.kick;
   word.store(word.load(std::memory_order_relaxed) + 1, std::memory_order_seq_cst);
   parts_.function.ring(stub::vector_kick);
-  parts_.page.link_doorbells.fetch_add(1, std::memory_order_relaxed);
+  count_alone(parts_.page.link_doorbells);
 }
 
 void LinkSession::send(std::span<std::byte> record) {
@@ -234,8 +234,8 @@ void LinkSession::send(std::span<std::byte> record) {
 void LinkSession::push(std::span<const std::byte> record) {
   remote_ring_.push(record);
   GatePage& page = parts_.page;
-  page.link_records.fetch_add(1, std::memory_order_relaxed);
-  page.link_bytes_out.fetch_add(record.size(), std::memory_order_relaxed);
+  count_alone(page.link_records);
+  count_alone(page.link_bytes_out, record.size());
 }
 
 // Copies the blocks that the record names into the slot's arena, where they have the same offsets.
@@ -257,7 +257,7 @@ bool LinkSession::carry_spans(std::span<std::byte> record, Waiting& waiting) {
     if (call.completes) begin_block(*to);
     if (call.to_host && (out || call.to_client)) {
       crew_.copy(Arena::data(to), Arena::data(from), span.bytes);
-      parts_.page.link_bytes_out.fetch_add(span.bytes, std::memory_order_relaxed);
+      count_alone(parts_.page.link_bytes_out, span.bytes);
     }
     const bool back =
         call.to_client && (!call.completes || i == 1 || waiting.call == id(CallId::copy_from_device_block));
@@ -325,7 +325,7 @@ bool LinkSession::carry_image(std::span<std::byte> bytes, Waiting& waiting) {
   write_at<std::uint32_t>(bytes, places.source, 0);
   write_at(bytes, places.image, ArenaSpan{*room, size});
   waiting.room = *room;
-  parts_.page.link_bytes_out.fetch_add(size, std::memory_order_relaxed);
+  count_alone(parts_.page.link_bytes_out, size);
   return true;
 }
 
@@ -420,48 +420,45 @@ void LinkSession::count(std::span<const std::byte> record) {
   RecordHeader header;
   std::memcpy(&header, record.data(), sizeof header);
   GatePage& page = parts_.page;
-  const auto add = [](std::atomic<std::uint64_t>& counter, std::uint64_t value = 1) {
-    counter.store(counter.load(std::memory_order_relaxed) + value, std::memory_order_relaxed);
-  };
-  add(page.records);
-  if (header.reply != 0) add(page.waited_calls);
-  if (header.call < call_id_end) add(page.calls[header.call]);
+  count_alone(page.records);
+  if (header.reply != 0) count_alone(page.waited_calls);
+  if (header.call < call_id_end) count_alone(page.calls[header.call]);
   switch (static_cast<CallId>(header.call)) {
     case CallId::cuLaunchKernel:
-      add(page.launches);
+      count_alone(page.launches);
       break;
     case CallId::cuGraphLaunch:
-      add(page.graph_launches);
+      count_alone(page.graph_launches);
       break;
     case CallId::cuModuleLoadData:
     case CallId::cuLibraryLoadData:
-      add(page.modules);
+      count_alone(page.modules);
       break;
     case CallId::cuMemAlloc_v2:
     case CallId::cuMemAllocAsync:
     case CallId::cuMemAllocPitch_v2:
     case CallId::cuMemAllocFromPoolAsync:
     case CallId::cuMemCreate:
-      add(page.allocations);
+      count_alone(page.allocations);
       break;
     case CallId::copy_to_device_inline:
-      add(page.bytes_to_device,
-          record.size() - std::min(record.size(), sizeof(record::copy_to_device_inline)));
+      count_alone(page.bytes_to_device,
+                  record.size() - std::min(record.size(), sizeof(record::copy_to_device_inline)));
       break;
     case CallId::copy_to_device_block:
-      add(page.bytes_to_device,
-          read_at<ArenaSpan>(record, offsetof(record::copy_to_device_block, block)).bytes);
+      count_alone(page.bytes_to_device,
+                  read_at<ArenaSpan>(record, offsetof(record::copy_to_device_block, block)).bytes);
       break;
     case CallId::copy_from_device_block:
-      add(page.bytes_from_device,
-          read_at<ArenaSpan>(record, offsetof(record::copy_from_device_block, block)).bytes);
+      count_alone(page.bytes_from_device,
+                  read_at<ArenaSpan>(record, offsetof(record::copy_from_device_block, block)).bytes);
       break;
     case CallId::cuMemcpyAsync: {
       const auto copy = read_at<record::cuMemcpyAsync>(record, 0);
-      add(in_host_window(copy.src)   ? page.bytes_to_device
-          : in_host_window(copy.dst) ? page.bytes_from_device
-                                     : page.bytes_on_device,
-          copy.ByteCount);
+      count_alone(in_host_window(copy.src)   ? page.bytes_to_device
+                  : in_host_window(copy.dst) ? page.bytes_from_device
+                                             : page.bytes_on_device,
+                  copy.ByteCount);
       break;
     }
     case CallId::cuLaunchHostFunc:
@@ -479,7 +476,7 @@ void LinkSession::count(std::span<const std::byte> record) {
       captures_ -= captures_ != 0 ? 1 : 0;
       break;
     case CallId::client_refused:
-      add(page.unsupported);
+      count_alone(page.unsupported);
       break;
     default:
       break;
