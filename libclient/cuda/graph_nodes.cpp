@@ -1,0 +1,224 @@
+#include "libclient/cuda/graph_nodes.hpp"
+
+#include <cstring>
+
+#include "libclient/cuda/arena_block.hpp"
+#include "libclient/cuda/copy.hpp"
+#include "libclient/cuda/graph_bounce.hpp"
+#include "libclient/cuda/graph_calls.hpp"
+#include "libclient/cuda/graph_node_writer.hpp"
+#include "protocol/graph_node.hpp"
+#include "vgpu/records.hpp"
+
+namespace vgpu::client {
+namespace {
+
+CUresult add_plain_node(CUgraphNode* out, CUgraph graph, const CUgraphNode* dependencies,
+                        const CUgraphEdgeData* edges, std::size_t count, CUgraphNodeParams& params) {
+  if (out == nullptr || (dependencies == nullptr && count != 0) || count > kMostDependencies)
+    return CUDA_ERROR_INVALID_VALUE;
+  Call call;
+  if (const CUresult result = check_graph(call, graph); result != CUDA_SUCCESS) return result;
+  record::cuGraphAddNode_v2 record;
+  record.graph = bits(graph);
+  record.dependency_count = static_cast<std::uint32_t>(count);
+  record.edges = edges != nullptr ? 1 : 0;
+  record.type = static_cast<std::uint32_t>(params.type);
+  std::vector<std::byte> tail;
+  append_sources(call, tail, dependencies, count);
+  if (edges != nullptr) append(tail, edges, count);
+  std::vector<std::uint64_t> bodies;
+  if (params.type == CU_GRAPH_NODE_TYPE_CONDITIONAL) {
+    if (params.conditional.size == 0 || params.conditional.size > max_conditional_bodies)
+      return CUDA_ERROR_INVALID_VALUE;
+    bodies.resize(params.conditional.size);
+    for (std::uint64_t& body : bodies) body = call.mint(HandleKind::graph);
+  }
+  CUresult result = write_node(call, params, bodies, tail);
+  if (result == CUDA_SUCCESS && !fits(record, tail))
+    result = refuse_node("graph nodes with very many dependencies");
+  reply::cuGraphAddNode_v2 reply;
+  if (result == CUDA_SUCCESS) {
+    record.node = mint_node(call, bits(graph));
+    result = call.ask(record, reply, tail);
+    if (result != CUDA_SUCCESS) call.forget(record.node);
+  }
+  if (result != CUDA_SUCCESS) {
+    for (const std::uint64_t body : bodies) call.forget(body);
+    return result;
+  }
+  *out = from_bits<CUgraphNode>(record.node);
+  if (params.type == CU_GRAPH_NODE_TYPE_MEM_ALLOC) {
+    params.alloc.dptr = reply.dptr;
+    MemoryRange range;
+    range.base = reply.dptr;
+    range.size = params.alloc.bytesize;
+    range.kind = MemoryKind::device;
+    range.context = call.context() != nullptr ? call.context()->handle : 0;
+    range.ordinal = call.context() != nullptr ? call.context()->device : 0;
+    range.of_graph = true;
+    call.process().memory.insert(range);
+  } else if (GraphNode* const node = call.process().graph_nodes.find(record.node);
+             node != nullptr && !bodies.empty()) {
+    for (const std::uint64_t body : bodies) {
+      if (Graph* const object = call.process().graphs.find(body)) object->owned = true;
+      node->bodies.push_back(from_bits<CUgraph>(body));
+    }
+    params.conditional.phGraph_out = node->bodies.data();
+  }
+  return CUDA_SUCCESS;
+}
+
+// One side of a copy, if it is pageable memory: its rows, as far as the copy reaches.
+struct Pageable {
+  bool is = false;
+  std::uint64_t begin = 0;
+  std::size_t bytes = 0;
+  std::size_t row_pitch = 0, slice_pitch = 0;
+  std::size_t first = 0;  ///< of the first row that is copied
+};
+
+Pageable pageable_side(const Process& process, CUmemorytype type, std::uint64_t host, std::uint64_t unified,
+                       std::size_t x, std::size_t y, std::size_t z, std::size_t pitch, std::size_t height,
+                       const CUDA_MEMCPY3D& copy) {
+  Pageable side;
+  const std::uint64_t address = type == CU_MEMORYTYPE_HOST ? host : unified;
+  if (type != CU_MEMORYTYPE_HOST && type != CU_MEMORYTYPE_UNIFIED) return side;
+  if (shared_address(process, address, 1) == address || process.memory.find(address).has_value()) return side;
+  side.is = true;
+  side.begin = address;
+  side.row_pitch = pitch != 0 ? pitch : x + copy.WidthInBytes;
+  side.slice_pitch = side.row_pitch * (height != 0 ? height : y + copy.Height);
+  side.first = z * side.slice_pitch + y * side.row_pitch + x;
+  side.bytes = side.first + (copy.Depth - 1) * side.slice_pitch + (copy.Height - 1) * side.row_pitch +
+               copy.WidthInBytes;
+  return side;
+}
+
+CUresult hide(CUgraph graph, CUgraphNode node, CUgraphNode completes) {
+  Call call;
+  if (const CUresult result = check_node(call, node); result != CUDA_SUCCESS) return result;
+  Process& process = call.process();
+  const std::lock_guard lock(process.graphs_mutex);
+  GraphNode* const object = process.graph_nodes.find(bits(node));
+  Graph* const owner = process.graphs.find(bits(graph));
+  if (object == nullptr || owner == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  object->hidden = true;
+  object->completes = bits(completes);
+  ++owner->hidden;
+  if (GraphNode* const copy = process.graph_nodes.find(bits(completes))) copy->completion = bits(node);
+  return CUDA_SUCCESS;
+}
+
+// A copy to or from pageable memory: by pinned memory, with a host node before or behind it.
+CUresult add_pageable_copy(CUgraphNode* out, CUgraph graph, const CUgraphNode* dependencies,
+                           const CUgraphEdgeData* edges, std::size_t count, CUgraphNodeParams params) {
+  CUDA_MEMCPY3D& copy = params.memcpy.copyParams;
+  if (copy.WidthInBytes == 0 || copy.Height == 0 || copy.Depth == 0) return CUDA_ERROR_INVALID_VALUE;
+  Call call;
+  if (const CUresult result = check_graph(call, graph); result != CUDA_SUCCESS) return result;
+  const Pageable from =
+      pageable_side(call.process(), copy.srcMemoryType, bits(copy.srcHost), copy.srcDevice, copy.srcXInBytes,
+                    copy.srcY, copy.srcZ, copy.srcPitch, copy.srcHeight, copy);
+  const Pageable to =
+      pageable_side(call.process(), copy.dstMemoryType, bits(copy.dstHost), copy.dstDevice, copy.dstXInBytes,
+                    copy.dstY, copy.dstZ, copy.dstPitch, copy.dstHeight, copy);
+  if (from.is && to.is) return refuse_node("graph copies between two places of pageable memory");
+  const Pageable& side = from.is ? from : to;
+  CUresult result = CUDA_SUCCESS;
+  Bounce* const bounce = make_bounce(call, graph, side.bytes, result);
+  if (bounce == nullptr) return result;
+  // The rows keep their places, so that the copy's own geometry holds for the pinned memory too.
+  std::byte* const pinned = bounce->pinned;
+  bounce->user = from_bits<std::byte*>(side.begin + side.first);
+  bounce->pinned = pinned + side.first;
+  bounce->width = copy.WidthInBytes;
+  bounce->rows = copy.Height;
+  bounce->slices = copy.Depth;
+  bounce->row_pitch = side.row_pitch;
+  bounce->slice_pitch = side.slice_pitch;
+  CUgraphNodeParams host = of_type(CU_GRAPH_NODE_TYPE_HOST);
+  host.host.fn = from.is ? &fill_bounce : &drain_bounce;
+  host.host.userData = bounce;
+  CUgraphNode mover = nullptr;
+  if (from.is) {
+    copy.srcMemoryType = CU_MEMORYTYPE_HOST;
+    copy.srcHost = pinned;
+    result = add_plain_node(&mover, graph, dependencies, edges, count, host);
+    if (result == CUDA_SUCCESS) result = add_plain_node(out, graph, &mover, nullptr, 1, params);
+    return result == CUDA_SUCCESS ? hide(graph, mover, nullptr) : result;
+  }
+  copy.dstMemoryType = CU_MEMORYTYPE_HOST;
+  copy.dstHost = pinned;
+  result = add_plain_node(out, graph, dependencies, edges, count, params);
+  if (result == CUDA_SUCCESS) result = add_plain_node(&mover, graph, out, nullptr, 1, host);
+  return result == CUDA_SUCCESS ? hide(graph, mover, *out) : result;
+}
+
+}  // namespace
+
+CUresult add_node(CUgraphNode* out, CUgraph graph, const CUgraphNode* dependencies,
+                  const CUgraphEdgeData* edges, std::size_t count, CUgraphNodeParams& params) {
+  if (params.type == CU_GRAPH_NODE_TYPE_MEMCPY && out != nullptr) {
+    const Process* const ready = process();
+    if (ready == nullptr) return CUDA_ERROR_NOT_INITIALIZED;
+    if (!shareable(*ready, params.memcpy.copyParams))
+      return add_pageable_copy(out, graph, dependencies, edges, count, params);
+  }
+  return add_plain_node(out, graph, dependencies, edges, count, params);
+}
+
+CUresult set_node(CUgraphNode node, const CUgraphNodeParams& params) {
+  Call call;
+  if (const CUresult result = check_node(call, node); result != CUDA_SUCCESS) return result;
+  record::cuGraphNodeSetParams record;
+  record.node = bits(node);
+  record.type = static_cast<std::uint32_t>(params.type);
+  std::vector<std::byte> tail;
+  if (const CUresult result = write_node(call, params, {}, tail); result != CUDA_SUCCESS) return result;
+  return call.ask(record, tail);
+}
+
+CUresult set_exec_node(CUgraphExec exec, CUgraphNode node, const CUgraphNodeParams& params) {
+  Call call;
+  if (const CUresult result = check_exec(call, exec); result != CUDA_SUCCESS) return result;
+  if (call.process().graph_nodes.find(bits(node)) == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  record::cuGraphExecNodeSetParams record;
+  record.exec = bits(exec);
+  record.node = bits(node);
+  record.type = static_cast<std::uint32_t>(params.type);
+  std::vector<std::byte> tail;
+  if (const CUresult result = write_node(call, params, {}, tail); result != CUDA_SUCCESS) return result;
+  return call.ask(record, tail);
+}
+
+CUresult get_node(Call& call, CUgraphNode node, CUgraphNodeType type, GraphNode*& object,
+                  std::vector<std::byte>& out) {
+  if (const CUresult result = check_node(call, node); result != CUDA_SUCCESS) return result;
+  object = call.process().graph_nodes.find(bits(node));
+  constexpr std::uint64_t kRoom = 64 << 10;
+  ArenaLease block(call.connection(), kRoom);
+  if (!block) return CUDA_ERROR_DEVICE_UNAVAILABLE;
+  record::graph_node_params record;
+  record.node = bits(node);
+  record.type = static_cast<std::uint32_t>(type);
+  record.fresh = type == CU_GRAPH_NODE_TYPE_GRAPH ? call.mint(HandleKind::graph) : 0;
+  record.block = block.span(kRoom);
+  reply::graph_node_params reply;
+  CUresult result = call.ask(record, reply);
+  if (result == CUDA_SUCCESS && reply.bytes > kRoom) result = CUDA_ERROR_UNKNOWN;
+  if (result == CUDA_SUCCESS) out.assign(block.data(), block.data() + reply.bytes);
+  block.discard();
+  if (record.fresh != 0) {
+    NamedNode child;
+    if (out.size() >= sizeof child) std::memcpy(&child, out.data(), sizeof child);
+    if (child.handle != record.fresh) {
+      call.forget(record.fresh);
+    } else if (Graph* const graph = call.process().graphs.find(record.fresh)) {
+      graph->owned = true;
+    }
+  }
+  return result;
+}
+
+}  // namespace vgpu::client
