@@ -84,6 +84,12 @@ struct Session {
     }
     return std::nullopt;
   }
+  // "gpu0", or "gpu0,gpu1" of a client with several.
+  [[nodiscard]] std::string device_names() const {
+    std::string names = device->config().name;
+    for (const Device* other : further) names += "," + other->config().name;
+    return names;
+  }
 };
 
 // What is quarantined when this client's work is to blame.

@@ -110,6 +110,8 @@ class SessionManager {
   [[nodiscard]] double utilisation(const Device& device) const;
 
  private:
+  static constexpr std::chrono::seconds sample_period{1};
+
   using Sessions = std::map<std::uint64_t, std::unique_ptr<Session>>;
 
   // Why a client is refused: what it is told, and what is counted.
