@@ -1,228 +1,21 @@
+// The ops that steer a warp: branches, calls, exits, barriers.
 #include "softgpu/exec/machine.hpp"
 
 #include <algorithm>
 #include <bit>
-#include <cstdlib>
 #include <cstring>
-#include <limits>
-#include <new>
 
 #include "softgpu/exec/fault.hpp"
+#include "softgpu/exec/splits.hpp"
 #include "softgpu/memory/address_space.hpp"
 
 namespace softgpu::exec {
-
 namespace {
 
-constexpr std::int64_t slice_budget = 1 << 16;
-// Warps that share memory go on side by side, as they do in hardware, none some hundred instructions ahead of
-// the others: kernels whose barriers do not order all that they do rely on it (docs/decisions.md, 72).
-constexpr std::int64_t turn_instructions = 64;
 constexpr std::uint32_t frame_stack_charge = 16;
-
-std::uint32_t popcount(std::uint32_t m) {
-  return static_cast<std::uint32_t>(std::popcount(m));
-}
 
 const Op* at(const Op* op, std::uint32_t distance) {
   return op + static_cast<std::int32_t>(distance);
-}
-
-Split& split(Warp& w, std::int32_t i) {
-  return w.splits[static_cast<std::size_t>(i)];
-}
-
-std::int32_t new_split(Warp& w) {
-  ++w.used;
-  for (std::size_t i = 0; i < w.splits.size(); ++i)
-    if (w.splits[i].state == Split::State::free) return static_cast<std::int32_t>(i);
-  w.splits.emplace_back();
-  return static_cast<std::int32_t>(w.splits.size() - 1);
-}
-
-void release_frame(Context& c, Frame* f) {
-  if (--f->references == 0) c.frames->give(f);
-}
-
-// Frees a split without children and wakes the parent that waited for it alone.
-void kill(Context& c, Warp& w, std::int32_t i) {
-  for (;;) {
-    Split& s = split(w, i);
-    const std::int32_t parent = s.parent;
-    release_frame(c, s.frame);
-    s.state = Split::State::free;
-    s.call = nullptr;
-    --w.used;
-    if (parent < 0) return;
-    Split& p = split(w, parent);
-    if (--p.children != 0) return;
-    if (p.mask != 0) {
-      p.state = Split::State::ready;
-      p.call = nullptr;
-      return;
-    }
-    i = parent;
-  }
-}
-
-const Op* switch_to(Context& c, std::int32_t i) {
-  Warp& w = *c.warp;
-  Split& s = split(w, i);
-  w.current = i;
-  c.frame = s.frame->data;
-  c.mask = s.mask;
-  c.rejoin = s.rejoin;
-  return s.pc;
-}
-
-// Runs a warp-synchronous op for every split that waits at the same place in the same frame.
-void run_gathered(Context& c, const Op* op, Frame* frame) {
-  Warp& w = *c.warp;
-  std::uint32_t mask = 0;
-  for (const Split& s : w.splits)
-    if (s.state == Split::State::at_sync && s.pc == op && s.frame == frame) mask |= s.mask;
-  c.frame = frame->data;
-  c.mask = mask;
-  c.forced_sync = true;
-  const Op* next = op->fn(c, op);
-  c.forced_sync = false;
-  for (Split& s : w.splits) {
-    if (s.state == Split::State::at_sync && s.pc == op && s.frame == frame) {
-      s.pc = next;
-      s.state = Split::State::ready;
-    }
-  }
-}
-
-const Op* schedule(Context& c) {
-  Warp& w = *c.warp;
-  for (;;) {
-    for (std::size_t i = w.splits.size(); i-- > 0;)
-      if (w.splits[i].state == Split::State::ready) return switch_to(c, static_cast<std::int32_t>(i));
-    bool gathered = false;
-    for (const Split& s : w.splits) {
-      if (s.state == Split::State::at_sync) {
-        run_gathered(c, s.pc, s.frame);
-        gathered = true;
-        break;
-      }
-    }
-    if (!gathered) return nullptr;
-  }
-}
-
-// Divides the running split: `first` lanes go to `a`, the rest to `b`; they meet again at `rejoin`.
-const Op* diverge(Context& c, const Op* a, std::uint32_t first, const Op* b, const Op* rejoin) {
-  Warp& w = *c.warp;
-  const std::int32_t i = w.current;
-  const std::uint32_t second = c.mask & ~first;
-  if (rejoin != nullptr && rejoin == c.rejoin) {
-    // The parent already waits there: lanes that go straight to it have arrived.
-    if (a == rejoin || b == rejoin) {
-      Split& s = split(w, i);
-      s.mask = c.mask = a == rejoin ? second : first;
-      return a == rejoin ? b : a;
-    }
-    const std::int32_t n = new_split(w);
-    Split& s = split(w, i);
-    Split& t = split(w, n);
-    t = s;
-    t.pc = a;
-    t.mask = first;
-    t.state = Split::State::ready;
-    t.children = 0;
-    ++t.frame->references;
-    if (t.parent >= 0) ++split(w, t.parent).children;
-    s.mask = c.mask = second;
-    s.pc = b;
-    return b;
-  }
-  // This split waits at the rejoin point (or, without one, lives on only as the bookkeeper of its lanes).
-  auto child = [&](const Op* pc, std::uint32_t mask) {
-    const std::int32_t n = new_split(w);
-    Split& s = split(w, i);
-    Split& t = split(w, n);
-    t = Split{.pc = pc,
-              .rejoin = rejoin,
-              .mask = mask,
-              .parent = i,
-              .state = Split::State::ready,
-              .frame = s.frame};
-    ++s.frame->references;
-    ++s.children;
-    return n;
-  };
-  if (rejoin == nullptr) {
-    const std::int32_t n = new_split(w);
-    Split& s = split(w, i);
-    Split& t = split(w, n);
-    t = s;
-    t.pc = a;
-    t.mask = first;
-    t.state = Split::State::ready;
-    t.children = 0;
-    ++t.frame->references;
-    if (t.parent >= 0) ++split(w, t.parent).children;
-    s.mask = c.mask = second;
-    return b;
-  }
-  split(w, i).pc = rejoin;
-  split(w, i).state = Split::State::waiting;
-  if (a != rejoin) child(a, first);
-  if (b != rejoin) return switch_to(c, child(b, second));
-  return schedule(c);
-}
-
-// The budget is spent: lanes that wait at rejoin points for this warp's other lanes go on alone, in case the
-// lanes that still run spin for something only they can give.
-void release_arrived(Context& c) {
-  Warp& w = *c.warp;
-  std::uint32_t busy = 0;
-  for (const Split& s : w.splits)
-    if (s.state != Split::State::free && s.children == 0) busy |= s.mask;
-  for (std::size_t i = 0; i < w.splits.size(); ++i) {
-    if (w.splits[i].state != Split::State::waiting || w.splits[i].children == 0) continue;
-    // Lanes of this waiting split that no descendant holds.
-    std::uint32_t held = busy;
-    for (std::size_t k = 0; k < w.splits.size(); ++k) {
-      if (k == i || w.splits[k].state != Split::State::waiting) continue;
-      for (std::int32_t p = w.splits[k].parent; p >= 0; p = split(w, p).parent)
-        if (p == static_cast<std::int32_t>(i)) held |= w.splits[k].mask;
-    }
-    const std::uint32_t arrived = w.splits[i].mask & ~held;
-    if (arrived == 0) continue;
-    const std::int32_t n = new_split(w);
-    Split& s = w.splits[i];
-    Split& t = split(w, n);
-    t = Split{.pc = s.pc,
-              .rejoin = s.rejoin,
-              .mask = arrived,
-              .parent = s.parent,
-              .state = Split::State::ready,
-              .frame = s.frame};
-    ++t.frame->references;
-    if (t.parent >= 0) ++split(w, t.parent).children;
-    s.mask &= ~arrived;
-    busy |= arrived;
-  }
-}
-
-const Op* spend(Context& c, const Op* target) {
-  Warp& w = *c.warp;
-  split(w, w.current).pc = target;
-  if (w.used > 1) release_arrived(c);
-  c.yielded = true;
-  return nullptr;
-}
-
-bool takes_turns(const Warp& w) {
-  return w.block->warps.size() > 1 && w.block->shared_size != 0;
-}
-
-// Lets the block's other warps go on; this one resumes with the running split at its pc.
-const Op* end_turn(Warp& w) {
-  w.turned = true;
-  return nullptr;
 }
 
 template <bool Negate, bool Back>
@@ -274,6 +67,8 @@ void finish_barrier(Block& block, std::uint32_t id) {
   bar = {};
 }
 
+}  // namespace
+
 void check_barriers(Block& block) {
   for (std::uint32_t id = 0; id < block.barriers.size(); ++id) {
     const Barrier& bar = block.barriers[id];
@@ -282,15 +77,7 @@ void check_barriers(Block& block) {
   }
 }
 
-// Takes lanes out of the running split's ancestors, up to and not including the first call.
-std::int32_t leave(Warp& w, std::uint32_t mask) {
-  std::int32_t p = split(w, w.current).parent;
-  while (p >= 0 && split(w, p).call == nullptr) {
-    split(w, p).mask &= ~mask;
-    p = split(w, p).parent;
-  }
-  return p;
-}
+namespace {
 
 const Op* enter(Context& c, const Op* call, const FunctionCode& code, std::uint32_t mask,
                 std::int32_t caller) {
@@ -333,36 +120,6 @@ void begin_call(Context& c, const Op* op) {
 }
 
 }  // namespace
-
-Frame* FramePool::take(const FunctionCode& code) {
-  auto& list = free_[&code];
-  if (!list.empty()) {
-    Frame* f = list.back();
-    list.pop_back();
-    return f;
-  }
-  auto f = std::make_unique<Frame>();
-  f->code = &code;
-  f->data = static_cast<std::byte*>(std::aligned_alloc(64, (code.frame_bytes + 127) / 64 * 64));
-  if (f->data == nullptr) throw std::bad_alloc();
-  std::memset(f->data, 0, code.frame_bytes);
-  for (auto [offset, value] : code.constants64)
-    std::fill_n(reinterpret_cast<std::uint64_t*>(f->data + offset), lanes, value);
-  for (auto [offset, value] : code.constants32)
-    std::fill_n(reinterpret_cast<std::uint32_t*>(f->data + offset), lanes, static_cast<std::uint32_t>(value));
-  for (auto [offset, value] : code.constants16)
-    std::fill_n(reinterpret_cast<std::uint16_t*>(f->data + offset), lanes, static_cast<std::uint16_t>(value));
-  for (auto [offset, value] : code.constant_predicates)
-    *reinterpret_cast<std::uint32_t*>(f->data + offset) = value ? all_lanes : 0;
-  all_.push_back(std::move(f));
-  return all_.back().get();
-}
-void FramePool::give(Frame* frame) {
-  free_[frame->code].push_back(frame);
-}
-FramePool::~FramePool() {
-  for (auto& f : all_) std::free(f->data);
-}
 
 const Op* op_block(Context& c, const Op* op) {
   if (op == c.rejoin) [[unlikely]] {
@@ -608,224 +365,6 @@ const Op* op_unsupported(Context& c, const Op* op) {
 }
 const Op* op_nothing(Context&, const Op* op) {
   return op + 1;
-}
-
-namespace {
-template <class T>
-void put(Context& c, const Op* op, T value) {
-  T* d = reg<T>(c, op->r[0]);
-  for (unsigned i = 0; i < lanes; ++i) d[i] = (c.mask >> i & 1) != 0 ? value : d[i];
-}
-Frame& frame_of(Context& c) {
-  return *split(*c.warp, c.warp->current).frame;
-}
-}  // namespace
-
-const Op* op_local_address64(Context& c, const Op* op) {
-  put<std::uint64_t>(c, op, frame_of(c).local_base + op->imm);
-  return op + 1;
-}
-const Op* op_local_address32(Context& c, const Op* op) {
-  put<std::uint32_t>(c, op, frame_of(c).local_base + static_cast<std::uint32_t>(op->imm));
-  return op + 1;
-}
-const Op* op_param_address(Context& c, const Op* op) {
-  put<std::uint64_t>(c, op, reinterpret_cast<std::uint64_t>(c.grid->params.data()) + op->imm);
-  return op + 1;
-}
-const Op* op_alloca(Context& c, const Op* op) {
-  Frame& f = frame_of(c);
-  std::uint64_t most = 0;
-  for (unsigned i = 0; i < lanes; ++i) {
-    if ((c.mask >> i & 1) == 0) continue;
-    const std::uint64_t n =
-        op->aux == 8 ? reg<std::uint64_t>(c, op->r[1])[i] : reg<std::uint32_t>(c, op->r[1])[i];
-    most = std::max(most, n);
-  }
-  const std::uint64_t align = std::max<std::uint64_t>(op->imm, 16);
-  const std::uint64_t base = (f.local_top + align - 1) / align * align;
-  if (most > c.grid->code->stack_bytes || base + most > c.grid->code->stack_bytes)
-    raise_fault(c, op, Fault::stack_overflow, 0, "alloca beyond a thread's local memory");
-  f.local_top = static_cast<std::uint32_t>(base + most);
-  if (op->aux == 8) {
-    put<std::uint64_t>(c, op, base);
-  } else {
-    put<std::uint32_t>(c, op, static_cast<std::uint32_t>(base));
-  }
-  return op + 1;
-}
-const Op* op_stacksave(Context& c, const Op* op) {
-  if (op->aux == 8) {
-    put<std::uint64_t>(c, op, frame_of(c).local_top);
-  } else {
-    put<std::uint32_t>(c, op, frame_of(c).local_top);
-  }
-  return op + 1;
-}
-const Op* op_stackrestore(Context& c, const Op* op) {
-  Frame& f = frame_of(c);
-  std::uint64_t most = 0;
-  for (unsigned i = 0; i < lanes; ++i) {
-    if ((c.mask >> i & 1) == 0) continue;
-    const std::uint64_t n =
-        op->aux == 8 ? reg<std::uint64_t>(c, op->r[0])[i] : reg<std::uint32_t>(c, op->r[0])[i];
-    most = std::max(most, n);
-  }
-  if (f.references == 1 && most >= f.local_base && most <= f.local_top)
-    f.local_top = static_cast<std::uint32_t>(most);
-  return op + 1;
-}
-const Op* op_widen_u32(Context& c, const Op* op) {
-  auto* d = reg<std::uint64_t>(c, op->r[0]);
-  const auto* a = reg<std::uint32_t>(c, op->r[1]);
-  for (unsigned i = 0; i < lanes; ++i) d[i] = (c.mask >> i & 1) != 0 ? a[i] : d[i];
-  return op + 1;
-}
-const Op* op_narrow_u64(Context& c, const Op* op) {
-  auto* d = reg<std::uint32_t>(c, op->r[0]);
-  const auto* a = reg<std::uint64_t>(c, op->r[1]);
-  for (unsigned i = 0; i < lanes; ++i)
-    d[i] = (c.mask >> i & 1) != 0 ? static_cast<std::uint32_t>(a[i]) : d[i];
-  return op + 1;
-}
-const Op* op_narrow_u32_u16(Context& c, const Op* op) {
-  auto* d = reg<std::uint16_t>(c, op->r[0]);
-  const auto* a = reg<std::uint32_t>(c, op->r[1]);
-  for (unsigned i = 0; i < lanes; ++i)
-    d[i] = (c.mask >> i & 1) != 0 ? static_cast<std::uint16_t>(a[i]) : d[i];
-  return op + 1;
-}
-
-void start_block(Context& c, Block& block, GridRun& grid, std::uint64_t index) {
-  const std::uint32_t threads = grid.block.x * grid.block.y * grid.block.z;
-  const std::uint32_t warps = (threads + lanes - 1) / lanes;
-  const std::uint64_t row = std::uint64_t{grid.grid.x} * grid.grid.y;
-  block.grid = &grid;
-  block.id = {static_cast<std::uint32_t>(index % grid.grid.x),
-              static_cast<std::uint32_t>(index / grid.grid.x % grid.grid.y),
-              static_cast<std::uint32_t>(index / row)};
-  block.threads = threads;
-  block.next_warp = 0;
-  block.barriers.fill({});
-  const KernelCode& code = *grid.code;
-  if (block.warps.empty()) {
-    block.shared_size = code.static_shared + grid.dynamic_shared;
-    block.shared_storage.resize(block.shared_size + 192);
-    block.shared = block.shared_storage.data();
-    block.shared += (128 - reinterpret_cast<std::uintptr_t>(block.shared) % 128) % 128;
-    const std::size_t stride = code.stack_bytes == 0 ? 0 : code.stack_bytes + 64;
-    if (stride != 0) {
-      block.local_storage_size = stride * lanes * warps;
-      block.local_memory = Pages(block.local_storage_size);
-      block.local_storage = block.local_memory.data();
-    }
-    for (std::uint32_t w = 0; w < warps; ++w) {
-      auto warp = std::make_unique<Warp>();
-      warp->block = &block;
-      warp->index = w;
-      warp->local = block.local_storage + stride * lanes * w;
-      for (unsigned i = 0; i < lanes; ++i) {
-        const std::uint32_t t = w * lanes + i;
-        warp->tid_x[i] = t % grid.block.x;
-        warp->tid_y[i] = t / grid.block.x % grid.block.y;
-        warp->tid_z[i] = t / grid.block.x / grid.block.y;
-        if (t < threads) warp->initial |= 1U << i;
-      }
-      block.warps.push_back(std::move(warp));
-    }
-  }
-  for (auto& w : block.warps) {
-    for (Split& s : w->splits) s = {};
-    if (w->splits.empty()) w->splits.emplace_back();
-    Frame* f = c.frames->take(*code.entry);
-    f->references = 1;
-    f->local_base = 0;
-    f->local_top = code.entry->local_bytes;
-    w->splits[0] =
-        Split{.pc = code.entry->ops.data(), .mask = w->initial, .state = Split::State::ready, .frame = f};
-    w->used = 1;
-    w->current = 0;
-    w->live = w->initial;
-    w->budget = slice_budget;
-    w->turned = false;
-  }
-}
-
-namespace {
-
-enum class WarpEnd : std::uint8_t { stopped, yielded };
-
-WarpEnd run_warp(Context& c, Warp& w) {
-  c.warp = &w;
-  c.local = w.local;
-  c.budget = w.budget;
-  c.turn = takes_turns(w) ? turn_instructions : std::numeric_limits<std::int64_t>::max();
-  c.yielded = false;
-  // The next ready split after the one that ran last, so that splits that spin take turns.
-  const Op* op = w.turned ? switch_to(c, w.current) : nullptr;
-  w.turned = false;
-  const std::size_t n = w.splits.size();
-  for (std::size_t k = 1; k <= n && op == nullptr; ++k) {
-    const std::size_t i = (static_cast<std::size_t>(w.current) + k) % n;
-    if (w.splits[i].state == Split::State::ready) {
-      op = switch_to(c, static_cast<std::int32_t>(i));
-    }
-  }
-  if (op == nullptr) op = schedule(c);
-  while (op != nullptr) op = op->fn(c, op);
-  w.budget = w.turned ? c.budget : slice_budget;
-  return c.yielded ? WarpEnd::yielded : WarpEnd::stopped;
-}
-
-bool has_ready(const Warp& w) {
-  return std::any_of(w.splits.begin(), w.splits.end(), [](const Split& s) {
-    return s.state == Split::State::ready || s.state == Split::State::at_sync;
-  });
-}
-
-}  // namespace
-
-BlockState run_block(Context& c, Block& block) {
-  GridRun& grid = *block.grid;
-  c.block = &block;
-  c.grid = &grid;
-  c.shared = block.shared;
-  c.shared_size = block.shared_size;
-  c.local_stride = grid.code->stack_bytes == 0 ? 0 : grid.code->stack_bytes + 64;
-  return guarded(c, [&]() -> BlockState {
-    bool released = false;
-    for (;;) {
-      if (grid.stop.load(std::memory_order_relaxed)) return BlockState::faulted;
-      if (grid.cancel != nullptr && grid.cancel->load(std::memory_order_relaxed))
-        raise_fault(c, nullptr, Fault::launch_timeout, 0, "the launch was cancelled");
-      bool progress = false, spun = false, any = false;
-      for (auto& w : block.warps) {
-        if (w->live == 0) continue;
-        any = true;
-        if (!has_ready(*w)) continue;
-        if (run_warp(c, *w) == WarpEnd::yielded) {
-          spun = true;
-        } else {
-          progress = true;
-        }
-        released = false;
-      }
-      if (!any) return BlockState::finished;
-      if (progress) continue;
-      if (spun) return BlockState::yielded;
-      // Every lane waits: at a barrier whose other threads wait at rejoin points for these. Let those go on.
-      if (released)
-        raise_fault(c, nullptr, Fault::trap, 0,
-                    "deadlock: every thread of a block waits at a barrier that cannot complete");
-      released = true;
-      for (auto& w : block.warps) {
-        if (w->live == 0) continue;
-        c.warp = w.get();
-        release_arrived(c);
-      }
-      check_barriers(block);
-    }
-  });
 }
 
 }  // namespace softgpu::exec
