@@ -1,49 +1,19 @@
 #include "daemon/config/load.hpp"
 
 #include <grp.h>
-#include <pwd.h>
 
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <cctype>
-#include <cerrno>
-#include <charconv>
-#include <cstdlib>
-#include <cstring>
-#include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <set>
-#include <system_error>
 
-#include "daemon/config/yaml_reader.hpp"
+#include "daemon/config/sections.hpp"
 
 namespace vgpu::daemon {
 namespace {
 
-namespace fs = std::filesystem;
 using std::chrono::microseconds;
 using std::chrono::milliseconds;
-
-constexpr std::uint64_t kMiB = 1ULL << 20U;
-constexpr std::size_t kMaxFile = std::size_t{1} << 20U;
-
-template <class Value, std::size_t N>
-void read_word(MapReader& map, const std::string& key, Value& out,
-               const std::array<std::pair<const char*, Value>, N>& words, ErrorSink& errors) {
-  const YAML::Node node = map.child(key);
-  if (!node.IsDefined()) return;
-  std::string known;
-  for (const auto& [word, value] : words) {
-    if (node.IsScalar() && node.Scalar() == word) {
-      out = value;
-      return;
-    }
-    known += (known.empty() ? "" : ", ") + std::string(word);
-  }
-  errors.add(node.Mark(), "'" + key + "' must be one of: " + known);
-}
 
 void read_log(const YAML::Node& node, LogConfig& out, ErrorSink& errors) {
   MapReader map(node, "'log'", errors);
@@ -87,20 +57,13 @@ void read_scheduler(const YAML::Node& node, SchedulerConfig& out, ErrorSink& err
   map.finish();
 }
 
-// The name of a list's or mapping's entry: letters, digits and "-_." only, since it is printed and looked up.
-bool good_name(const std::string& name) {
-  return !name.empty() && name.size() <= 64 && std::all_of(name.begin(), name.end(), [](unsigned char c) {
-    return std::isalnum(c) != 0 || c == '-' || c == '_' || c == '.';
-  });
-}
-
 void read_oversubscribe(const YAML::Node& node, OversubscribeConfig& out, ErrorSink& errors) {
   if (!node.IsDefined()) return;
   MapReader map(node, "'oversubscribe'", errors);
-  map.optional_size("host_limit", out.host_limit, kMiB, 1ULL << 50U);
+  map.optional_size("host_limit", out.host_limit, mebibyte, 1ULL << 50U);
   map.duration("minimum_residence", out.minimum_residence, microseconds{0});
   map.duration("idle_after", out.idle_after, microseconds{0});
-  map.optional_size("context_memory", out.context_memory, kMiB, 1ULL << 40U);
+  map.optional_size("context_memory", out.context_memory, mebibyte, 1ULL << 40U);
   map.finish();
 }
 
@@ -144,18 +107,6 @@ void read_device(const YAML::Node& item, DeviceConfig& device, ErrorSink& errors
   map.finish();
 }
 
-// The entry of a list of mappings called `name`, or an empty text.
-std::string name_of(const YAML::Node& item) {
-  if (!item.IsMap()) return {};
-  const YAML::Node name = item["name"];
-  return name.IsDefined() && name.IsScalar() ? name.Scalar() : std::string();
-}
-
-template <class Entry>
-auto find_named(std::vector<Entry>& list, const std::string& name) {
-  return std::find_if(list.begin(), list.end(), [&](const Entry& entry) { return entry.name == name; });
-}
-
 // `main`: the document's devices are all there are; else they add to those of earlier documents.
 void read_devices(const YAML::Node& node, bool main, Config& config, ErrorSink& errors) {
   if (!node.IsDefined()) return;
@@ -178,28 +129,6 @@ void read_devices(const YAML::Node& node, bool main, Config& config, ErrorSink& 
     }
     read_device(item, *device, errors);
   }
-}
-
-// The keys of a class. The one place that knows them: `classes`, a rule's `set` and vgpud-cli set all come
-// here.
-void read_class_settings(MapReader& map, ClassConfig& out, ErrorSink& errors) {
-  map.integer("weight", out.weight, 1, 10'000);
-  map.optional_size("memory_quota", out.memory_quota, kMiB, 1ULL << 50U);
-  read_word<Priority, 3>(map, "priority", out.priority,
-                         {{{"high", Priority::high}, {"medium", Priority::medium}, {"low", Priority::low}}},
-                         errors);
-  map.duration("deadline", out.deadline, microseconds{100});
-  map.integer("max_clients", out.max_clients, 0, 4096);
-  map.integer("max_clients_per_user", out.max_clients_per_user, 0, 4096);
-  map.integer("launch_rate", out.launch_rate, 0, 100'000'000);
-  map.optional_size("bandwidth", out.bandwidth, 64ULL << 10U, 1ULL << 50U);
-  map.integer("queue_depth", out.queue_depth, 0, 4096);
-  map.duration("window", out.window, microseconds{0});
-  map.duration("watchdog", out.watchdog, microseconds{0});
-  map.integer("quarantine_after", out.quarantine_after, 0, 1'000'000);
-  map.duration("quarantine_time", out.quarantine_time, microseconds{0});
-  map.size("arena", out.arena_bytes, kMiB, 1024 * kMiB);
-  map.integer("devices", out.devices, 1, most_client_devices);
 }
 
 // `main`: the document's classes are all there are; else they add to those of earlier documents.
@@ -247,7 +176,7 @@ void read_vms(const YAML::Node& node, bool main, Config& config, ErrorSink& erro
     VmConfig& vm = *found;
     MapReader map(item, "a VM", errors);
     map.text("name", vm.name);
-    map.size("size", vm.bytes, 16 * kMiB, 1ULL << 40U);
+    map.size("size", vm.bytes, 16 * mebibyte, 1ULL << 40U);
     map.integer("slots", vm.slots, 1, 64);
     if (map.child("class").IsDefined()) vm.class_place = errors.place(map.child("class").Mark());
     map.text("class", vm.class_name);
@@ -260,125 +189,6 @@ void read_vms(const YAML::Node& node, bool main, Config& config, ErrorSink& erro
     if (!std::has_single_bit(vm.bytes))
       errors.add(item.Mark(), "the size of a VM's memory must be a power of two");
   }
-}
-
-template <class Id>
-std::optional<Id> number_of(const std::string& text) {
-  Id id{};
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), id);
-  if (error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
-  return id;
-}
-
-void read_match(const YAML::Node& node, RuleConfig& rule, ErrorSink& errors) {
-  MapReader map(node, "'match'", errors);
-  for (const YAML::Node& item : map.scalars("uid")) {
-    const std::string& text = item.Scalar();
-    if (const auto id = number_of<uid_t>(text)) {
-      rule.uids.push_back(*id);
-    } else if (const passwd* user = getpwnam(text.c_str())) {
-      rule.uids.push_back(user->pw_uid);
-    } else {
-      errors.add(item.Mark(), "there is no user '" + text + "' on this system");
-    }
-  }
-  for (const YAML::Node& item : map.scalars("gid")) {
-    const std::string& text = item.Scalar();
-    if (const auto id = number_of<gid_t>(text)) {
-      rule.gids.push_back(*id);
-    } else if (const group* entry = getgrnam(text.c_str())) {
-      rule.gids.push_back(entry->gr_gid);
-    } else {
-      errors.add(item.Mark(), "there is no group '" + text + "' on this system");
-    }
-  }
-  for (const YAML::Node& item : map.scalars("executable")) {
-    const std::string& text = item.Scalar();
-    if (text.empty() || (text.front() != '/' && text.front() != '*')) {
-      errors.add(item.Mark(),
-                 "'executable' is matched with the full path: '" + text + "' must begin with / or *");
-    }
-    rule.executables.push_back(text);
-  }
-  for (const YAML::Node& item : map.scalars("unit")) rule.units.push_back(item.Scalar());
-  for (const YAML::Node& item : map.scalars("cgroup")) rule.cgroups.push_back(item.Scalar());
-  map.finish();
-}
-
-void read_settings(const YAML::Node& node, Settings& out, ErrorSink& errors) {
-  if (!node.IsDefined()) return;
-  ClassConfig scratch;
-  MapReader map(node, "'set'", errors);
-  read_class_settings(map, scratch, errors);
-  map.finish();
-  if (!node.IsMap()) return;
-  for (const auto& entry : node) {
-    if (entry.first.IsScalar() && entry.second.IsScalar()) {
-      out.emplace_back(entry.first.Scalar(), entry.second.Scalar());
-    }
-  }
-}
-
-void read_rule(const YAML::Node& item, RuleConfig& rule, ErrorSink& errors) {
-  rule.place = errors.place(item.Mark());
-  MapReader map(item, "a rule", errors);
-  map.text("name", rule.name);
-  if (const YAML::Node match = map.child("match"); match.IsDefined()) {
-    rule.uids.clear();
-    rule.gids.clear();
-    rule.executables.clear();
-    rule.units.clear();
-    rule.cgroups.clear();
-    read_match(match, rule, errors);
-  }
-  if (const YAML::Node node = map.child("class"); node.IsDefined())
-    rule.class_place = errors.place(node.Mark());
-  map.text("class", rule.class_name);
-  if (const YAML::Node node = map.child("device"); node.IsDefined()) {
-    rule.device_place = errors.place(node.Mark());
-  }
-  map.text("device", rule.device);
-  if (const YAML::Node node = map.child("pool"); node.IsDefined())
-    rule.pool_place = errors.place(node.Mark());
-  map.text("pool", rule.pool);
-  read_settings(map.child("set"), rule.settings, errors);
-  map.flag("reject", rule.reject);
-  map.finish();
-  if (rule.reject == !rule.class_name.empty()) {
-    errors.add(item.Mark(), "a rule must say either 'class: NAME' or 'reject: true'");
-  }
-}
-
-// Rules of a later document are asked first; one that has a rule's name changes that rule where it stands.
-void read_rules(const YAML::Node& node, const std::string& prefix, Config& config, ErrorSink& errors) {
-  if (!node.IsDefined() || node.IsNull()) return;
-  if (!node.IsSequence()) {
-    errors.add(node.Mark(), "'rules' must be a list");
-    return;
-  }
-  std::vector<RuleConfig> fresh;
-  std::set<std::string> names;
-  std::size_t position = 0;
-  for (const YAML::Node& item : node) {
-    ++position;
-    const std::string name = name_of(item);
-    if (!name.empty() && !good_name(name)) {
-      errors.add(item.Mark(), "a rule's name may hold letters, digits, '-', '_' and '.'");
-    }
-    if (!name.empty() && !names.insert(name).second) {
-      errors.add(item.Mark(), "two rules are named '" + name + "'");
-    }
-    if (const auto present = find_named(config.rules, name); !name.empty() && present != config.rules.end()) {
-      read_rule(item, *present, errors);
-      continue;
-    }
-    RuleConfig& rule = fresh.emplace_back();
-    rule.named = !name.empty();
-    rule.name = prefix + "rule" + std::to_string(position);
-    read_rule(item, rule, errors);
-  }
-  config.rules.insert(config.rules.begin(), std::make_move_iterator(fresh.begin()),
-                      std::make_move_iterator(fresh.end()));
 }
 
 // What names other parts of the configuration may stand in another document, so it is looked up at the end.
@@ -446,20 +256,6 @@ std::optional<gid_t> gid_of(const std::string& name) {
   return entry != nullptr ? std::optional(entry->gr_gid) : std::nullopt;
 }
 
-std::optional<std::string> read_file(const std::string& file, ConfigErrors& errors) {
-  std::ifstream stream(file, std::ios::binary);
-  std::string text;
-  if (stream) {
-    text.resize(kMaxFile + 1);
-    stream.read(text.data(), static_cast<std::streamsize>(text.size()));
-    text.resize(static_cast<std::size_t>(stream.gcount()));
-  }
-  if (stream.eof() && !stream.bad()) return text;
-  const char* reason = text.size() > kMaxFile ? "the file is larger than 1 MiB" : std::strerror(errno);
-  errors.push_back({file, 0, 0, std::string("cannot read the configuration: ") + reason});
-  return std::nullopt;
-}
-
 }  // namespace
 
 std::string ConfigError::text() const {
@@ -493,49 +289,6 @@ tl::expected<Config, ConfigErrors> parse_config(std::span<const ConfigDocument> 
 tl::expected<Config, ConfigErrors> parse_config(std::string_view text, const std::string& file) {
   const ConfigDocument document{file, std::string(text)};
   return parse_config(std::span(&document, 1));
-}
-
-std::vector<std::string> drop_in_folders(const std::string& file) {
-  std::vector<std::string> folders;
-  if (!file.empty()) folders.push_back(fs::path(file).replace_extension(".d").string());
-  if (const char* state = std::getenv("STATE_DIRECTORY"); state != nullptr && *state == '/') {
-    const std::string_view first = std::string_view(state).substr(0, std::string_view(state).find(':'));
-    folders.push_back((fs::path(first) / "vgpud.d").string());
-  }
-  return folders;
-}
-
-tl::expected<std::vector<ConfigDocument>, ConfigErrors> config_documents(const std::string& file) {
-  ConfigErrors errors;
-  std::vector<ConfigDocument> documents;
-  if (!file.empty()) {
-    if (auto text = read_file(file, errors)) documents.push_back({file, std::move(*text)});
-  }
-  std::vector<fs::path> drop_ins;
-  for (const std::string& folder : drop_in_folders(file)) {
-    std::error_code error;
-    for (auto entry = fs::directory_iterator(folder, error); entry != fs::directory_iterator();
-         entry.increment(error)) {
-      if (entry->path().extension() == ".yaml") drop_ins.push_back(entry->path());
-    }
-    if (error && error != std::errc::no_such_file_or_directory) {
-      errors.push_back({folder, 0, 0, "cannot read the drop-ins: " + error.message()});
-    }
-  }
-  std::stable_sort(drop_ins.begin(), drop_ins.end(), [](const fs::path& a, const fs::path& b) {
-    return a.filename().native() < b.filename().native();
-  });
-  for (const fs::path& path : drop_ins) {
-    if (auto text = read_file(path, errors)) documents.push_back({path, std::move(*text), false});
-  }
-  if (!errors.empty()) return tl::unexpected(std::move(errors));
-  return documents;
-}
-
-tl::expected<Config, ConfigErrors> load_config(const std::string& file) {
-  const auto documents = config_documents(file);
-  if (!documents) return tl::unexpected(documents.error());
-  return parse_config(*documents);
 }
 
 tl::expected<void, std::string> apply_settings(ClassConfig& client_class, const Settings& settings) {

@@ -1,0 +1,135 @@
+#include <grp.h>
+#include <pwd.h>
+
+#include <charconv>
+#include <iterator>
+#include <optional>
+#include <set>
+#include <system_error>
+
+#include "daemon/config/sections.hpp"
+
+namespace vgpu::daemon {
+namespace {
+
+template <class Id>
+std::optional<Id> number_of(const std::string& text) {
+  Id id{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), id);
+  if (error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
+  return id;
+}
+
+void read_match(const YAML::Node& node, RuleConfig& rule, ErrorSink& errors) {
+  MapReader map(node, "'match'", errors);
+  for (const YAML::Node& item : map.scalars("uid")) {
+    const std::string& text = item.Scalar();
+    if (const auto id = number_of<uid_t>(text)) {
+      rule.uids.push_back(*id);
+    } else if (const passwd* user = getpwnam(text.c_str())) {
+      rule.uids.push_back(user->pw_uid);
+    } else {
+      errors.add(item.Mark(), "there is no user '" + text + "' on this system");
+    }
+  }
+  for (const YAML::Node& item : map.scalars("gid")) {
+    const std::string& text = item.Scalar();
+    if (const auto id = number_of<gid_t>(text)) {
+      rule.gids.push_back(*id);
+    } else if (const group* entry = getgrnam(text.c_str())) {
+      rule.gids.push_back(entry->gr_gid);
+    } else {
+      errors.add(item.Mark(), "there is no group '" + text + "' on this system");
+    }
+  }
+  for (const YAML::Node& item : map.scalars("executable")) {
+    const std::string& text = item.Scalar();
+    if (text.empty() || (text.front() != '/' && text.front() != '*')) {
+      errors.add(item.Mark(),
+                 "'executable' is matched with the full path: '" + text + "' must begin with / or *");
+    }
+    rule.executables.push_back(text);
+  }
+  for (const YAML::Node& item : map.scalars("unit")) rule.units.push_back(item.Scalar());
+  for (const YAML::Node& item : map.scalars("cgroup")) rule.cgroups.push_back(item.Scalar());
+  map.finish();
+}
+
+void read_settings(const YAML::Node& node, Settings& out, ErrorSink& errors) {
+  if (!node.IsDefined()) return;
+  ClassConfig scratch;
+  MapReader map(node, "'set'", errors);
+  read_class_settings(map, scratch, errors);
+  map.finish();
+  if (!node.IsMap()) return;
+  for (const auto& entry : node) {
+    if (entry.first.IsScalar() && entry.second.IsScalar()) {
+      out.emplace_back(entry.first.Scalar(), entry.second.Scalar());
+    }
+  }
+}
+
+void read_rule(const YAML::Node& item, RuleConfig& rule, ErrorSink& errors) {
+  rule.place = errors.place(item.Mark());
+  MapReader map(item, "a rule", errors);
+  map.text("name", rule.name);
+  if (const YAML::Node match = map.child("match"); match.IsDefined()) {
+    rule.uids.clear();
+    rule.gids.clear();
+    rule.executables.clear();
+    rule.units.clear();
+    rule.cgroups.clear();
+    read_match(match, rule, errors);
+  }
+  if (const YAML::Node node = map.child("class"); node.IsDefined())
+    rule.class_place = errors.place(node.Mark());
+  map.text("class", rule.class_name);
+  if (const YAML::Node node = map.child("device"); node.IsDefined()) {
+    rule.device_place = errors.place(node.Mark());
+  }
+  map.text("device", rule.device);
+  if (const YAML::Node node = map.child("pool"); node.IsDefined())
+    rule.pool_place = errors.place(node.Mark());
+  map.text("pool", rule.pool);
+  read_settings(map.child("set"), rule.settings, errors);
+  map.flag("reject", rule.reject);
+  map.finish();
+  if (rule.reject == !rule.class_name.empty()) {
+    errors.add(item.Mark(), "a rule must say either 'class: NAME' or 'reject: true'");
+  }
+}
+
+}  // namespace
+
+void read_rules(const YAML::Node& node, const std::string& prefix, Config& config, ErrorSink& errors) {
+  if (!node.IsDefined() || node.IsNull()) return;
+  if (!node.IsSequence()) {
+    errors.add(node.Mark(), "'rules' must be a list");
+    return;
+  }
+  std::vector<RuleConfig> fresh;
+  std::set<std::string> names;
+  std::size_t position = 0;
+  for (const YAML::Node& item : node) {
+    ++position;
+    const std::string name = name_of(item);
+    if (!name.empty() && !good_name(name)) {
+      errors.add(item.Mark(), "a rule's name may hold letters, digits, '-', '_' and '.'");
+    }
+    if (!name.empty() && !names.insert(name).second) {
+      errors.add(item.Mark(), "two rules are named '" + name + "'");
+    }
+    if (const auto present = find_named(config.rules, name); !name.empty() && present != config.rules.end()) {
+      read_rule(item, *present, errors);
+      continue;
+    }
+    RuleConfig& rule = fresh.emplace_back();
+    rule.named = !name.empty();
+    rule.name = prefix + "rule" + std::to_string(position);
+    read_rule(item, rule, errors);
+  }
+  config.rules.insert(config.rules.begin(), std::make_move_iterator(fresh.begin()),
+                      std::make_move_iterator(fresh.end()));
+}
+
+}  // namespace vgpu::daemon
