@@ -37,13 +37,21 @@ struct ConfigDocument {
 [[nodiscard]] tl::expected<Config, ConfigErrors> parse_config(std::string_view text, const std::string& file);
 
 // Parses the documents in order, later ones over earlier ones: single values replace, classes, devices and
-// named rules are merged key by key, rules of a later document are asked before those of an earlier one.
+// named rules (also what they match) are merged key by key, rules of a later document are asked before those
+// of an earlier one.
 [[nodiscard]] tl::expected<Config, ConfigErrors> parse_config(std::span<const ConfigDocument> documents);
 
 // Reads `file` (at most 1 MiB; empty: none, the built-in defaults) and its drop-ins: every *.yaml of the
 // folders drop_in_folders() names, in the order of their names.
 [[nodiscard]] tl::expected<std::vector<ConfigDocument>, ConfigErrors> config_documents(
     const std::string& file);
+
+// The same, with what can be read in spite of `errors`.
+[[nodiscard]] std::vector<ConfigDocument> config_documents(const std::string& file, ConfigErrors& errors);
+
+// What stands in one file. Regular files of UTF-8 text only, so that it never waits for a pipe or a terminal.
+// The error says why it cannot be read.
+[[nodiscard]] tl::expected<std::string, std::string> config_text(const std::string& file);
 
 // Where drop-ins of `file` are looked for: /etc/vgpud/vgpud.d for /etc/vgpud/vgpud.yaml, and vgpud.d in
 // $STATE_DIRECTORY (systemd.exec(5)).

@@ -1,6 +1,7 @@
 #include "daemon/config/load.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <array>
 #include <cstdlib>
@@ -243,6 +244,60 @@ TEST(ConfigDropIns, AreReadFromTheirFolderInTheOrderOfTheirNames) {
   ASSERT_FALSE(wrong);
   EXPECT_EQ(wrong.error().front().file, folder + "/my.d/99-d.yaml");
   fs::remove_all(folder);
+}
+
+TEST(ConfigDropIns, ChangeOnlyTheConditionsThatTheySay) {
+  const std::string main =
+      "rules: [{name: no-miners, match: {executable: '*/miner', unit: a.service}, reject: true}]\n";
+  const auto narrowed = merged(main, "rules: [{name: no-miners, match: {uid: 7}}]\n");
+  ASSERT_TRUE(narrowed) << narrowed.error().front().text();
+  EXPECT_EQ(narrowed->rules[0].uids, std::vector<uid_t>{7});
+  EXPECT_EQ(narrowed->rules[0].executables, std::vector<std::string>{"*/miner"});
+  EXPECT_EQ(narrowed->rules[0].units, std::vector<std::string>{"a.service"});
+  const auto other =
+      merged(main, "rules: [{name: no-miners, match: {executable: ['*/a', '*/b'], unit: []}}]\n");
+  ASSERT_TRUE(other) << other.error().front().text();
+  EXPECT_EQ(other->rules[0].executables, (std::vector<std::string>{"*/a", "*/b"}));
+  EXPECT_TRUE(other->rules[0].units.empty());
+  // A condition of no values in a new rule would match nobody or everybody: which, nobody can know.
+  EXPECT_FALSE(merged("", "rules: [{name: fresh, match: {unit: []}, class: default}]\n"));
+}
+
+TEST(ConfigLoad, AnEmptyNameIsNoName) {
+  EXPECT_NE(errors_of("rules: [{name: '', class: default}]\n").find("a rule's name may hold"),
+            std::string::npos);
+}
+
+// The mistake that a file of these bytes is.
+std::string mistake_of(const std::string& bytes) {
+  namespace fs = std::filesystem;
+  std::string folder = (fs::temp_directory_path() / "vgpud-bytes-XXXXXX").string();
+  EXPECT_NE(mkdtemp(folder.data()), nullptr);
+  std::ofstream(folder + "/f.yaml") << bytes;
+  const auto config = load_config(folder + "/f.yaml");
+  fs::remove_all(folder);
+  return config ? std::string() : config.error().front().message;
+}
+
+TEST(ConfigFiles, MustBeText) {
+  using namespace std::string_literals;
+  for (const auto& good : {""s, "# \xC3\xA4 \xE2\x82\xAC \xF0\x9F\x98\x80\n"s})
+    EXPECT_EQ(mistake_of(good), "");
+  for (const auto& bad : {"\xFF\xFE\0"s, "# \0\n"s, "# \xC3"s, "# \xC0\x80\n"s, "# \xED\xA0\x80\n"s,
+                          "# \xF4\x90\x80\x80\n"s, "# \xE0\x80\x80\n"s}) {
+    EXPECT_NE(mistake_of(bad).find("not UTF-8 text"), std::string::npos);
+  }
+}
+
+TEST(ConfigFiles, APipeIsNotWaitedFor) {
+  namespace fs = std::filesystem;
+  std::string folder = (fs::temp_directory_path() / "vgpud-pipe-XXXXXX").string();
+  ASSERT_NE(mkdtemp(folder.data()), nullptr);
+  ASSERT_EQ(mkfifo((folder + "/f.yaml").c_str(), 0600), 0);
+  const auto config = load_config(folder + "/f.yaml");
+  fs::remove_all(folder);
+  ASSERT_FALSE(config);
+  EXPECT_NE(config.error().front().message.find("no regular file"), std::string::npos);
 }
 
 TEST(ConfigSettings, ChangeAClassByTheKeysOfTheFile) {

@@ -6,6 +6,7 @@
 #include <optional>
 #include <set>
 #include <system_error>
+#include <vector>
 
 #include "daemon/config/sections.hpp"
 
@@ -20,38 +21,64 @@ std::optional<Id> number_of(const std::string& text) {
   return id;
 }
 
-void read_match(const YAML::Node& node, RuleConfig& rule, ErrorSink& errors) {
+// The values of a condition; none: the document does not say it. Of a rule that an earlier document has, an
+// empty list takes the condition away.
+std::optional<std::vector<YAML::Node>> condition(MapReader& map, const char* key, bool present) {
+  const YAML::Node node = map.child(key);
+  if (!node.IsDefined()) return std::nullopt;
+  if (present && node.IsSequence() && node.size() == 0) return std::vector<YAML::Node>{};
+  return map.scalars(key);
+}
+
+void read_patterns(MapReader& map, const char* key, bool present, std::vector<std::string>& out) {
+  const auto values = condition(map, key, present);
+  if (!values) return;
+  out.clear();
+  for (const YAML::Node& item : *values) out.push_back(item.Scalar());
+}
+
+// Changes the conditions that the document says. `present`: an earlier document has the rule.
+void read_match(const YAML::Node& node, bool present, RuleConfig& rule, ErrorSink& errors) {
   MapReader map(node, "'match'", errors);
-  for (const YAML::Node& item : map.scalars("uid")) {
-    const std::string& text = item.Scalar();
-    if (const auto id = number_of<uid_t>(text)) {
-      rule.uids.push_back(*id);
-    } else if (const passwd* user = getpwnam(text.c_str())) {
-      rule.uids.push_back(user->pw_uid);
-    } else {
-      errors.add(item.Mark(), "there is no user '" + text + "' on this system");
+  if (const auto values = condition(map, "uid", present)) {
+    rule.uids.clear();
+    for (const YAML::Node& item : *values) {
+      const std::string& text = item.Scalar();
+      if (const auto id = number_of<uid_t>(text)) {
+        rule.uids.push_back(*id);
+      } else if (const passwd* user = getpwnam(text.c_str())) {
+        rule.uids.push_back(user->pw_uid);
+      } else {
+        errors.add(item.Mark(), "there is no user '" + text + "' on this system");
+      }
     }
   }
-  for (const YAML::Node& item : map.scalars("gid")) {
-    const std::string& text = item.Scalar();
-    if (const auto id = number_of<gid_t>(text)) {
-      rule.gids.push_back(*id);
-    } else if (const group* entry = getgrnam(text.c_str())) {
-      rule.gids.push_back(entry->gr_gid);
-    } else {
-      errors.add(item.Mark(), "there is no group '" + text + "' on this system");
+  if (const auto values = condition(map, "gid", present)) {
+    rule.gids.clear();
+    for (const YAML::Node& item : *values) {
+      const std::string& text = item.Scalar();
+      if (const auto id = number_of<gid_t>(text)) {
+        rule.gids.push_back(*id);
+      } else if (const group* entry = getgrnam(text.c_str())) {
+        rule.gids.push_back(entry->gr_gid);
+      } else {
+        errors.add(item.Mark(), "there is no group '" + text + "' on this system");
+      }
     }
   }
-  for (const YAML::Node& item : map.scalars("executable")) {
-    const std::string& text = item.Scalar();
-    if (text.empty() || (text.front() != '/' && text.front() != '*')) {
-      errors.add(item.Mark(),
-                 "'executable' is matched with the full path: '" + text + "' must begin with / or *");
+  if (const auto values = condition(map, "executable", present)) {
+    rule.executables.clear();
+    for (const YAML::Node& item : *values) {
+      const std::string& text = item.Scalar();
+      if (text.empty() || (text.front() != '/' && text.front() != '*')) {
+        errors.add(item.Mark(),
+                   "'executable' is matched with the full path: '" + text + "' must begin with / or *");
+      }
+      rule.executables.push_back(text);
     }
-    rule.executables.push_back(text);
   }
-  for (const YAML::Node& item : map.scalars("unit")) rule.units.push_back(item.Scalar());
-  for (const YAML::Node& item : map.scalars("cgroup")) rule.cgroups.push_back(item.Scalar());
+  read_patterns(map, "unit", present, rule.units);
+  read_patterns(map, "cgroup", present, rule.cgroups);
   map.finish();
 }
 
@@ -69,18 +96,11 @@ void read_settings(const YAML::Node& node, Settings& out, ErrorSink& errors) {
   }
 }
 
-void read_rule(const YAML::Node& item, RuleConfig& rule, ErrorSink& errors) {
+void read_rule(const YAML::Node& item, bool present, RuleConfig& rule, ErrorSink& errors) {
   rule.place = errors.place(item.Mark());
   MapReader map(item, "a rule", errors);
   map.text("name", rule.name);
-  if (const YAML::Node match = map.child("match"); match.IsDefined()) {
-    rule.uids.clear();
-    rule.gids.clear();
-    rule.executables.clear();
-    rule.units.clear();
-    rule.cgroups.clear();
-    read_match(match, rule, errors);
-  }
+  read_match(map.child("match"), present, rule, errors);
   if (const YAML::Node node = map.child("class"); node.IsDefined())
     rule.class_place = errors.place(node.Mark());
   map.text("class", rule.class_name);
@@ -113,20 +133,21 @@ void read_rules(const YAML::Node& node, const std::string& prefix, Config& confi
   for (const YAML::Node& item : node) {
     ++position;
     const std::string name = name_of(item);
-    if (!name.empty() && !good_name(name)) {
+    const bool nameless = !item.IsMap() || !item["name"].IsDefined();
+    if (!nameless && !good_name(name)) {
       errors.add(item.Mark(), "a rule's name may hold letters, digits, '-', '_' and '.'");
     }
     if (!name.empty() && !names.insert(name).second) {
       errors.add(item.Mark(), "two rules are named '" + name + "'");
     }
     if (const auto present = find_named(config.rules, name); !name.empty() && present != config.rules.end()) {
-      read_rule(item, *present, errors);
+      read_rule(item, true, *present, errors);
       continue;
     }
     RuleConfig& rule = fresh.emplace_back();
     rule.named = !name.empty();
     rule.name = prefix + "rule" + std::to_string(position);
-    read_rule(item, rule, errors);
+    read_rule(item, false, rule, errors);
   }
   config.rules.insert(config.rules.begin(), std::make_move_iterator(fresh.begin()),
                       std::make_move_iterator(fresh.end()));
