@@ -74,6 +74,12 @@ bool put_program(json& request, const ProgramChoice& program) {
   return true;
 }
 
+// What else there is to know of what was done.
+void print_notes(const json& answer) {
+  if (!answer.is_object()) return;
+  for (const json& note : answer.value("notes", json::array())) print(note.get<std::string>() + "\n");
+}
+
 int list_quarantined(const std::string& control, bool as_json) {
   const Outcome outcome = ask(control, {{"request", "quarantined"}});
   if (outcome.status != kGood) return outcome.status;
@@ -136,6 +142,7 @@ int set_values(const std::string& control, const std::vector<std::string>& words
   if (outcome.status == kGood && outcome.answer.contains("saved")) {
     print("saved in " + outcome.answer["saved"].get<std::string>() + "\n");
   }
+  print_notes(outcome.answer);
   return outcome.status;
 }
 
@@ -153,6 +160,9 @@ int act_on_clients(const std::string& control, const std::string& name,
 int show_policy(const std::string& control) {
   const Outcome outcome = ask(control, {{"request", "policy"}});
   if (outcome.status != kGood) return outcome.status;
+  for (const json& sentence : outcome.answer.value("unread", json::array())) {
+    print("# not held: " + sentence.get<std::string>() + "; policy reload reads it\n");
+  }
   for (const json& document : outcome.answer.value("documents", json::array())) {
     print("# " + document.value("file", "") + "\n" + document.value("text", "") + "\n");
   }
@@ -182,6 +192,7 @@ int check_policy(const std::string& control, const std::string& file) {
 int reload(const std::string& control) {
   const Outcome outcome = ask(control, {{"request", "reload"}});
   if (outcome.status == kGood) print("configuration reloaded\n");
+  print_notes(outcome.answer);
   return outcome.status;
 }
 

@@ -2,29 +2,22 @@
 
 #include <algorithm>
 #include <array>
-#include <cctype>
-#include <nlohmann/json.hpp>
 
 #include "daemon/base/log.hpp"
 #include "daemon/config/quantity.hpp"
+#include "daemon/config/restart.hpp"
+#include "daemon/control/change.hpp"
 #include "daemon/control/failure.hpp"
 
 namespace vgpu::daemon {
 namespace {
 
 using nlohmann::json;
-using Outcome = tl::expected<json, std::string>;
 
 constexpr std::size_t kLongestReason = 200;
 constexpr const char* kForAdministrators = "only root and members of the group ";
 
-// One request and who made it.
-struct Change {
-  const BrokerState& state;
-  const json& request;
-  const Requester& who;
-  bool administrator;
-};
+}  // namespace
 
 std::string for_administrators(const Change& change, const char* what) {
   return kForAdministrators + change.state.config().admin_group + " may " + what;
@@ -58,103 +51,21 @@ tl::expected<std::vector<std::uint64_t>, std::string> sessions_of(const Change& 
                                                    for_administrators(change, "change other users' clients"));
 }
 
-Settings settings_of(const json& request) {
+tl::expected<Settings, std::string> settings_of(const Change& change) {
   Settings settings;
-  if (!request.contains("settings")) return settings;
-  for (const auto& [key, value] : request.at("settings").items())
-    settings.emplace_back(key, value.get<std::string>());
+  if (change.request.contains("settings")) {
+    for (const auto& [key, value] : change.request.at("settings").items())
+      settings.emplace_back(key, value.get<std::string>());
+  }
+  if (settings.empty()) return tl::unexpected(std::string("nothing to set: say KEY=VALUE"));
   return settings;
 }
 
-// Takes a setting out of the list; empty when it is not there.
-std::string take(Settings& settings, const std::string& key) {
-  const auto found =
-      std::find_if(settings.begin(), settings.end(), [&](const auto& entry) { return entry.first == key; });
-  if (found == settings.end()) return {};
-  std::string value = std::move(found->second);
-  settings.erase(found);
-  return value;
-}
+namespace {
 
-// A rule for the next starts of what this client runs.
-ChangeTarget rule_for(const Identity& who) {
-  std::string name = "cli-" + std::to_string(who.uid) + "-";
-  for (const char c : who.program.substr(0, 24))
-    name += std::isalnum(static_cast<unsigned char>(c)) != 0 ? c : '-';
-  // Programs of one name in two folders are two rules.
-  name += "-" + std::to_string(std::hash<std::string>{}(who.executable) % 100'000);
-  return {ChangeTarget::Kind::rule, std::move(name)};
-}
-
-// A shell pattern that matches `path` only.
-std::string pattern_of(const std::string& path) {
-  std::string pattern;
-  for (const char c : path) {
-    if (c == '*' || c == '?' || c == '[' || c == '\\') pattern += '\\';
-    pattern += c;
-  }
-  return pattern;
-}
-
-tl::expected<void, std::string> save_client(const Change& change, const Session& session,
-                                            const std::string& device, const Settings& settings) {
-  const Identity& who = session.peer.identity;
-  if (who.executable.empty()) {
-    return tl::unexpected(
-        std::string("its executable cannot be read, so nothing can be saved for its next start"));
-  }
-  Settings rule{{"match.uid", std::to_string(who.uid)},
-                {"match.executable", pattern_of(who.executable)},
-                {"class", session.client_class.name}};
-  if (!device.empty()) rule.emplace_back("device", device);
-  for (const auto& [key, value] : settings) rule.emplace_back("set." + key, value);
-  auto config = change.state.live.change(rule_for(who), rule, true);
-  if (!config) return tl::unexpected(config.error());
-  change.state.apply(std::move(*config));
-  return {};
-}
-
-tl::expected<void, std::string> set_one(const Change& change, std::uint64_t id, Settings settings,
-                                        bool save) {
-  SessionManager& sessions = change.state.sessions;
-  const std::string class_name = take(settings, "class");
-  const std::string device = take(settings, "device");
-  if (!change.administrator) {
-    if (!class_name.empty() || !device.empty() || save) {
-      return tl::unexpected(
-          for_administrators(change, "change a client's class or device, or save a change"));
-    }
-    return sessions.lower(id, settings);
-  }
-  if (!class_name.empty() || !settings.empty()) {
-    if (auto done = sessions.adjust(id, class_name, settings); !done) return done;
-  }
-  if (save) {
-    if (auto done = save_client(change, *sessions.find(id), device, settings); !done) return done;
-  }
-  // Last, since it may be refused where all else was possible.
-  return device.empty() ? tl::expected<void, std::string>{} : sessions.move(id, device);
-}
-
-Outcome set_client(const Change& change) {
-  const auto ids = sessions_of(change);
-  if (!ids) return tl::unexpected(ids.error());
-  const Settings settings = settings_of(change.request);
-  if (settings.empty()) return tl::unexpected(std::string("nothing to set: say KEY=VALUE"));
-  for (const std::uint64_t id : *ids) {
-    if (auto done = set_one(change, id, settings, change.request.value("save", false)); !done) {
-      return tl::unexpected(done.error());
-    }
-  }
-  return json{{"ok", true}, {"clients", ids->size()}};
-}
-
-Outcome set_policy(const Change& change, ChangeTarget::Kind kind) {
-  if (!change.administrator) return tl::unexpected(for_administrators(change, "change the policy"));
-  const ChangeTarget target{kind, change.request.value("name", std::string())};
-  const Settings settings = settings_of(change.request);
-  if (settings.empty()) return tl::unexpected(std::string("nothing to set: say KEY=VALUE"));
-  if (kind == ChangeTarget::Kind::rule) {
+// Whether a target that is there already can be changed.
+tl::expected<void, std::string> can_be_set(const Change& change, const ChangeTarget& target) {
+  if (target.kind == ChangeTarget::Kind::rule) {
     const auto& rules = change.state.config().rules;
     const auto unnamed = [&](const RuleConfig& rule) { return !rule.named && rule.name == target.name; };
     if (std::any_of(rules.begin(), rules.end(), unnamed)) {
@@ -162,12 +73,59 @@ Outcome set_policy(const Change& change, ChangeTarget::Kind kind) {
                             "' has no name in its file: give it one (name: ...) to change it");
     }
   }
+  if (target.kind == ChangeTarget::Kind::device) {
+    // A device comes with a restart only, and by a file, where its other keys are said with it.
+    std::vector<std::string> names;
+    for (const auto& device : change.state.devices) names.push_back(device->config().name);
+    if (std::find(names.begin(), names.end(), target.name) == names.end())
+      return tl::unexpected("there is no device '" + target.name + "'; there is " + listed(names));
+  }
+  return {};
+}
+
+// A rule that sends its clients where nothing runs would refuse them.
+tl::expected<void, std::string> leads_to_a_device(const Change& change, const Config& config,
+                                                  const std::string& name) {
+  const auto rule = std::find_if(config.rules.begin(), config.rules.end(),
+                                 [&](const RuleConfig& candidate) { return candidate.name == name; });
+  if (rule == config.rules.end()) return {};
+  const auto runs = [&](const auto& wanted) {
+    return std::any_of(change.state.devices.begin(), change.state.devices.end(),
+                       [&](const auto& device) { return wanted(device->config()); });
+  };
+  if (!rule->device.empty() &&
+      !runs([&](const DeviceConfig& device) { return device.name == rule->device; })) {
+    return tl::unexpected("the device '" + rule->device + "' does not run before a restart");
+  }
+  if (!rule->pool.empty() && !runs([&](const DeviceConfig& device) { return device.pool == rule->pool; })) {
+    return tl::unexpected("the pool '" + rule->pool + "' has no device before a restart");
+  }
+  return {};
+}
+
+Outcome set_policy(const Change& change, ChangeTarget::Kind kind) {
+  if (!change.administrator) return tl::unexpected(for_administrators(change, "change the policy"));
+  const ChangeTarget target{kind, change.request.value("name", std::string()), false};
+  const auto settings = settings_of(change);
+  if (!settings) return tl::unexpected(settings.error());
+  if (auto good = can_be_set(change, target); !good) return tl::unexpected(good.error());
   const bool save = change.request.value("save", false);
-  auto config = change.state.live.change(target, settings, save);
+  auto tried = change.state.live.try_change(target, *settings, save);
+  if (!tried) return tl::unexpected(tried.error());
+  if (kind == ChangeTarget::Kind::rule) {
+    if (auto good = leads_to_a_device(change, tried->config, target.name); !good)
+      return tl::unexpected(good.error());
+  }
+  const std::vector<std::string> later = std::move(tried->after_restart);
+  if (!later.empty() && !save) {
+    return tl::unexpected(listed(later) + " can change by a restart only: say it with --save");
+  }
+  auto config = change.state.live.make(std::move(*tried));
   if (!config) return tl::unexpected(config.error());
   change.state.apply(std::move(*config));
   json answer{{"ok", true}};
   if (save) answer["saved"] = change.state.live.saved_file();
+  if (!later.empty()) answer["notes"] = json::array({listed(later) + " holds after a restart"});
   return answer;
 }
 
@@ -265,12 +223,10 @@ Outcome answer_quarantined(const Change& change) {
 
 Outcome answer_policy(const Change& change) {
   if (!change.administrator) return tl::unexpected(for_administrators(change, "see the policy"));
-  const auto documents = change.state.live.documents();
-  if (!documents) return tl::unexpected(documents.error().front().text());
   json list = json::array();
-  for (const ConfigDocument& document : *documents)
+  for (const ConfigDocument& document : change.state.live.documents())
     list.push_back({{"file", document.file}, {"text", document.text}});
-  return json{{"ok", true}, {"documents", std::move(list)}};
+  return json{{"ok", true}, {"documents", std::move(list)}, {"unread", change.state.live.unread()}};
 }
 
 Outcome answer_check(const Change& change) {
@@ -285,9 +241,11 @@ Outcome answer_check(const Change& change) {
 
 Outcome answer_reload(const Change& change) {
   if (!change.administrator) return tl::unexpected(for_administrators(change, "reload the configuration"));
-  const std::string problem = change.state.reload();
-  if (!problem.empty()) return tl::unexpected(problem);
-  return json{{"ok", true}};
+  const auto notes = change.state.reload();
+  if (!notes) return tl::unexpected(notes.error());
+  json answer{{"ok", true}};
+  if (!notes->empty()) answer["notes"] = *notes;
+  return answer;
 }
 
 using Answer = Outcome (*)(const Change&);

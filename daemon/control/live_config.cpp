@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <sstream>
 
+#include "daemon/config/restart.hpp"
 #include "protocol/errno_text.hpp"
 #include "protocol/unique_fd.hpp"
 
@@ -52,6 +53,30 @@ YAML::Node find_target(YAML::Node root, const ChangeTarget& target) {
   return fresh;
 }
 
+// Takes a rule out of its document.
+void remove_rule(YAML::Node root, const std::string& name) {
+  const YAML::Node rules = root["rules"];
+  if (!rules.IsDefined() || !rules.IsSequence()) return;
+  YAML::Node others(YAML::NodeType::Sequence);
+  for (const YAML::Node& item : rules) {
+    const bool same = item.IsMap() && item["name"].IsDefined() && item["name"].Scalar() == name;
+    if (!same) others.push_back(item);
+  }
+  root["rules"] = others;
+}
+
+// Puts a rule before the others of its document.
+YAML::Node put_first(YAML::Node root, const std::string& name) {
+  remove_rule(root, name);
+  YAML::Node fresh(YAML::NodeType::Map);
+  fresh["name"] = name;
+  YAML::Node all(YAML::NodeType::Sequence);
+  all.push_back(fresh);
+  for (const YAML::Node& item : YAML::Node(root["rules"])) all.push_back(item);
+  root["rules"] = all;
+  return fresh;
+}
+
 // "[a, b]" as a list. The elements are taken as they stand: a pattern such as */train needs no quotes.
 YAML::Node list_of(const std::string& value) {
   YAML::Node list(YAML::NodeType::Sequence);
@@ -82,8 +107,22 @@ tl::expected<std::string, std::string> edit(const std::string& text, const Chang
   try {
     YAML::Node root = YAML::Load(text);
     if (!root.IsDefined() || root.IsNull()) root = YAML::Node(YAML::NodeType::Map);
-    const YAML::Node map = find_target(root, target);
+    const YAML::Node map = target.whole ? put_first(root, target.name) : find_target(root, target);
     for (const auto& [key, value] : settings) set_value(map, key, value);
+    YAML::Emitter out;
+    out << root;
+    return std::string(out.c_str()) + "\n";
+  } catch (const YAML::Exception& error) {
+    return tl::unexpected("this change cannot be made: " + error.msg);
+  }
+}
+
+// `text` without what it says of a rule.
+tl::expected<std::string, std::string> without_rule(const std::string& text, const std::string& name) {
+  try {
+    const YAML::Node root = YAML::Load(text);
+    if (!root.IsMap()) return text;
+    remove_rule(root, name);
     YAML::Emitter out;
     out << root;
     return std::string(out.c_str()) + "\n";
@@ -120,6 +159,13 @@ tl::expected<void, std::string> write_file(const std::string& path, const std::s
   return {};
 }
 
+// Null: there is none of this file.
+const ConfigDocument* find_document(const std::vector<ConfigDocument>& documents, const std::string& file) {
+  const auto found = std::find_if(documents.begin(), documents.end(),
+                                  [&](const ConfigDocument& document) { return document.file == file; });
+  return found != documents.end() ? &*found : nullptr;
+}
+
 // Puts a drop-in among the others, by its name; one of the same path is replaced.
 void put_drop_in(std::vector<ConfigDocument>& documents, ConfigDocument drop_in) {
   const auto same = std::find_if(documents.begin(), documents.end(),
@@ -141,52 +187,112 @@ std::string LiveConfig::saved_file() const {
   return folders.empty() ? std::string() : folders.back() + "/" + kSavedName;
 }
 
-tl::expected<std::vector<ConfigDocument>, ConfigErrors> LiveConfig::documents() const {
-  auto documents = config_documents(file_);
-  if (documents && !unsaved_.empty()) documents->push_back({kUnsaved, unsaved_, false});
+std::vector<ConfigDocument> LiveConfig::documents() const {
+  auto documents = loaded_;
+  if (!unsaved_.empty()) documents.push_back({kUnsaved, unsaved_, false});
   return documents;
 }
 
-tl::expected<Config, std::string> LiveConfig::change(const ChangeTarget& target, const Settings& settings,
-                                                     bool save) {
-  auto documents = config_documents(file_);
-  if (!documents) return tl::unexpected(sentences_of(documents.error()));
+std::vector<std::string> LiveConfig::unread() const {
+  ConfigErrors errors;
+  const auto on_disk = config_documents(file_, errors);
+  std::vector<std::string> sentences;
+  for (const ConfigError& error : errors) sentences.push_back(error.text());
+  for (const ConfigDocument& document : on_disk) {
+    const auto* const held = find_document(loaded_, document.file);
+    if (held == nullptr) {
+      sentences.push_back(document.file + " is new and has not been read yet");
+    } else if (held->text != document.text) {
+      sentences.push_back(document.file + " has changed since it was read");
+    }
+  }
+  for (const ConfigDocument& document : loaded_) {
+    const bool unreadable = std::any_of(
+        errors.begin(), errors.end(), [&](const ConfigError& error) { return error.file == document.file; });
+    if (!unreadable && find_document(on_disk, document.file) == nullptr) {
+      sentences.push_back(document.file + " is gone since it was read");
+    }
+  }
+  return sentences;
+}
+
+tl::expected<void, std::string> LiveConfig::try_save(const ChangeTarget& target, const Settings& settings,
+                                                     TriedChange& change) const {
   ConfigDocument saved{saved_file(), {}, false};
-  if (save) {
-    if (saved.file.empty()) {
-      return tl::unexpected(
-          std::string("vgpud was started without a configuration file, there is no place to save to"));
-    }
-    for (const ConfigDocument& document : *documents) {
-      if (document.file == saved.file) saved.text = document.text;
-    }
-    auto text = edit(saved.text, target, settings);
-    if (!text) return tl::unexpected(text.error());
-    saved.text = kHeading + *text;
-    put_drop_in(*documents, saved);
+  if (saved.file.empty()) {
+    return tl::unexpected(
+        std::string("vgpud was started without a configuration file, there is no place to save to"));
   }
+  const auto* const held = find_document(loaded_, saved.file);
+  auto text = edit(held != nullptr ? held->text : std::string(), target, settings);
+  if (!text) return tl::unexpected(text.error());
+  saved.text = kHeading + *text;
+  // What somebody wrote into the file since it was read stays there, and does not hold before a reload.
+  change.saved_text = saved.text;
+  std::error_code ignored;
+  if (fs::exists(saved.file, ignored)) {
+    const auto on_disk = config_text(saved.file);
+    if (!on_disk) return tl::unexpected("cannot read " + saved.file + ": " + on_disk.error());
+    if (held == nullptr || held->text != *on_disk) {
+      text = edit(*on_disk, target, settings);
+      if (!text) return tl::unexpected(saved.file + ": " + text.error());
+      change.saved_text = kHeading + *text;
+    }
+  }
+  put_drop_in(change.documents, std::move(saved));
+  auto next = parse_config(change.documents);
+  if (!next) {
+    const std::string sentences = sentences_of(next.error());
+    return tl::unexpected(unsaved_.empty() ? sentences
+                                           : "without the changes that are not saved: " + sentences);
+  }
+  change.next = std::move(*next);
+  return {};
+}
+
+tl::expected<TriedChange, std::string> LiveConfig::try_change(const ChangeTarget& target,
+                                                              const Settings& settings, bool save) const {
+  TriedChange change;
+  change.documents = loaded_;
+  if (save) {
+    if (auto good = try_save(target, settings, change); !good) return tl::unexpected(good.error());
+  }
+  change.unsaved = unsaved_;
   // Also over the changes that are not saved, which are read last.
-  std::string unsaved = unsaved_;
-  if (!save || !unsaved.empty()) {
-    auto text = edit(unsaved, target, settings);
+  if (!save || !unsaved_.empty()) {
+    auto text = save && target.whole ? without_rule(unsaved_, target.name) : edit(unsaved_, target, settings);
     if (!text) return tl::unexpected(text.error());
-    unsaved = std::move(*text);
-    documents->push_back({kUnsaved, unsaved, false});
+    change.unsaved = std::move(*text);
   }
-  auto config = parse_config(*documents);
+  auto all = change.documents;
+  if (!change.unsaved.empty()) all.push_back({kUnsaved, change.unsaved, false});
+  auto config = parse_config(all);
   if (!config) return tl::unexpected(sentences_of(config.error()));
-  if (save) {
+  change.config = std::move(*config);
+  if (const auto held = parse_config(documents())) change.after_restart = needs_restart(*held, change.config);
+  return change;
+}
+
+tl::expected<Config, std::string> LiveConfig::make(TriedChange change) {
+  if (change.next) {
+    const std::string file = saved_file();
     std::error_code error;
-    fs::create_directories(fs::path(saved.file).parent_path(), error);
-    if (auto written = write_file(saved.file, saved.text); !written) return tl::unexpected(written.error());
+    fs::create_directories(fs::path(file).parent_path(), error);
+    if (auto written = write_file(file, change.saved_text); !written) return tl::unexpected(written.error());
   }
-  unsaved_ = std::move(unsaved);
-  return std::move(*config);
+  loaded_ = std::move(change.documents);
+  unsaved_ = std::move(change.unsaved);
+  return std::move(change.config);
 }
 
 tl::expected<Config, ConfigErrors> LiveConfig::reload() {
-  auto config = load_config(file_);
-  if (config) unsaved_.clear();
+  auto documents = config_documents(file_);
+  if (!documents) return tl::unexpected(documents.error());
+  auto config = parse_config(*documents);
+  if (config) {
+    loaded_ = std::move(*documents);
+    unsaved_.clear();
+  }
   return config;
 }
 

@@ -30,8 +30,8 @@ struct BrokerState {
   std::function<const Config&()> config;
   // Makes a configuration hold.
   std::function<void(Config)> apply;
-  // Reloads the configuration; a sentence when the new one is wrong, else empty.
-  std::function<std::string()> reload;
+  // Reloads the configuration: what of it has to wait for a restart, or a sentence when it is wrong.
+  std::function<tl::expected<std::vector<std::string>, std::string>()> reload;
 };
 
 // Answers one request line. Any bytes are answered, none throws.

@@ -26,7 +26,7 @@
 // members of the configuration's admin_group) may change every client, anybody else his own:
 //   {"request":"set","target":"client","pid":N,"settings":{"weight":"50"},"save":false}
 //       keys of a class, for administrators also "class" and "device"; an owner may only ask for less than he
-//       was given; "save" makes it a rule for the next starts of this user's program
+//       was given; "save" makes it a rule for the next starts of this user's program; all is done or nothing
 //   {"request":"pause","pid":N}, {"request":"resume","pid":N}
 //   {"request":"kill","pid":N}     its worker ends, its calls fail
 //   answer: {"ok":true,"clients":<how many were changed>}
@@ -39,10 +39,11 @@
 //       {"ok":true,"quarantined":[{"uid":U,"executable":"...","why":"...","faults":N,"age_ns":N,"left_ns":N},...]}
 // Requests that change the policy, for administrators:
 //   {"request":"set","target":"class"|"rule"|"device"|"limits"|"scheduler","name":"batch","settings":{...},"save":false}
-//   {"request":"policy"}   {"ok":true,"documents":[{"file":"...","text":"..."},...]}: all that holds, in
-//   order
+//   {"request":"policy"}   {"ok":true,"documents":[{"file":"...","text":"..."},...],"unread":["...",...]}:
+//   all that holds, in order, as it was when it was read; sentences say what differs on disk since
 //   {"request":"check"}    {"ok":true,"mistakes":["file:line:column: ...",...]}: of the files as they are now
 //   {"request":"reload"}   as SIGHUP: the files hold, changes that were not saved are forgotten
+// Answers to set and reload may have "notes":["...",...], sentences such as what waits for a restart.
 // A request that fails is answered {"ok":false,"error":"<sentence>"}. Times in ns, sizes in bytes. Keys may
 // be added; readers ignore those they do not know.
 #pragma once

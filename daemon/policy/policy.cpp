@@ -37,11 +37,16 @@ bool matches(const RuleConfig& rule, const Identity& identity) {
          any_pattern(rule.cgroups, identity.cgroup);
 }
 
-tl::expected<Placement, std::string> place_client(const Config& config, const Identity& identity) {
-  Placement placement;
+const RuleConfig* deciding_rule(const Config& config, const Identity& identity) {
   const auto rule = std::find_if(config.rules.begin(), config.rules.end(),
                                  [&](const RuleConfig& candidate) { return matches(candidate, identity); });
-  if (rule == config.rules.end()) {
+  return rule != config.rules.end() ? &*rule : nullptr;
+}
+
+tl::expected<Placement, std::string> place_client(const Config& config, const Identity& identity) {
+  Placement placement;
+  const RuleConfig* rule = deciding_rule(config, identity);
+  if (rule == nullptr) {
     placement.client_class = config.classes.at(config.default_class);
     return placement;
   }

@@ -32,6 +32,9 @@ struct Placement {
   std::string pool;          // empty: the first device's
 };
 
+// The rule that decides about a client: the first that matches. Null: none does.
+[[nodiscard]] const RuleConfig* deciding_rule(const Config& config, const Identity& identity);
+
 // The first rule that matches decides; none: the default class. The error is the sentence for the client and
 // the log when a rule rejects it.
 [[nodiscard]] tl::expected<Placement, std::string> place_client(const Config& config,

@@ -46,9 +46,11 @@ int check_config(const std::string& file) {
 int serve(const Options& options) {
   std::string file = options.config;
   if (file.empty() && std::filesystem::exists(kDefaultConfig)) file = kDefaultConfig;
-  auto config = vgpu::daemon::load_config(file);
+  auto documents = vgpu::daemon::config_documents(file);
+  if (!documents) return print_errors(documents.error());
+  auto config = vgpu::daemon::parse_config(*documents);
   if (!config) return print_errors(config.error());
-  vgpu::daemon::Service service(std::move(*config), options.overrides);
+  vgpu::daemon::Service service(std::move(*config), std::move(*documents), options.overrides);
   if (const auto started = service.start(); !started) {
     vgpu::daemon::log::error("vgpud cannot start reason={}", vgpu::daemon::log::quoted(started.error()));
     return 1;

@@ -14,6 +14,7 @@
 #include <filesystem>
 
 #include "daemon/base/log.hpp"
+#include "daemon/config/restart.hpp"
 #include "daemon/service/systemd.hpp"
 #include "protocol/errno_text.hpp"
 #include "protocol/futex.hpp"
@@ -43,9 +44,11 @@ void Overrides::apply(Config& config) const {
   if (!sysfs_root.empty()) config.sysfs_root = sysfs_root;
 }
 
-Service::Service(Config config, Overrides overrides) : live_(config.file), overrides_(std::move(overrides)) {
+Service::Service(Config config, std::vector<ConfigDocument> documents, Overrides overrides)
+    : live_(config.file, std::move(documents)), overrides_(std::move(overrides)) {
   overrides_.apply(config);
   config_ = std::make_shared<const Config>(std::move(config));
+  started_ = config_;
 }
 
 Service::~Service() {
@@ -101,23 +104,28 @@ void Service::on_signal() {
   }
   // MONOTONIC_USEC: systemd.service(5), Type=notify-reload; harmless for Type=notify.
   systemd::notify("RELOADING=1\nMONOTONIC_USEC=" + std::to_string(now_ns() / 1000));
-  const std::string problem = reload();
-  systemd::notify("READY=1\nSTATUS=" + (problem.empty()
-                                            ? std::string("configuration reloaded")
-                                            : "the new configuration is wrong, the old one holds"));
+  const bool good = reload().has_value();
+  systemd::notify(
+      "READY=1\nSTATUS=" +
+      std::string(good ? "configuration reloaded" : "the new configuration is wrong, the old one holds"));
 }
 
-std::string Service::reload() {
+tl::expected<std::vector<std::string>, std::string> Service::reload() {
   auto fresh = live_.reload();
   if (!fresh) {
     std::string text = all_texts(fresh.error());
     log::error("new configuration is wrong, the old one holds errors={}", log::quoted(text));
-    return text;
+    return tl::unexpected(std::move(text));
   }
   apply(std::move(*fresh));
   log::info("configuration reloaded file={} classes={} rules={}", config_->file, config_->classes.size(),
             config_->rules.size());
-  return {};
+  std::vector<std::string> notes;
+  if (const auto later = needs_restart(*started_, *config_); !later.empty()) {
+    notes.push_back("these keep the values of vgpud's start until a restart: " + listed(later));
+    log::warning("some of the configuration holds after a restart keys={}", log::quoted(listed(later)));
+  }
+  return notes;
 }
 
 void Service::apply(Config config) {

@@ -35,7 +35,8 @@ struct Overrides {
 // from. Under a service manager its clients go on with the vgpud that is started next; else they end with it.
 class Service {
  public:
-  Service(Config config, Overrides overrides);
+  // `documents`: what `config` was read from.
+  Service(Config config, std::vector<ConfigDocument> documents, Overrides overrides);
   ~Service();
   Service(const Service&) = delete;
   Service& operator=(const Service&) = delete;
@@ -47,8 +48,9 @@ class Service {
   void stop() { loop_.stop(); }
 
   // Reads the configuration again; keeps the present one and returns a sentence when the new one is wrong.
-  // Sockets, devices and the worker's path keep their present values until a restart.
-  std::string reload();
+  // Sockets, devices and whatever else config/restart.hpp names keep their present values until a restart;
+  // sentences say which of them the new configuration changes.
+  tl::expected<std::vector<std::string>, std::string> reload();
 
   [[nodiscard]] EventLoop& loop() { return loop_; }
 
@@ -62,6 +64,7 @@ class Service {
 
   EventLoop loop_;
   std::shared_ptr<const Config> config_;
+  std::shared_ptr<const Config> started_;  // what it was started with
   LiveConfig live_;
   Overrides overrides_;
   EventLoop::Clock::time_point since_ = EventLoop::Clock::now();

@@ -43,6 +43,14 @@ struct Adjustments {
   [[nodiscard]] bool paused() const { return paused_by_administrator || paused_by_owner; }
 };
 
+// What an administrator changes of a client.
+struct ClientChange {
+  std::optional<std::string> class_name;
+  Settings settings;                  // over the class
+  std::optional<std::string> device;  // moves a client that still waits for a worker
+  bool device_may_wait = false;       // one that runs may stay where it is: its next start is meant
+};
+
 struct Session {
   std::uint64_t id = 0;
   SessionState state = SessionState::waiting;

@@ -54,55 +54,71 @@ void SessionManager::refresh(Session& session) {
   write_record(session);
 }
 
-tl::expected<void, std::string> SessionManager::adjust(std::uint64_t id, const std::string& class_name,
-                                                       const Settings& settings) {
-  Session& session = *sessions_.at(id);
+tl::expected<void, std::string> SessionManager::try_adjust(std::uint64_t id,
+                                                           const ClientChange& change) const {
+  const Session& session = *sessions_.at(id);
   if (session.guest) return tl::unexpected(std::string(kPartOfAVm));
-  if (!class_name.empty() && config_->classes.count(class_name) == 0) {
-    return tl::unexpected("there is no class '" + class_name + "'");
+  if (change.class_name && config_->classes.count(*change.class_name) == 0) {
+    return tl::unexpected("there is no class '" + *change.class_name + "'");
   }
   ClassConfig trial;
-  if (auto good = apply_settings(trial, settings); !good) return good;
-  Adjustments& changed = session.adjustments;
-  if (!class_name.empty()) changed.class_name = class_name;
-  changed.by_administrator = merge_settings(std::move(changed.by_administrator), settings);
-  refresh(session);
-  return {};
+  if (auto good = apply_settings(trial, change.settings); !good) return good;
+  return change.device ? try_move(session, *change.device, change.device_may_wait)
+                       : tl::expected<void, std::string>{};
 }
 
-tl::expected<void, std::string> SessionManager::lower(std::uint64_t id, const Settings& settings) {
-  Session& session = *sessions_.at(id);
-  if (session.guest) return tl::unexpected(std::string(kPartOfAVm));
-  const ClassConfig most = granted(session);
-  ClassConfig wanted = most;
-  Settings all = merge_settings(session.adjustments.by_owner, settings);
-  if (auto good = apply_settings(wanted, all); !good) return good;
-  if (std::string why = why_not_lower(wanted, most); !why.empty()) return tl::unexpected(std::move(why));
-  session.adjustments.by_owner = std::move(all);
-  refresh(session);
-  return {};
-}
-
-tl::expected<void, std::string> SessionManager::move(std::uint64_t id, const std::string& name) {
-  Session& session = *sessions_.at(id);
-  if (session.guest) return tl::unexpected(std::string(kPartOfAVm));
-  Device* device = find_device(name);
+tl::expected<void, std::string> SessionManager::try_move(const Session& session, const std::string& name,
+                                                         bool may_wait) const {
+  const Device* device = find_device(name);
   if (device == nullptr) return tl::unexpected("there is no device '" + name + "'");
   if (device == session.device) return {};
   if (session.state != SessionState::waiting) {
+    if (may_wait) return {};
+    // Its worker holds a context there, and the client was told that device's properties when it came.
     return tl::unexpected("the client runs on '" + session.device->config().name +
-                          "', where its memory is; with --save its next start is placed on '" + name + "'");
+                          "' and stays there until it ends; with --save its next start is placed on '" +
+                          name + "'");
   }
   if (device->pool() == nullptr || !device->problem().empty()) {
     return tl::unexpected("the device '" + name + "' cannot serve: " + device->problem());
   }
+  return {};
+}
+
+void SessionManager::adjust(std::uint64_t id, const ClientChange& change) {
+  Session& session = *sessions_.at(id);
+  Adjustments& changed = session.adjustments;
+  if (change.class_name) changed.class_name = *change.class_name;
+  changed.by_administrator = merge_settings(std::move(changed.by_administrator), change.settings);
+  refresh(session);
+  if (change.device && session.state == SessionState::waiting) move(session, *find_device(*change.device));
+}
+
+tl::expected<void, std::string> SessionManager::try_lower(std::uint64_t id, const Settings& settings) const {
+  const Session& session = *sessions_.at(id);
+  if (session.guest) return tl::unexpected(std::string(kPartOfAVm));
+  // Only what he asks for now: what he asked for before may be above what he is given since, and waits.
+  const ClassConfig most = granted(session);
+  ClassConfig wanted = most;
+  if (auto good = apply_settings(wanted, settings); !good) return good;
+  if (std::string why = why_not_lower(wanted, most); !why.empty()) return tl::unexpected(std::move(why));
+  return {};
+}
+
+void SessionManager::lower(std::uint64_t id, const Settings& settings) {
+  Session& session = *sessions_.at(id);
+  session.adjustments.by_owner = merge_settings(std::move(session.adjustments.by_owner), settings);
+  refresh(session);
+}
+
+void SessionManager::move(Session& session, Device& device) {
+  if (&device == session.device) return;
   Device& before = *session.device;
-  session.device = device;
+  session.device = &device;
   session.further.clear();
   session.settled = true;
   count_waiting(before);
   serve(session);
-  return {};
 }
 
 tl::expected<void, std::string> SessionManager::pause(std::uint64_t id, bool paused, bool by_administrator) {

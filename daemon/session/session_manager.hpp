@@ -77,13 +77,15 @@ class SessionManager {
   // sentence.
   [[nodiscard]] const Session* find(std::uint64_t id) const;
   [[nodiscard]] std::vector<std::uint64_t> of_process(pid_t pid) const;
-  // What an administrator says of a client: its class (empty: as it is) and settings over it.
-  [[nodiscard]] tl::expected<void, std::string> adjust(std::uint64_t id, const std::string& class_name,
-                                                       const Settings& settings);
-  // What its owner says: refused where it asks for more than the client has been given.
-  [[nodiscard]] tl::expected<void, std::string> lower(std::uint64_t id, const Settings& settings);
-  // A client that still waits for a worker goes to another device; a running one has its memory where it is.
-  [[nodiscard]] tl::expected<void, std::string> move(std::uint64_t id, const std::string& device);
+  // Whether adjust() can be done as a whole; changes nothing.
+  [[nodiscard]] tl::expected<void, std::string> try_adjust(std::uint64_t id,
+                                                           const ClientChange& change) const;
+  // What an administrator says of a client, after try_adjust() found it good.
+  void adjust(std::uint64_t id, const ClientChange& change);
+  // Whether its owner may say this: not where it asks for more than the client has been given.
+  [[nodiscard]] tl::expected<void, std::string> try_lower(std::uint64_t id, const Settings& settings) const;
+  // What its owner says, after try_lower() found it good.
+  void lower(std::uint64_t id, const Settings& settings);
   // Its queue waits, never an error. What an administrator paused, only an administrator resumes.
   [[nodiscard]] tl::expected<void, std::string> pause(std::uint64_t id, bool paused, bool by_administrator);
   // Its worker ends, its calls fail from now on.
@@ -175,6 +177,10 @@ class SessionManager {
   // session_control.cpp
   // What policy and administrators give a client, without its owner's changes.
   [[nodiscard]] ClassConfig granted(const Session& session) const;
+  [[nodiscard]] tl::expected<void, std::string> try_move(const Session& session, const std::string& name,
+                                                         bool may_wait) const;
+  // Only a client that waits for a worker.
+  void move(Session& session, Device& device);
   // Computes what holds for a client anew, and makes it hold, also for the next vgpud.
   void refresh(Session& session);
   void end(std::uint64_t id, const std::string& why);
