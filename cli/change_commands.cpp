@@ -10,6 +10,7 @@
 #include "cli/asking.hpp"
 #include "cli/commands.hpp"
 #include "cli/format.hpp"
+#include "cli/launcher.hpp"
 #include "cli/locate.hpp"
 
 namespace vgpu::cli {
@@ -110,7 +111,7 @@ int quarantine(const std::string& control, const ProgramChoice& program, const s
   if (program.client.empty() && program.executable.empty() && program.user.empty())
     return list_quarantined(control, as_json);
   json request = {{"request", "quarantine"}};
-  if (!put_program(request, program)) return kFailed;
+  if (!put_program(request, program)) return kUsage;
   if (!how_long.empty()) request["for"] = how_long;
   if (!why.empty()) request["why"] = why;
   return ask(control, request).status;
@@ -118,7 +119,7 @@ int quarantine(const std::string& control, const ProgramChoice& program, const s
 
 int release(const std::string& control, const ProgramChoice& program) {
   json request = {{"request", "release"}};
-  if (!put_program(request, program)) return kFailed;
+  if (!put_program(request, program)) return kUsage;
   return ask(control, request).status;
 }
 
@@ -127,16 +128,16 @@ int set_values(const std::string& control, const std::vector<std::string>& words
   const bool named = target != "limits" && target != "scheduler";
   if (named && words.size() < 2) {
     print_error("which " + target + "? say its " + (target == "client" ? "pid" : "name"));
-    return kFailed;
+    return kUsage;
   }
   json request = {{"request", "set"}, {"target", target}, {"save", save}};
   if (target == "client") {
-    if (!put_client(request, words[1])) return kFailed;
+    if (!put_client(request, words[1])) return kUsage;
   } else if (named) {
     request["name"] = words[1];
   }
   auto settings = settings_of(words, named ? 2 : 1);
-  if (!settings) return kFailed;
+  if (!settings) return kUsage;
   request["settings"] = std::move(*settings);
   const Outcome outcome = ask(control, request);
   if (outcome.status == kGood && outcome.answer.contains("saved")) {
@@ -151,7 +152,7 @@ int act_on_clients(const std::string& control, const std::string& name,
   int status = kGood;
   for (const std::string& client : clients) {
     json request = {{"request", name}};
-    if (!put_client(request, client)) return kFailed;
+    if (!put_client(request, client)) return kUsage;
     if (const Outcome outcome = ask(control, request); outcome.status != kGood) status = outcome.status;
   }
   return status;
@@ -177,9 +178,9 @@ int check_policy(const std::string& control, const std::string& file) {
       print_error(broker.error());
       return kFailed;
     }
-    execl(broker->c_str(), broker->c_str(), "--check-config", file.c_str(), static_cast<char*>(nullptr));
-    print_error("cannot run " + *broker);
-    return kFailed;
+    const Ending ending = run_and_wait({*broker, "--check-config", file}, {});
+    if (!ending.started) print_error("cannot run " + *broker + ": " + ending.problem);
+    return ending.shell_status() == 0 ? kGood : kFailed;
   }
   const Outcome outcome = ask(control, {{"request", "check"}});
   if (outcome.status != kGood) return outcome.status;

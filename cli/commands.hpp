@@ -11,6 +11,7 @@ namespace vgpu::cli {
 inline constexpr int kGood = 0;
 inline constexpr int kNotVerified = 1;
 inline constexpr int kFailed = 1;
+inline constexpr int kUsage = 2;  // the command line is wrong, nothing was asked
 inline constexpr int kNoBroker = 3;
 
 struct StatsOptions {

@@ -19,9 +19,9 @@ constexpr const char* kFooter =
     "\n"
     "Environment: VGPUD_CONTROL is the control socket (default /run/vgpud/control.sock), VGPUD_SOCKET the\n"
     "socket of the clients (default /run/vgpud/vgpud.sock).\n"
-    "Exit status: 0 done (verify: VERIFIED), 1 failed (verify: NOT VERIFIED), 3 no vgpud answers, 127 the "
-    "program\n"
-    "cannot be run; run gives the program's own status, 128 + N if signal N ended it.";
+    "Exit status: 0 done (verify: VERIFIED), 1 failed (verify: NOT VERIFIED), 2 the command line is wrong,\n"
+    "3 no vgpud answers, 127 the program cannot be run; run gives the program's own status, 128 + N if "
+    "signal N ended it.";
 
 constexpr const char* kStatsFooter =
     "MEMORY / QUOTA  device memory now, and the most its class allows\n"
@@ -246,7 +246,11 @@ int run(int argc, char** argv) {
   });
 
   app.footer(kFooter);  // last: subcommands would inherit it
-  CLI11_PARSE(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? vgpu::cli::kGood : vgpu::cli::kUsage;
+  }
   return status;
 }
 

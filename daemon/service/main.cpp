@@ -12,7 +12,7 @@ namespace {
 using vgpu::daemon::ConfigError;
 
 constexpr const char* kDefaultConfig = "/etc/vgpud/vgpud.yaml";
-constexpr int kConfigWrong = 2;
+constexpr int kConfigWrong = 2;  // also the command line
 
 constexpr const char* kFooter =
     "Without --config, /etc/vgpud/vgpud.yaml is read if it exists; else one device is served that is found "
@@ -22,7 +22,7 @@ constexpr const char* kFooter =
     "Signals: SIGTERM and SIGINT end it and its workers (as a service of systemd: its clients go on with the "
     "vgpud that is\n"
     "started next); SIGHUP reloads the configuration and keeps the present one if the new one is wrong.\n"
-    "Exit status: 0 ended by a signal, 1 could not start, 2 configuration wrong.";
+    "Exit status: 0 ended by a signal, 1 could not start, 2 configuration or command line wrong.";
 
 struct Options {
   std::string config;
@@ -78,7 +78,11 @@ int run(int argc, char** argv) {
   app.add_option("--sysfs-root", options.overrides.sysfs_root,
                  "Where to look for the VGPU-STUB function of a VM, instead of /sys")
       ->type_name("DIR");
-  CLI11_PARSE(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : kConfigWrong;
+  }
   return options.check.empty() ? serve(options) : check_config(options.check);
 }
 

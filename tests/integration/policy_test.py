@@ -143,6 +143,17 @@ class Refusals(Base):
         service.cli("set", "rule", "no-busy", "match.executable=[]", "match.uid=54321")
         self.assertEqual(service.run("busy_shared", "--seconds", 0.1).returncode, 0)
 
+    def test_a_wrong_command_line_is_status_2(self):
+        service = self.serve()
+        for words in (("set",), ("set", "client"), ("set", "class", "default", "weight"), ("pause", "me"), ("nonsense",),
+                      ("stats", "--watch", "0"), ("quarantine", "--user", "root")):
+            with self.subTest(words):
+                self.refused(service, *words, status=2)
+        bad = service.folder / "bad.yaml"
+        bad.write_text("limits: {clints: 3}\n")
+        self.assertIn("clints", self.refused(service, "policy", "check", bad, status=1))
+        self.assertEqual(service.cli("policy", "check", service.config).returncode, 0)
+
 
 class Files(Base):
     def test_what_holds_is_what_was_read(self):
