@@ -23,11 +23,23 @@ std::string failed(const char* what, const std::string& path) {
   return errno_text(std::string(what) + " " + path);
 }
 
-// A socket file that nobody listens on is left over from a broker that was killed.
-bool is_stale(const sockaddr_un& address, int type) {
+// Takes away a socket file that nobody listens on: a broker that was killed left it. Anything else stays, and
+// why is the error.
+tl::expected<void, std::string> remove_stale(const std::string& path, const sockaddr_un& address, int type) {
+  // Asked first: connecting to what is no socket is refused as well.
+  struct stat status {};
+  if (lstat(path.c_str(), &status) != 0) return tl::unexpected(failed("cannot look at", path));
+  if (!S_ISSOCK(status.st_mode)) {
+    return tl::unexpected("there is already something at " + path + " that is no socket, it is left alone");
+  }
   const UniqueFd probe(socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  return connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 &&
-         errno == ECONNREFUSED;
+  if (!probe) return tl::unexpected(failed("cannot make a socket for", path));
+  if (connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 ||
+      errno != ECONNREFUSED) {
+    return tl::unexpected("another vgpud already listens at " + path);
+  }
+  if (::unlink(path.c_str()) != 0) return tl::unexpected(failed("cannot replace", path));
+  return {};
 }
 
 void set_access(const std::string& path, const std::string& group_name) {
@@ -85,15 +97,17 @@ tl::expected<ListeningPath, std::string> ListeningPath::create(const std::string
   const auto* generic = reinterpret_cast<const sockaddr*>(&address);
   const mode_t before = umask(0177);  // nobody else may connect before set_access
   int result = bind(listening.socket_.get(), generic, sizeof address);
-  if (result != 0 && errno == EADDRINUSE && is_stale(address, type)) {
-    ::unlink(path.c_str());
+  if (result != 0 && errno == EADDRINUSE) {
+    if (auto removed = remove_stale(path, address, type); !removed) {
+      umask(before);
+      return tl::unexpected(removed.error());
+    }
     result = bind(listening.socket_.get(), generic, sizeof address);
   }
+  const int reason = errno;
   umask(before);
-  if (result != 0) {
-    return tl::unexpected(errno == EADDRINUSE ? "another vgpud already listens at " + path
-                                              : failed("cannot bind", path));
-  }
+  errno = reason;
+  if (result != 0) return tl::unexpected(failed("cannot bind", path));
   listening.path_ = path;
   if (listen(listening.socket_.get(), kBacklog) != 0) return tl::unexpected(failed("cannot listen at", path));
   set_access(path, group_name);

@@ -1,5 +1,5 @@
-// Makes the broker's listening unix sockets. Replaces what a dead broker left behind, never a living one's
-// socket.
+// Makes the broker's listening unix sockets. Replaces the socket that a dead broker left behind, never a
+// living one's, nor anything that is no socket.
 #pragma once
 
 #include <string>
