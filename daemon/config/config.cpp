@@ -1,5 +1,7 @@
 #include "daemon/config/config.hpp"
 
+#include <filesystem>
+
 namespace vgpu::daemon {
 
 const char* to_string(DeviceKind kind) {
@@ -37,6 +39,11 @@ Config default_config() {
   fallback.name = "default";
   config.classes.emplace(fallback.name, fallback);
   return config;
+}
+
+std::string vm_socket(const Config& config, const VmConfig& vm) {
+  if (!vm.socket.empty()) return vm.socket;
+  return std::filesystem::path(config.socket).parent_path() / "vm" / (vm.name + ".sock");
 }
 
 }  // namespace vgpu::daemon

@@ -117,7 +117,7 @@ struct VmConfig {
   std::string socket;                   // for QEMU; empty: vm/NAME.sock beside the clients' socket
   std::string pci_tree;                 // instead of a socket: a folder that stands for the PCI function
   std::chrono::milliseconds guest_timeout{10000};  // a guest without a heartbeat for so long has gone
-  Place class_place, device_place;                 // for messages
+  Place place, class_place, device_place;          // for messages
 };
 
 // Bounds on what all clients together can cost the broker.
@@ -168,5 +168,8 @@ struct Config {
 
 // The configuration that holds when no file is given: one automatic device, one class.
 [[nodiscard]] Config default_config();
+
+// Where a VM's QEMU connects: what it says, or vm/NAME.sock beside the clients' socket.
+[[nodiscard]] std::string vm_socket(const Config& config, const VmConfig& vm);
 
 }  // namespace vgpu::daemon

@@ -1,10 +1,11 @@
 #include "daemon/config/load.hpp"
 
+#include <fnmatch.h>
 #include <grp.h>
 
 #include <algorithm>
 #include <array>
-#include <bit>
+#include <cctype>
 #include <set>
 
 #include "daemon/config/sections.hpp"
@@ -67,6 +68,38 @@ void read_oversubscribe(const YAML::Node& node, OversubscribeConfig& out, ErrorS
   map.finish();
 }
 
+// sysfs, with which they are compared, has small letters.
+std::string in_small_letters(std::string text) {
+  for (char& letter : text) letter = static_cast<char>(std::tolower(static_cast<unsigned char>(letter)));
+  return text;
+}
+
+bool fits(const std::string& text, const std::string& pattern) {
+  return fnmatch(pattern.c_str(), text.c_str(), 0) == 0;
+}
+
+// Which PCI functions a guest's device may be.
+void read_function(MapReader& map, DeviceConfig& device, ErrorSink& errors) {
+  const std::string digit = "[0-9a-f]";
+  const std::string four = digit + digit + digit + digit;
+  // A domain has four digits, or five where a host bridge makes its own.
+  const std::string place = four + ":" + digit + digit + ":[01]" + digit + ".[0-7]";
+  map.text("function", device.function);
+  device.function = in_small_letters(device.function);
+  if (!device.function.empty() && !fits(device.function, place) && !fits(device.function, digit + place)) {
+    errors.add(map.child("function").Mark(),
+               "'function' must be the address of a PCI function, such as 0000:00:05.0");
+  }
+  const auto ids = map.scalars("ids");
+  if (!ids.empty()) device.ids.clear();
+  for (const YAML::Node& id : ids) {
+    device.ids.push_back(in_small_letters(id.Scalar()));
+    if (!fits(device.ids.back(), four + ":" + four)) {
+      errors.add(id.Mark(), "'ids' holds vendor:device, each of four hexadecimal digits, such as 1af4:1110");
+    }
+  }
+}
+
 void read_device(const YAML::Node& item, DeviceConfig& device, ErrorSink& errors) {
   MapReader map(item, "a device", errors);
   map.text("name", device.name);
@@ -76,11 +109,7 @@ void read_device(const YAML::Node& item, DeviceConfig& device, ErrorSink& errors
                              {"cuda", DeviceKind::cuda},
                              {"stub", DeviceKind::stub}}},
                            errors);
-  map.text("function", device.function);
-  if (const auto ids = map.scalars("ids"); !ids.empty()) {
-    device.ids.clear();
-    for (const YAML::Node& id : ids) device.ids.push_back(id.Scalar());
-  }
+  read_function(map, device, errors);
   read_word<Sharing, 2>(map, "sharing", device.sharing,
                         {{{"isolated", Sharing::isolated}, {"mps", Sharing::mps}}}, errors);
   map.integer("ordinal", device.ordinal, 0, 255);
@@ -155,42 +184,6 @@ void read_classes(const YAML::Node& node, bool main, Config& config, ErrorSink& 
   }
 }
 
-// As read_devices(); what a VM says of its class and device is checked when all documents have been read.
-void read_vms(const YAML::Node& node, bool main, Config& config, ErrorSink& errors) {
-  if (!node.IsDefined() || node.IsNull()) return;
-  if (!node.IsSequence()) {
-    errors.add(node.Mark(), "'vms' must be a list");
-    return;
-  }
-  if (main) config.vms.clear();
-  std::set<std::string> names;
-  for (const YAML::Node& item : node) {
-    const std::string name = name_of(item);
-    if (!good_name(name)) {
-      errors.add(item.Mark(), "a VM needs a name of letters, digits, '-', '_' and '.'");
-    } else if (!names.insert(name).second) {
-      errors.add(item.Mark(), "two VMs are named '" + name + "'");
-    }
-    auto found = find_named(config.vms, name);
-    if (found == config.vms.end()) found = config.vms.emplace(config.vms.end());
-    VmConfig& vm = *found;
-    MapReader map(item, "a VM", errors);
-    map.text("name", vm.name);
-    map.size("size", vm.bytes, 16 * mebibyte, 1ULL << 40U);
-    map.integer("slots", vm.slots, 1, 64);
-    if (map.child("class").IsDefined()) vm.class_place = errors.place(map.child("class").Mark());
-    map.text("class", vm.class_name);
-    if (map.child("device").IsDefined()) vm.device_place = errors.place(map.child("device").Mark());
-    map.text("device", vm.device);
-    map.path("socket", vm.socket);
-    map.path("pci_tree", vm.pci_tree);
-    map.duration("guest_timeout", vm.guest_timeout, milliseconds(1000));
-    map.finish();
-    if (!std::has_single_bit(vm.bytes))
-      errors.add(item.Mark(), "the size of a VM's memory must be a power of two");
-  }
-}
-
 // What names other parts of the configuration may stand in another document, so it is looked up at the end.
 void check_references(const Config& config, const Place& default_class, ErrorSink& errors) {
   if (config.classes.count(config.default_class) == 0) {
@@ -213,15 +206,7 @@ void check_references(const Config& config, const Place& default_class, ErrorSin
       errors.add(rule.pool_place, "a rule may name a device or a pool, not both");
     }
   }
-  for (const VmConfig& vm : config.vms) {
-    if (!vm.class_name.empty() && config.classes.count(vm.class_name) == 0) {
-      errors.add(vm.class_place, "there is no class '" + vm.class_name + "'");
-    }
-    const auto is_named = [&](const DeviceConfig& device) { return device.name == vm.device; };
-    if (!vm.device.empty() && std::none_of(config.devices.begin(), config.devices.end(), is_named)) {
-      errors.add(vm.device_place, "there is no device '" + vm.device + "'");
-    }
-  }
+  check_vms(config, errors);
 }
 
 // Returns where `default_class` is said, or `before` where this document does not say it.

@@ -51,4 +51,10 @@ void read_class_settings(MapReader& map, ClassConfig& out, ErrorSink& errors);
 // where it stands. `prefix`: of the names of those that have none.
 void read_rules(const YAML::Node& node, const std::string& prefix, Config& config, ErrorSink& errors);
 
+// The list of VMs. `main`: the document's VMs are all there are; else they add to those of earlier documents.
+void read_vms(const YAML::Node& node, bool main, Config& config, ErrorSink& errors);
+
+// Once all documents have been read: what vgpud would refuse at its start.
+void check_vms(const Config& config, ErrorSink& errors);
+
 }  // namespace vgpu::daemon

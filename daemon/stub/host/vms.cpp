@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cctype>
-#include <filesystem>
 #include <vector>
 
 #include "daemon/base/log.hpp"
@@ -64,9 +63,7 @@ tl::expected<void, std::string> Vms::add(VmConfig vm, bool configured) {
   if (!vm.device.empty() && std::none_of(config_->devices.begin(), config_->devices.end(), is_named)) {
     return tl::unexpected("there is no device '" + vm.device + "'");
   }
-  if (vm.socket.empty()) {
-    vm.socket = std::filesystem::path(config_->socket).parent_path() / "vm" / (vm.name + ".sock");
-  }
+  vm.socket = vm_socket(*config_, vm);
   const std::string name = vm.name;
   std::optional<KeptVm> kept;
   if (const auto found = kept_.find(name); found != kept_.end()) {
