@@ -202,6 +202,13 @@ class Installed(unittest.TestCase):
         self.assertEqual(cli.returncode, 3)
         self.assertIn("Permission denied", cli.stderr)
 
+    def test_the_services_own_group_is_nobody_elses(self):
+        systemctl("start", "vgpud")
+        self.assertEqual(command("getent", "group", "vgpud").stdout.strip().split(":")[3], "")
+        own = command("id", "--group", "vgpud").stdout.strip()
+        for pid in processes():
+            self.assertEqual(set(status_of(pid)["Gid"].split()), {own})
+
     def test_the_command_line_serves_root_and_members(self):
         for user in (None, MEMBER):
             with self.subTest(user=user or "root"):

@@ -101,7 +101,11 @@ class OneGuest(Vm):
         started = time.monotonic()
         one = self.boot("vm1", ("vector_add", "matmul_tiled", "nbody"), r"""
 for name in vendor device enable; do cat /sys/bus/pci/devices/0000:00:05.0/$name; done | tr '\n' ' ' | say FUNCTION
-stat -c '%G %a' /sys/bus/pci/devices/0000:00:05.0/resource2 | say BAR2
+for file in resource0 resource2; do
+  path=/sys/bus/pci/devices/0000:00:05.0/$file
+  stat -c '%U %G %a' $path | say "BAR $file"
+  setpriv --reuid=1234 --regid=vgpu --clear-groups sh -c ": <> $path" 2>&1 | say "MEMBER $file"
+done
 (run matmul_tiled; echo "FIRST $?") & (run vector_add; echo "SECOND $?") & wait
 vgpud-cli verify -- /opt/nbody; echo "VERIFY $?"
 vgpud-cli devices
@@ -117,7 +121,9 @@ journalctl --no-pager --output=cat --unit=vgpud.service | sed 's/^/JOURNAL /'
         console = one.console()
         seconds = time.monotonic() - started
         self.assertIn("FUNCTION 0x1af4 0x1110 1", console)
-        self.assertIn("BAR2 vgpu 660", console)
+        for file in ("resource0", "resource2"):
+            self.assertIn(f"BAR {file} root vgpud 660", console)
+            self.assertRegex(console, f"MEMBER {file} .*Permission denied")
         self.assertIn("VGPUD active user vgpud", console)
         for done in ("FIRST 0", "SECOND 0", "VERIFY 0"):
             self.assertIn(done, console)
