@@ -153,7 +153,8 @@ struct Config {
   std::optional<gid_t> admin_gid;              // of admin_group, where the system has it
   std::string monitor_group = "vgpu-monitor";  // members may see all clients' figures, and change nothing
   std::optional<gid_t> monitor_gid;
-  std::string worker;  // path of vgpud-worker; empty: found beside the binary
+  std::string vm_group = "vgpu-vm";  // may connect to VMs' sockets, as a VM
+  std::string worker;                // path of vgpud-worker; empty: found beside the binary
   LogConfig log;
   LimitsConfig limits;
   SchedulerConfig scheduler;

@@ -218,6 +218,7 @@ Place read_document(const ConfigDocument& document, const Place& before, Config&
   map.text("group", config.group);
   map.text("admin_group", config.admin_group);
   map.text("monitor_group", config.monitor_group);
+  map.text("vm_group", config.vm_group);
   map.path("worker", config.worker);
   map.integer("ended_clients", config.ended_clients, 0, 10'000);
   read_log(map.child("log"), config.log, errors);

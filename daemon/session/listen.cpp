@@ -45,10 +45,14 @@ tl::expected<void, std::string> remove_stale(const std::string& path, const sock
 void set_access(const std::string& path, const std::string& group_name) {
   if (group_name.empty()) return;
   const group* entry = getgrnam(group_name.c_str());
+  // In a folder with the set-group-ID bit the socket has the folder's group already, and a service that may
+  // not change it need not.
+  struct stat status {};
+  const auto has_group = [&] { return stat(path.c_str(), &status) == 0 && status.st_gid == entry->gr_gid; };
   if (entry == nullptr) {
     log::info("socket is for its owner only, group does not exist path={} group={}", path,
               log::quoted(group_name));
-  } else if (chown(path.c_str(), static_cast<uid_t>(-1), entry->gr_gid) != 0) {
+  } else if (!has_group() && chown(path.c_str(), static_cast<uid_t>(-1), entry->gr_gid) != 0) {
     log::info("socket is for its owner only, its group cannot be set path={} group={}", path, group_name);
   } else if (chmod(path.c_str(), 0660) != 0) {
     log::warning("socket mode cannot be set path={}", path);

@@ -202,8 +202,27 @@ class Installed(unittest.TestCase):
         self.assertEqual(cli.returncode, 3)
         self.assertIn("Permission denied", cli.stderr)
 
+    def test_only_the_group_of_qemu_reaches_the_sockets_of_vms(self):
+        systemctl("start", "vgpud")
+        command("vgpud-cli", "vm", "add", "vm1", "--size", "16M", "--slots", "2")
+        path = pathlib.Path("/run/vgpud/vm/vm1.sock")
+        self.assertEqual((path.parent.owner(), path.parent.group(), path.parent.stat().st_mode & 0o7777),
+                         ("vgpud", "vgpu-vm", 0o2750))
+        self.assertEqual((path.owner(), path.group(), path.stat().st_mode & 0o777), ("vgpud", "vgpu-vm", 0o660))
+        connect = ("python3", "-c", f"import socket; s = socket.socket(socket.AF_UNIX); s.connect('{path}'); s.recv(8)")
+        for user in (MEMBER, OUTSIDER):
+            self.assertIn("Permission denied", command(*connect, user=user, check=False).stderr)
+        command("useradd", "--system", "--user-group", "--groups", "vgpu-vm", "qemu")
+        try:
+            command(*connect, user="qemu")
+            self.assertNotEqual(program("vector_add", user="qemu", check=False).returncode, 0)
+        finally:
+            command("userdel", "qemu")
+
     def test_the_services_own_group_is_nobody_elses(self):
         systemctl("start", "vgpud")
+        groups = command("id", "--name", "--groups", "vgpud").stdout.split()
+        self.assertNotIn("vgpu", groups)
         self.assertEqual(command("getent", "group", "vgpud").stdout.strip().split(":")[3], "")
         own = command("id", "--group", "vgpud").stdout.strip()
         for pid in processes():

@@ -75,7 +75,7 @@ tl::expected<void, std::string> Vms::add(VmConfig vm, bool configured) {
                                      const auto found = config_->classes.find(class_name);
                                      return found == config_->classes.end() ? nullptr : &found->second;
                                    });
-  if (auto started = made->start(config_->group, std::move(kept)); !started) return started;
+  if (auto started = made->start(config_->vm_group, std::move(kept)); !started) return started;
   vms_.emplace(name, std::move(made));
   return {};
 }
