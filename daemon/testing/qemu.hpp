@@ -47,6 +47,9 @@ class Qemu {
 
   [[nodiscard]] bool connected() const { return base_ != nullptr; }
   [[nodiscard]] int socket() const { return socket_.get(); }
+  // Gives up the connection and keeps all that came over it.
+  void hang_up() { socket_.reset(); }
+  [[nodiscard]] int doorbell(std::uint32_t vector) const { return doorbells_[vector].get(); }
   [[nodiscard]] std::int64_t peer() const { return peer_; }
   [[nodiscard]] stub::HostPage& page() const { return *at<stub::HostPage>(0); }
   [[nodiscard]] stub::GuestPage& guest() const { return *at<stub::GuestPage>(stub::guest_page_offset); }

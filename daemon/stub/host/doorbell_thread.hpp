@@ -1,6 +1,6 @@
 // Answers one VM's doorbells: wakes the workers whose slots were kicked, and tells the broker's loop of
 // requests. A thread of its own, so that a wake never waits for the broker, and a guest that rings without
-// end costs one slow thread.
+// end costs one slow thread. It waits for nothing but its own stop and the doorbells.
 #pragma once
 
 #include <atomic>
@@ -20,6 +20,10 @@ class DoorbellThread {
   ~DoorbellThread();
   DoorbellThread(const DoorbellThread&) = delete;
   DoorbellThread& operator=(const DoorbellThread&) = delete;
+
+  // Whether this kernel lets a doorbell be read without ever waiting (Linux 5.8 does). Without that a thread,
+  // and who ends it, could be held up by the doorbell's other owner.
+  [[nodiscard]] static bool possible();
 
   // Doorbells received, as far as they could be told apart.
   [[nodiscard]] std::uint64_t received() const { return received_.load(std::memory_order_relaxed); }

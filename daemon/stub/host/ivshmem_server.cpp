@@ -38,8 +38,8 @@ bool send_number(int socket, std::int64_t number, int fd = -1) {
 
 }  // namespace
 
-IvshmemServer::IvshmemServer(EventLoop& loop, int memory, const Doorbells& doorbells, Callbacks callbacks)
-    : loop_(loop), memory_(memory), doorbells_(doorbells), callbacks_(std::move(callbacks)) {}
+IvshmemServer::IvshmemServer(EventLoop& loop, Callbacks callbacks)
+    : loop_(loop), callbacks_(std::move(callbacks)) {}
 
 IvshmemServer::~IvshmemServer() {
   if (listener_) loop_.forget(listener_.get());
@@ -64,9 +64,11 @@ void IvshmemServer::accept_one() {
     return;
   }
   const std::int64_t peer = next_peer_++;
-  callbacks_.on_connect();
-  if (!introduce(socket.get(), peer)) {
+  const Device device = callbacks_.on_connect();
+  if (device.doorbells == nullptr) return;
+  if (!introduce(socket.get(), peer, device)) {
     log::warning("QEMU could not be given the VM's memory reason={}", std::strerror(errno));
+    callbacks_.on_disconnect();  // it may have been told a part
     return;
   }
   qemu_ = std::move(socket);
@@ -80,13 +82,13 @@ void IvshmemServer::adopt(UniqueFd qemu, std::int64_t next_peer) {
   if (qemu_) loop_.watch(qemu_.get(), EPOLLIN | EPOLLRDHUP, [this](std::uint32_t) { on_qemu(); });
 }
 
-bool IvshmemServer::introduce(int socket, std::int64_t peer) {
+bool IvshmemServer::introduce(int socket, std::int64_t peer, const Device& device) {
   for (UniqueFd& doorbell : guest_doorbells_) doorbell.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!send_number(socket, kProtocolVersion) || !send_number(socket, peer) ||
-      !send_number(socket, kMemoryFollows, memory_)) {
+      !send_number(socket, kMemoryFollows, device.memory)) {
     return false;
   }
-  for (const UniqueFd& doorbell : doorbells_) {
+  for (const UniqueFd& doorbell : *device.doorbells) {
     if (!send_number(socket, host_peer, doorbell.get())) return false;
   }
   for (const UniqueFd& doorbell : guest_doorbells_) {

@@ -1,6 +1,6 @@
 // The host's end of QEMU's ivshmem-doorbell: a unix socket to which one QEMU at a time connects, which is
-// given the shared memory and the eventfds. Source of the protocol: QEMU, docs/specs/ivshmem-spec.rst. Never
-// reads anything from QEMU but its end.
+// given a shared memory and eventfds of its own. Source of the protocol: QEMU, docs/specs/ivshmem-spec.rst.
+// Never reads anything from QEMU but its end.
 #pragma once
 
 #include <array>
@@ -19,24 +19,28 @@ namespace vgpu::daemon::stub_host {
 // Belongs to the loop's thread.
 class IvshmemServer {
  public:
+  using Doorbells = std::array<UniqueFd, stub::vector_count>;
+  // What one QEMU is given: no other may have been told of it, ever. Nothing: it cannot be served.
+  struct Device {
+    int memory = -1;
+    const Doorbells* doorbells = nullptr;
+  };
   struct Callbacks {
-    std::function<void()> on_connect;           // before QEMU is told anything; its id is below next_peer()
+    std::function<Device()> on_connect;         // before QEMU is told anything; its id is below next_peer()
     std::function<void(int socket)> on_served;  // QEMU has been told all
     std::function<void()> on_disconnect;        // QEMU has gone
   };
-  using Doorbells = std::array<UniqueFd, stub::vector_count>;
 
   // Peer ids: ours is 0 for the life of the socket, each QEMU gets a new one.
   static constexpr std::int64_t host_peer = 0;
 
-  IvshmemServer(EventLoop& loop, int memory, const Doorbells& doorbells, Callbacks callbacks);
+  IvshmemServer(EventLoop& loop, Callbacks callbacks);
   ~IvshmemServer();
   IvshmemServer(const IvshmemServer&) = delete;
   IvshmemServer& operator=(const IvshmemServer&) = delete;
 
   [[nodiscard]] tl::expected<void, std::string> listen(const std::string& path, const std::string& group);
-  // Goes on with the QEMU of an earlier vgpud (none: no descriptor), which was told of the same memory and
-  // doorbells.
+  // Goes on with the QEMU of an earlier vgpud (none: no descriptor).
   void adopt(UniqueFd qemu, std::int64_t next_peer);
   // Ids from here on were never given to a QEMU.
   [[nodiscard]] std::int64_t next_peer() const { return next_peer_; }
@@ -44,12 +48,10 @@ class IvshmemServer {
 
  private:
   void accept_one();
-  bool introduce(int socket, std::int64_t peer);
+  bool introduce(int socket, std::int64_t peer, const Device& device);
   void on_qemu();
 
   EventLoop& loop_;
-  int memory_;
-  const Doorbells& doorbells_;
   Callbacks callbacks_;
   ListeningPath path_;
   UniqueFd listener_;

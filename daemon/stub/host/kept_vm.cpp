@@ -11,9 +11,9 @@ namespace {
 
 using nlohmann::json;
 
-constexpr unsigned kVersion = 1;
+constexpr unsigned kVersion = 2;
 
-// Two owners a VM: QEMU comes and goes.
+// Two owners a VM: QEMU comes and goes, with all that it was given.
 constexpr std::string_view kVmPrefix = "vm-";
 constexpr std::string_view kQemuPrefix = "qemu-";
 constexpr const char* kRecord = "record";
@@ -80,22 +80,25 @@ tl::expected<KeptVm, std::string> restore(KeptParts& parts) {
   if (!bytes) return tl::unexpected(bytes.error());
   auto record = decode(*bytes);
   if (!record) return tl::unexpected(record.error());
-  KeptVm kept{std::move(*record), std::move(*state), take(parts, kMemory), {}, {}};
-  bool complete = static_cast<bool>(kept.memory);
+  return KeptVm{std::move(*record), std::move(*state), std::nullopt};
+}
+
+// None where a part is missing: such a QEMU cannot go on.
+std::optional<KeptQemu> restore_qemu(KeptParts& parts) {
+  KeptQemu kept{take(parts, kMemory), {}, take(parts, kConnection)};
+  bool complete = kept.memory && kept.connection;
   for (std::size_t i = 0; i < kept.doorbells.size(); ++i) {
     kept.doorbells[i] = take(parts, doorbell_part(i));
     complete = complete && kept.doorbells[i];
   }
-  if (!complete) return tl::unexpected(std::string("a descriptor was not kept"));
-  return kept;
+  return complete ? std::optional(std::move(kept)) : std::nullopt;
 }
 
 }  // namespace
 
 VmKeeper::VmKeeper(DescriptorStore& store, const std::string& vm) : store_(store), vm_(vm) {}
 
-void VmKeeper::begin(const VmRecord& record, int memory, const IvshmemServer::Doorbells& doorbells,
-                     std::optional<StateMemory> state) {
+void VmKeeper::begin(const VmRecord& record, std::optional<StateMemory> state) {
   if (!store_.enabled()) return;
   if (state) {
     state_ = std::move(state);
@@ -109,12 +112,7 @@ void VmKeeper::begin(const VmRecord& record, int memory, const IvshmemServer::Do
   }
   state_ = std::move(*made);
   write(record);
-  const std::string owner = vm_owner(vm_);
-  store_.keep(owner, kMemory, memory);
-  for (std::size_t i = 0; i < doorbells.size(); ++i) {
-    store_.keep(owner, doorbell_part(i), doorbells[i].get());
-  }
-  store_.keep(owner, kRecord, state_->fd());  // last: whoever finds it finds all
+  store_.keep(vm_owner(vm_), kRecord, state_->fd());
 }
 
 void VmKeeper::write(const VmRecord& record) {
@@ -127,8 +125,14 @@ void VmKeeper::update(const VmRecord& record) {
   if (state_) write(record);
 }
 
-void VmKeeper::qemu_came(int socket) {
-  if (state_) store_.keep(qemu_owner(vm_), kConnection, socket);
+void VmKeeper::qemu_came(int memory, const IvshmemServer::Doorbells& doorbells, int connection) {
+  if (!state_) return;
+  const std::string owner = qemu_owner(vm_);
+  store_.keep(owner, kMemory, memory);
+  for (std::size_t i = 0; i < doorbells.size(); ++i) {
+    store_.keep(owner, doorbell_part(i), doorbells[i].get());
+  }
+  store_.keep(owner, kConnection, connection);
 }
 
 void VmKeeper::qemu_left() {
@@ -157,8 +161,8 @@ std::map<std::string, KeptVm> take_kept_vms(DescriptorStore& store) {
       continue;
     }
     if (const auto found = connections.find(qemu_owner(name)); found != connections.end()) {
-      restored->qemu = take(found->second, kConnection);
-      connections.erase(found);
+      restored->qemu = restore_qemu(found->second);
+      if (restored->qemu) connections.erase(found);
     }
     all.emplace(name, std::move(*restored));
   }

@@ -1,5 +1,6 @@
-// What of a VM outlives this vgpud, so that its QEMU does not notice a restart: the shared memory, the
-// doorbells, QEMU's connection, and the little that the next vgpud cannot know otherwise. Decides nothing.
+// What of a VM outlives this vgpud, so that its QEMU does not notice a restart: the little that the next
+// vgpud cannot know otherwise, and, while a QEMU is connected, its connection with the shared memory and the
+// doorbells that it was given. Decides nothing.
 #pragma once
 
 #include <cstdint>
@@ -21,13 +22,18 @@ struct VmRecord {
   std::int64_t next_peer = 1;  // ids that QEMU must not see again are below
 };
 
+// A QEMU with all that it was given.
+struct KeptQemu {
+  UniqueFd memory;
+  IvshmemServer::Doorbells doorbells;
+  UniqueFd connection;
+};
+
 // A VM as an earlier vgpud left it.
 struct KeptVm {
   VmRecord record;
   StateMemory state;
-  UniqueFd memory;
-  IvshmemServer::Doorbells doorbells;
-  UniqueFd qemu;  // none: no QEMU was connected
+  std::optional<KeptQemu> qemu;  // none: no QEMU was connected
 };
 
 // Keeps one VM's descriptors up to date with the service manager. Belongs to one thread; without a service
@@ -37,11 +43,10 @@ class VmKeeper {
   VmKeeper(DescriptorStore& store, const std::string& vm);
 
   // Begins to keep a VM, or goes on with one that was taken over with its `state`.
-  void begin(const VmRecord& record, int memory, const IvshmemServer::Doorbells& doorbells,
-             std::optional<StateMemory> state);
+  void begin(const VmRecord& record, std::optional<StateMemory> state);
   // Before a QEMU is told its id: the record says that it is used.
   void update(const VmRecord& record);
-  void qemu_came(int socket);
+  void qemu_came(int memory, const IvshmemServer::Doorbells& doorbells, int connection);
   void qemu_left();
   // The VM is no more.
   void forget();

@@ -2,7 +2,6 @@
 
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/random.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -20,15 +19,6 @@ namespace {
 
 constexpr std::chrono::milliseconds kBeat{25};
 constexpr unsigned kOpensAtOnce = 64;
-
-// A folder's BAR0 is plain memory, in which 0 means that nobody rang.
-constexpr std::uint32_t kFolderPeer = 1;
-
-std::uint64_t random_generation() {
-  std::uint64_t value = 0;
-  if (getrandom(&value, sizeof value, 0) != static_cast<ssize_t>(sizeof value) || value == 0) value = 1;
-  return value;
-}
 
 // Text of the guest's, for a table or a log: copied once, cut at its end, unprintable bytes replaced.
 template <std::size_t N>
@@ -64,64 +54,46 @@ Vm::~Vm() {
   for (std::uint32_t index = 0; index < slots_.size(); ++index) close(index);
 }
 
-tl::expected<void, std::string> Vm::make_memory(std::optional<KeptVm>& kept) {
+VmRecord Vm::record() const {
+  return {config_, configured_, server_->next_peer()};
+}
+
+tl::expected<void, std::string> Vm::start(const std::string& group, std::optional<KeptVm> kept) {
+  if (config_.pci_tree.empty() && !DoorbellThread::possible()) {
+    return tl::unexpected(std::string("this kernel cannot serve VMs, Linux 5.8 or newer can"));
+  }
   if (kept && (!config_.pci_tree.empty() || kept->record.config.bytes != config_.bytes ||
                kept->record.config.slots != config_.slots)) {
     log::warning("VM is configured otherwise than before, its QEMU loses it vm={}", config_.name);
     kept.reset();
   }
   if (!kept) keeper_.forget();
-  auto memory = kept ? VmMemory::adopt(std::move(kept->memory), config_.slots)
-                : config_.pci_tree.empty()
-                    ? VmMemory::create(config_.bytes, config_.slots)
-                    : VmMemory::create_tree(config_.pci_tree, config_.bytes, config_.slots);
-  if (!memory) return tl::unexpected(memory.error());
-  memory_ = std::move(*memory);
-  if (kept) {
-    doorbells_ = std::move(kept->doorbells);
-  } else {
-    for (UniqueFd& doorbell : doorbells_) doorbell.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (kept && kept->qemu) {
+    auto memory = VmMemory::adopt(std::move(kept->qemu->memory), config_.slots);
+    if (!memory) return tl::unexpected(memory.error());
+    use_device(std::move(*memory), std::move(kept->qemu->doorbells));
+  } else if (auto made = make_device(); !made) {
+    return made;
   }
   requests_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  if (!doorbells_.front() || !doorbells_.back() || !requests_) {
-    return tl::unexpected(errno_text("eventfd"));
-  }
-  return {};
-}
-
-VmRecord Vm::record() const {
-  return {config_, configured_, server_->next_peer()};
-}
-
-tl::expected<void, std::string> Vm::start(const std::string& group, std::optional<KeptVm> kept) {
-  if (auto made = make_memory(kept); !made) return made;
+  if (!requests_) return tl::unexpected(errno_text("eventfd"));
   slots_.resize(config_.slots);
-  generation_ = random_generation();
   loop_.watch(requests_.get(), EPOLLIN, [this](std::uint32_t) { on_request(); });
   if (config_.pci_tree.empty()) {
     IvshmemServer::Callbacks callbacks;
-    callbacks.on_connect = [this] {
-      keeper_.update(record());
-      on_qemu(true);
-    };
-    callbacks.on_served = [this](int socket) { keeper_.qemu_came(socket); };
-    callbacks.on_disconnect = [this] {
-      keeper_.qemu_left();
-      on_qemu(false);
-    };
-    server_ = std::make_unique<IvshmemServer>(loop_, memory_->fd(), doorbells_, std::move(callbacks));
+    callbacks.on_connect = [this] { return on_qemu(); };
+    callbacks.on_served = [this](int socket) { keeper_.qemu_came(memory_->fd(), doorbells_, socket); };
+    callbacks.on_disconnect = [this] { on_qemu_gone(); };
+    server_ = std::make_unique<IvshmemServer>(loop_, std::move(callbacks));
     if (auto listening = server_->listen(config_.socket, group); !listening) return listening;
     std::optional<StateMemory> state;
     if (kept) {
       state = std::move(kept->state);
-      server_->adopt(std::move(kept->qemu), kept->record.next_peer);
+      server_->adopt(kept->qemu ? std::move(kept->qemu->connection) : UniqueFd(), kept->record.next_peer);
     }
-    keeper_.begin(record(), memory_->fd(), doorbells_, std::move(state));
+    keeper_.begin(record(), std::move(state));
   }
-  memory_->clear_all();  // it may be the one of a vgpud that has ended
-  for (std::uint32_t index = 0; index < config_.slots; ++index) memory_->clear_slot(index);
-  write_host_page();
-  doorbell_thread_ = std::make_unique<DoorbellThread>(*memory_, doorbells_, requests_.get());
+  begin_device();
   timer_ = loop_.every(kBeat, [this] { beat(); });
   log::info("VM served vm={} size_mib={} slots={} at={} qemu={}", config_.name, config_.bytes >> 20U,
             config_.slots, config_.pci_tree.empty() ? config_.socket : config_.pci_tree,
@@ -137,44 +109,6 @@ void Vm::on_request() {
     log::info("first doorbell of a VM vm={}", config_.name);
   }
   scan();
-}
-
-// Written anew at each beat: the guest may have scribbled over it, or been given a cleared memory.
-void Vm::write_host_page() {
-  constexpr auto relaxed = std::memory_order_relaxed;
-  stub::HostPage& page = memory_->host();
-  const stub::Division& division = memory_->division();
-  page.version.store(stub::version, relaxed);
-  page.slot_count.store(division.slot_count, relaxed);
-  page.memory_bytes.store(division.memory_bytes, relaxed);
-  page.slot_base.store(division.slot_base, relaxed);
-  page.slot_stride.store(division.slot_stride, relaxed);
-  page.protocol_hash.store(protocol_hash(), relaxed);
-  page.generation.store(generation_, relaxed);
-  page.heartbeat.store(++heartbeat_, relaxed);
-  page.host_peer.store(server_ ? static_cast<std::uint32_t>(IvshmemServer::host_peer) : kFolderPeer, relaxed);
-  page.vectors.store(stub::vector_count, relaxed);
-  page.state.store(static_cast<std::uint32_t>(stub::HostState::serving), relaxed);
-  page.doorbells.store(doorbell_thread_ ? doorbell_thread_->received() : 0, relaxed);
-  page.magic.store(stub::magic, std::memory_order_release);
-}
-
-void Vm::on_qemu(bool came) {
-  if (came) {
-    generation_ = random_generation();
-    guest_generation_ = 0;
-    attached_ = false;
-    memory_->clear_all();
-    for (std::uint32_t index = 0; index < config_.slots; ++index) memory_->clear_slot(index);
-    for (Slot& slot : slots_) slot.answered = slot.identity = 0;
-    write_host_page();
-    log::info("QEMU connected vm={}", config_.name);
-    return;
-  }
-  log::info("QEMU has gone vm={}", config_.name);
-  close_all("its QEMU has gone");
-  attached_ = false;
-  memory_->clear_all();
 }
 
 void Vm::beat() {
@@ -403,7 +337,7 @@ VmStats Vm::stats() const {
   stats.slots = config_.slots;
   stats.connected = server_ ? server_->connected() : attached_;
   stats.attached = attached_;
-  stats.doorbells = doorbell_thread_ ? doorbell_thread_->received() : 0;
+  stats.doorbells = doorbells_received();
   stats.sessions = opened_;
   stats.refused = refused_;
   stats.lost = lost_;

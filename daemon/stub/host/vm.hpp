@@ -86,9 +86,13 @@ class Vm {
   void publish(std::uint32_t index, stub::SlotState state, const std::string& reason, RefusalCode code);
   void read_identity(std::uint32_t index);
   void share_out();
-  void on_qemu(bool came);
+  IvshmemServer::Device on_qemu();
+  void on_qemu_gone();
   void on_request();
-  [[nodiscard]] tl::expected<void, std::string> make_memory(std::optional<KeptVm>& kept);
+  [[nodiscard]] tl::expected<void, std::string> make_device();
+  void use_device(std::unique_ptr<VmMemory> memory, IvshmemServer::Doorbells doorbells);
+  void begin_device();
+  [[nodiscard]] std::uint64_t doorbells_received() const;
   [[nodiscard]] VmRecord record() const;
 
   EventLoop& loop_;
@@ -111,6 +115,7 @@ class Vm {
   bool attached_ = false;
   unsigned may_open_ = 64;  // sessions that the guest may ask for now
   bool first_doorbell_logged_ = false;
+  std::uint64_t rung_before_ = 0;  // doorbells of QEMUs that have gone
   std::uint64_t opened_ = 0, refused_ = 0, lost_ = 0;
   EventLoop::TimerId timer_ = 0;
 };
