@@ -258,6 +258,22 @@ class Faults(unittest.TestCase):
             result = link.guest.run("vector_add")
             self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
 
+    def test_a_slot_that_somebody_else_closes_is_an_end(self):
+        with Link() as link:
+            busy = link.guest.popen("busy", "--seconds", 100, stderr=harness.subprocess.STDOUT)
+            first_line(busy)
+            with (link.tree / FUNCTION / "resource2").open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
+                for slot in range(4):
+                    at = 65536 + slot * 32768
+                    request, _, _, pid = struct.unpack_from("<IIIi", memory, at)
+                    if pid == busy.pid:
+                        struct.pack_into("<I", memory, at, request + 1)
+            output, _ = busy.communicate(timeout=20)
+            self.assertNotEqual(busy.returncode, 0, output)
+            self.assertIn("does not hold this session any more", link.guest.log_text())
+            link.guest.wait_for_device()
+            self.assertEqual(link.guest.run("vector_add").returncode, 0)
+
     def test_a_workers_death_is_told(self):
         with Link() as link:
             busy = link.guest.popen("busy", "--seconds", 30, stderr=harness.subprocess.STDOUT)

@@ -20,6 +20,11 @@ bool is(const stub::SlotControl& control, stub::SlotState state) {
   return control.host.state.load(std::memory_order_acquire) == static_cast<std::uint32_t>(state);
 }
 
+// The host's number of the session in it.
+std::uint64_t session_of(const stub::SlotControl& control) {
+  return __atomic_load_n(&control.host.session, __ATOMIC_RELAXED);
+}
+
 // Writes a request, by who holds the slot's lock; the answer is awaited by its number.
 std::uint32_t request(stub::SlotControl& control, bool open) {
   const std::uint32_t next = stub::next_request(control.guest.request.load(std::memory_order_relaxed), open);
@@ -64,7 +69,10 @@ tl::expected<std::unique_ptr<Slot>, std::string> Slot::open(const PciFunction& f
                               (why.empty() ? why : ": " + why));
       }
       stub::SlotControl& control = slot->control();
-      if (is(control, stub::SlotState::open)) return slot;
+      if (is(control, stub::SlotState::open)) {
+        slot->session_ = session_of(control);
+        return slot;
+      }
       char text[sizeof control.host.reason];
       std::memcpy(text, control.host.reason, sizeof text);
       return tl::unexpected("the host refuses: " + std::string(text, strnlen(text, sizeof text)));
@@ -88,7 +96,13 @@ void Slot::name(std::int32_t pid, std::uint32_t uid, const char* program) const 
 }
 
 std::string Slot::problem() {
-  return is(control(), stub::SlotState::ended) ? "the host ended the session" : host_problem();
+  if (is(control(), stub::SlotState::ended)) return "the host ended the session";
+  if (std::string why = host_problem(); !why.empty()) return why;
+  // Its channel is cleared with it: nothing there would ever say so.
+  if (!is(control(), stub::SlotState::open) || session_of(control()) != session_) {
+    return "slot " + std::to_string(index_) + " does not hold this session any more";
+  }
+  return {};
 }
 
 std::string Slot::host_problem() {

@@ -30,8 +30,9 @@ class Slot {
   std::uint64_t arena_bytes() const { return function_.division().arena_bytes(); }
   /// Tells the host who it is for.
   void name(std::int32_t pid, std::uint32_t uid, const char* program) const;
-  /// Why the slot is of no use any more, or an empty string: the host ended it, was started anew, or is
-  /// silent. To be asked several times a second.
+  /// Why the slot is of no use any more, or an empty string: the host ended it, holds another session in it
+  /// or none (somebody else in the guest has closed it), was started anew, or is silent. To be asked several
+  /// times a second.
   std::string problem();
 
   /// Closes slots that were opened by processes that have ended. For vgpud.
@@ -45,6 +46,7 @@ class Slot {
   const PciFunction& function_;
   std::uint32_t index_;
   std::uint64_t generation_;
+  std::uint64_t session_ = 0;  // the host's number of it
   std::uint64_t heartbeat_ = 0;
   std::uint64_t heard_ns_ = 0;
 };
