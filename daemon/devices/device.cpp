@@ -68,6 +68,8 @@ void Device::link_up() {
   problem_.clear();
   if (!pool_) make_pool();
   pool_->resume();
+  // For clients that have waited while the host was in doubt.
+  for (unsigned ready = pool_->count(WorkerState::ready); ready != 0; --ready) callbacks_.on_worker_ready();
 }
 
 void Device::link_down(const std::string& why) {
@@ -148,7 +150,7 @@ void Device::make_pool() {
                 log::quoted(report.name), report.total_memory >> 20U, report.driver_version);
     }
     learn(report);
-    problem_.clear();
+    problem_ = link_ ? link_->problem() : std::string();
     callbacks_.on_worker_ready();
   };
   callbacks.on_start_failed = [this](const std::string& why) { on_start_failed(why); };
@@ -194,6 +196,8 @@ void Device::keep_sharing() {
 }
 
 void Device::on_start_failed(const std::string& why) {
+  // What the link itself says of the host is the reason; this is what comes of it.
+  if (link_ && !link_->problem().empty()) return;
   problem_ = why;
   const bool may_fall_back =
       config_.kind == DeviceKind::automatic && driver_->kind == DeviceKind::cuda && !report_;

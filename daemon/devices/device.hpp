@@ -63,6 +63,8 @@ class Device {
   // Whose memory lies on the device, where clients may hold more than it has.
   [[nodiscard]] ResidenceKeeper& residence() { return residence_; }
   [[nodiscard]] const ResidenceKeeper& residence() const { return residence_; }
+  // True while it is not known whether the device can serve: a client waits, for 100 ms at most.
+  [[nodiscard]] bool in_doubt() { return link_ && link_->in_doubt(); }
   // The largest arena that a client's channel can have here.
   [[nodiscard]] std::uint64_t most_arena_bytes() const {
     return link_ ? link_->most_arena_bytes() : max_arena_bytes;

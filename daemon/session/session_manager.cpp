@@ -260,7 +260,7 @@ void SessionManager::on_client_socket(std::uint64_t id) {
 
 // Gives a waiting session a worker, or leaves it waiting.
 void SessionManager::serve(Session& session) {
-  Worker* worker = session.settled ? session.device->pool()->take() : nullptr;
+  Worker* worker = session.settled && !session.device->in_doubt() ? session.device->pool()->take() : nullptr;
   if (worker != nullptr) {
     loop_.cancel(session.wait_timer);
     if (!attach(session, *worker)) end(session.id, "it could not be attached to its worker");

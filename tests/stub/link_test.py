@@ -36,6 +36,7 @@ class Loud(unittest.TestCase):
             self.assertRegex(result.stdout, r"sent to the host +[1-9]\d* records, [1-9]\d* doorbells rung")
             guest, host = link.guest.log_text(), link.host.log_text()
             for text, log in (("VGPU-STUB found function=", guest), ("connected to the host's vgpud", guest),
+                              ("first doorbell rung function=", guest), ("the host answers: it has received", guest),
                               ("first doorbell of a VM vm=vm1", host), ("guest attached vm=vm1", host)):
                 self.assertEqual(log.count(text), 1, f"{text!r} in\n{log}")
             self.assertGreater(link.host.vms()["vm1"]["doorbells"], 0)
@@ -105,7 +106,59 @@ class Loud(unittest.TestCase):
             self.assertNotIn("other", host.vms())
 
 
+# What cuInit answers, and in how many milliseconds.
+CU_INIT = '''
+import ctypes, time
+cuda = ctypes.CDLL("libcuda.so.1")
+start = time.monotonic()
+result = cuda.cuInit(0)
+print(result, 1000 * (time.monotonic() - start))
+'''
+NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE
+
+
+def cu_init(guest):
+    result, took = guest.run(harness.sys.executable, "-c", CU_INIT).stdout.split()
+    return int(result), float(took)
+
+
 class NoHost(unittest.TestCase):
+    def test_cuda_init_says_within_100_ms_that_the_host_is_gone(self):
+        with Link(prestart=2) as link:
+            host = link.host.process.pid
+            # The first that comes after the stop, several times: this machine may be busy.
+            answers = []
+            for _ in range(4):
+                os.kill(host, signal.SIGSTOP)
+                time.sleep(0.2)  # beyond what a busy host may take
+                answers.append(cu_init(link.guest))
+                reason = link.guest.row()["problem"]
+                os.kill(host, signal.SIGCONT)
+                self.assertIn("does not answer", reason)
+                wait_until(lambda: cu_init(link.guest)[0] == 0, 20, "the guest serves once its host goes on")
+            self.assertEqual({result for result, _ in answers}, {NO_DEVICE}, answers)
+            self.assertLess(min(took for _, took in answers), 100, answers)
+            kill(link.host)
+            time.sleep(0.2)
+            answers = [cu_init(link.guest) for _ in range(4)]
+            self.assertEqual({result for result, _ in answers}, {NO_DEVICE}, answers)
+            self.assertLess(min(took for _, took in answers), 100, answers)
+
+    def test_a_vm_that_was_removed_is_said_to_be(self):
+        for _ in range(3):
+            tree = pathlib.Path(tempfile.mkdtemp(prefix="vgpud-pci-", dir=memory_folder("64MiB")))
+            try:
+                with Host(tree, {"vm1": {}}) as host, Guest(tree, prestart=4) as guest:
+                    guest.wait_for_device()  # one link is ready, the others are on their way
+                    host.cli("vm", "remove", "vm1")
+                    wait_until(lambda: guest.row()["problem"], 5, "the guest notices")
+                    end = time.monotonic() + 3  # in which they fail
+                    while time.monotonic() < end:
+                        self.assertIn("the host does not serve", guest.row()["problem"])
+                        time.sleep(0.1)
+            finally:
+                shutil.rmtree(tree)
+
     def refused_at_once(self, guest, reason):
         wait_until(lambda: reason in guest.row()["problem"], 5, f"devices says: {reason}")
         start = time.monotonic()

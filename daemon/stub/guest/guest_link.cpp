@@ -12,8 +12,14 @@
 namespace vgpu::daemon {
 namespace {
 
-constexpr std::chrono::milliseconds kBeat{50};
+constexpr std::chrono::milliseconds kBeat{25};
+// A host beats every 25 ms. What silence of it means: clients that come now wait; those that wait are
+// refused, as are others until it beats again; the function is opened anew.
+constexpr std::chrono::milliseconds kDoubt{150};
+constexpr std::chrono::milliseconds kRefuse{210};
 constexpr std::chrono::milliseconds kSilence{1000};
+// What one look can add: a time in which this process did not run says nothing of the host.
+constexpr std::chrono::milliseconds kMostBetweenLooks{40};
 constexpr std::chrono::milliseconds kRetry{500};
 constexpr int kAlivePatienceMs = 60;
 
@@ -54,6 +60,7 @@ std::uint64_t GuestLink::most_arena_bytes() const {
 void GuestLink::down(const std::string& why) {
   if (why == problem_) return;
   problem_ = why;
+  doubted_ = false;
   log::warning("no way to the host device={} reason={}", address_.empty() ? "VGPU-STUB" : address_,
                log::quoted(why));
   callbacks_.on_down(why);
@@ -68,8 +75,10 @@ std::string GuestLink::connect() {
   if (!(*opened)->lock(stub_guest::PciFunction::owner_lock)) {
     return folder->string() + " belongs to another vgpud already";
   }
-  if (!(*opened)->host_alive(kAlivePatienceMs))
-    return "the host's vgpud does not answer: its heartbeat stands still";
+  if (!(*opened)->host_alive(kAlivePatienceMs)) {
+    const std::string why = (*opened)->problem();
+    return why.empty() ? stub_guest::silent_host : why;
+  }
   function_ = std::move(*opened);
   stub::GuestPage& page = function_->guest();
   char name[sizeof page.name] = {};
@@ -80,12 +89,49 @@ std::string GuestLink::connect() {
   page.generation.store(generation_, std::memory_order_release);
   host_generation_ = function_->host().generation.load(std::memory_order_relaxed);
   host_heartbeat_ = function_->host().heartbeat.load(std::memory_order_relaxed);
-  host_seen_ = EventLoop::Clock::now();
+  listened_ = EventLoop::Clock::now();
+  silence_ = {};
   ++hosts_;
   log::info("VGPU-STUB found function={} memory={} size_mib={} slots={} doorbell_peer={}", folder->string(),
             function_->memory_kind(), function_->division().memory_bytes >> 20U,
             function_->division().slot_count, function_->host().host_peer.load(std::memory_order_relaxed));
   return {};
+}
+
+// Brings up to date for how long the host has been silent.
+void GuestLink::listen() {
+  const auto now = EventLoop::Clock::now();
+  silence_ += std::min<EventLoop::Clock::duration>(now - listened_, kMostBetweenLooks);
+  listened_ = now;
+  const std::uint64_t heartbeat = function_->host().heartbeat.load(std::memory_order_relaxed);
+  if (heartbeat == host_heartbeat_) return;
+  host_heartbeat_ = heartbeat;
+  silence_ = {};
+}
+
+bool GuestLink::in_doubt() {
+  if (!function_) return false;
+  listen();
+  doubted_ = doubted_ || silence_ >= kDoubt;
+  return silence_ >= kDoubt;
+}
+
+void GuestLink::up() {
+  problem_.clear();
+  doubted_ = false;
+  callbacks_.on_up();
+}
+
+// The host counts the doorbells that it has received: with the first since the connection both directions
+// work.
+void GuestLink::hear_answer() {
+  if (answered_) return;
+  const std::uint64_t received = function_->host().doorbells.load(std::memory_order_relaxed);
+  if (received == doorbells_before_) return;
+  answered_ = true;
+  const auto took = EventLoop::Clock::now() - rang_;
+  log::info("the host answers: it has received the doorbell function={} doorbells={} within_ms={}", folder(),
+            received, std::chrono::duration_cast<std::chrono::milliseconds>(took).count());
 }
 
 void GuestLink::beat() {
@@ -94,29 +140,34 @@ void GuestLink::beat() {
     if (now - tried_ < kRetry) return;
     tried_ = now;
     if (const std::string why = connect(); !why.empty()) return down(why);
-    function_->ring(stub::vector_request);
     log::info("connected to the host's vgpud function={}", folder());
-    problem_.clear();
-    callbacks_.on_up();
-    return;
+    answered_ = false;
+    doorbells_before_ = function_->host().doorbells.load(std::memory_order_relaxed);
+    rang_ = EventLoop::Clock::now();
+    function_->ring(stub::vector_request);
+    log::info("first doorbell rung function={} vector={}", folder(), stub::vector_request);
+    return up();
   }
-  const stub::HostPage& host = function_->host();
+  listen();
   std::string why = function_->problem();
-  const std::uint64_t heartbeat = host.heartbeat.load(std::memory_order_relaxed);
-  if (heartbeat != host_heartbeat_) {
-    host_heartbeat_ = heartbeat;
-    host_seen_ = now;
-  }
-  if (why.empty() && now - host_seen_ > kSilence) why = "the host's vgpud has fallen silent";
-  if (why.empty() && host.generation.load(std::memory_order_relaxed) != host_generation_) {
+  if (why.empty() && function_->host().generation.load(std::memory_order_relaxed) != host_generation_) {
     why = "the host's vgpud was started anew";
   }
-  if (!why.empty()) {
+  const bool lost = !why.empty() || silence_ > kSilence;
+  if (why.empty() && silence_ > kRefuse) why = stub_guest::silent_host;
+  if (lost) {
     // Everything is looked at anew: another host may have divided the memory in another way.
     function_.reset();
     tried_ = {};
     return down(why);
   }
+  if (!why.empty()) {
+    down(why);
+  } else if (!problem_.empty() || (doubted_ && silence_ < kDoubt)) {
+    if (!problem_.empty()) log::info("the host's vgpud beats again function={}", folder());
+    up();
+  }
+  hear_answer();
   function_->guest().heartbeat.store(++heartbeat_, std::memory_order_relaxed);
   function_->guest().generation.store(generation_, std::memory_order_release);
   stub_guest::Slot::close_orphans(*function_);
@@ -131,7 +182,7 @@ LinkStats GuestLink::stats() const {
   stats.bytes = function_->division().memory_bytes;
   stats.slots = function_->division().slot_count;
   stats.host_doorbells = function_->host().doorbells.load(std::memory_order_relaxed);
-  stats.connected = true;
+  stats.connected = problem_.empty();
   return stats;
 }
 

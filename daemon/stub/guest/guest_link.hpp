@@ -39,8 +39,13 @@ class GuestLink {
 
   // Looks for the function now and, until it is there, every second. Calls back at once.
   void start();
+  // Why the host cannot be asked for sessions now; empty: it can.
+  [[nodiscard]] const std::string& problem() const { return problem_; }
   // The function's folder; empty while there is none.
   [[nodiscard]] std::string folder() const;
+  // True while the host's heartbeat stands still for longer than a working host's does: a client that comes
+  // now waits for on_up or on_down, which follows within 100 ms.
+  [[nodiscard]] bool in_doubt();
   // The largest arena that a client can have through this link.
   [[nodiscard]] std::uint64_t most_arena_bytes() const;
   [[nodiscard]] LinkStats stats() const;
@@ -48,6 +53,9 @@ class GuestLink {
  private:
   std::string connect();
   void beat();
+  void listen();
+  void up();
+  void hear_answer();
   void down(const std::string& why);
 
   EventLoop& loop_;
@@ -62,7 +70,12 @@ class GuestLink {
   std::uint64_t host_generation_ = 0;
   std::uint64_t host_heartbeat_ = 0;
   std::uint64_t hosts_ = 0;
-  EventLoop::Clock::time_point host_seen_;
+  EventLoop::Clock::time_point listened_;
+  EventLoop::Clock::duration silence_{};  // of the host, while this process ran
+  bool doubted_ = false;                  // a client waits because of it
+  bool answered_ = false;                 // the host has received a doorbell since the connection
+  std::uint64_t doorbells_before_ = 0;
+  EventLoop::Clock::time_point rang_;
   EventLoop::Clock::time_point tried_;
   std::string problem_ = "not looked for yet";
 };

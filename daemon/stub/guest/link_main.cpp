@@ -59,7 +59,8 @@ int serve(const daemon::StartedWorker& started) {
   auto function = PciFunction::open(started.driver);
   if (!function) return started.fail(function.error());
   if (!(*function)->host_alive(kAlivePatienceMs)) {
-    return started.fail("the host's vgpud does not answer: its heartbeat stands still");
+    const std::string why = (*function)->problem();
+    return started.fail(why.empty() ? silent_host : why);
   }
   auto slot = Slot::open(**function, [&] { return !peer_hung_up(started.socket); });
   if (!slot) return started.fail(slot.error());

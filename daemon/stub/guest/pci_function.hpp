@@ -21,6 +21,9 @@ tl::expected<std::filesystem::path, std::string> find_function(const std::string
                                                                const std::string& address,
                                                                const std::vector<std::string>& ids);
 
+/// What is said of a host that does not beat.
+inline constexpr const char* silent_host = "the host's vgpud does not answer: its heartbeat stands still";
+
 /// An opened function. Not thread-safe but for ring().
 class PciFunction {
  public:
