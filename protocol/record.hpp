@@ -43,6 +43,13 @@ struct ArenaSpan {
   std::uint64_t bytes = 0;
 };
 
+/// Where a record's image is.
+enum class ImageSource : std::uint32_t {
+  block = 0,  ///< in the arena block that the record names
+  memfd = 1,  ///< in a memfd sent as HostRegion with the record's token
+  parts = 2,  ///< in the image_part records before it, one behind the other
+};
+
 /// A kernel parameter's place in the packed parameter buffer, in bytes.
 struct ParamLayout {
   std::uint16_t offset = 0;

@@ -144,6 +144,7 @@ class Session {
   VGPU_HANDLER(cuGreenCtxStreamCreate);
   // session_module.cpp
   VGPU_HANDLER(cuModuleLoadData);
+  VGPU_HANDLER(image_part);
   VGPU_HANDLER(cuModuleUnload);
   VGPU_HANDLER(cuModuleGetFunction);
   VGPU_HANDLER(cuModuleGetGlobal_v2);
@@ -531,6 +532,7 @@ class Session {
   std::map<std::uint64_t, std::shared_ptr<Charge>> mapped_;
   std::unordered_map<std::uint64_t, std::shared_ptr<Charge>> arrays_;  // by client handle. Dispatcher only
   ImageCharges image_charges_{parts_};
+  std::vector<std::byte> image_parts_;  // of the next image, as far as it has come (image_part)
   std::unordered_map<std::uint64_t, OwnDevice*> pools_;  // whose memory they are; the same
   // The client's objects, behind the index of their context, which alone knows them. Dispatcher only.
   std::set<std::pair<std::uint16_t, std::uint64_t>> textures_, surfaces_;

@@ -6,6 +6,8 @@
 
 #include "daemon/worker/image_text.hpp"
 #include "daemon/worker/session.hpp"
+#include "protocol/arena.hpp"
+#include "protocol/reply_slots.hpp"
 
 namespace vgpu::worker {
 namespace {
@@ -47,11 +49,11 @@ bool bound_image(std::vector<std::byte>& image) {
 
 CUresult Session::fetch_image(std::uint32_t source, std::uint64_t token, const ArenaSpan& span,
                               std::vector<std::byte>& image) {
-  if (source == 0) {
+  if (source == static_cast<std::uint32_t>(ImageSource::block)) {
     const std::span<std::byte> bytes = arena_bytes(span);
     if (bytes.empty()) return CUDA_ERROR_INVALID_VALUE;
     image.assign(bytes.begin(), bytes.end());
-  } else if (source == 1) {
+  } else if (source == static_cast<std::uint32_t>(ImageSource::memfd)) {
     const UniqueFd fd = take_host_fd(token, span.bytes);
     struct stat status {};
     // Memory only: reading another kind of file may take for ever.
@@ -66,6 +68,9 @@ CUresult Session::fetch_image(std::uint32_t source, std::uint64_t token, const A
       if (got <= 0) return CUDA_ERROR_INVALID_VALUE;
       have += static_cast<std::size_t>(got);
     }
+  } else if (source == static_cast<std::uint32_t>(ImageSource::parts)) {
+    image = std::exchange(image_parts_, {});
+    if (image.size() != span.bytes) return CUDA_ERROR_INVALID_VALUE;
   } else {
     return CUDA_ERROR_INVALID_VALUE;
   }
@@ -75,6 +80,23 @@ CUresult Session::fetch_image(std::uint32_t source, std::uint64_t token, const A
     completions_.write_out_prints();
     channel_.control().prints.store(1, std::memory_order_release);
   }
+  return CUDA_SUCCESS;
+}
+
+// Of parts that cannot be one image the record that names it says so: nothing is left of them then.
+CUresult Session::handle(const record::image_part& record, reply::image_part&, Tail) {
+  ArenaBlock* const block = block_at(channel_.arena(), record.block.offset, record.block.bytes);
+  if (block == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  if (record.offset == 0) image_parts_.clear();
+  const bool fits = record.offset == image_parts_.size() &&
+                    record.block.bytes <= max_image_bytes - std::min(max_image_bytes, record.offset);
+  if (fits) {
+    const std::span<const std::byte> bytes = arena_bytes(record.block);
+    image_parts_.insert(image_parts_.end(), bytes.begin(), bytes.end());
+  } else {
+    image_parts_ = {};
+  }
+  complete_block(*block, fits ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE);
   return CUDA_SUCCESS;
 }
 

@@ -36,6 +36,7 @@ bool runs_without_memory(std::uint16_t call) {
     case CallId::host_map:
     case CallId::host_unmap:
     case CallId::client_refused:
+    case CallId::image_part:
       return true;
     default:
       return false;

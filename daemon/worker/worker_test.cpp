@@ -104,6 +104,37 @@ TEST_F(WorkerTest, AsynchronousErrorComesOutAtTheNextSynchronisation) {
   EXPECT_EQ(synchronize(), CUDA_SUCCESS);
 }
 
+TEST_F(WorkerTest, AnImageComesInParts) {
+  const std::string text = ".version 7.5\n.target sm_75\n.address_size 64\n" + std::string(9000, '\n') +
+                           ".visible .entry k() { ret; }\n";
+  const auto send = [&](std::uint64_t offset, std::uint64_t at, std::uint64_t bytes) {
+    ArenaBlock* const block = worker->arena().allocate(bytes);
+    std::memcpy(Arena::data(block), text.data() + at, bytes);
+    record::image_part part;
+    part.offset = offset;
+    part.block = {worker->arena().offset(block), bytes};
+    worker->post(part);
+    for (int i = 0; i < 100 && !await_block(*block, 20'000, 100'000'000); ++i) {
+    }
+    return block->result;
+  };
+  const auto load = [&](std::uint64_t bytes) {
+    record::cuModuleLoadData module;
+    module.module = Handle::make(HandleKind::module, 1, 1);
+    module.source = static_cast<std::uint32_t>(ImageSource::parts);
+    module.image = {0, bytes};
+    return worker->ask(module);
+  };
+  EXPECT_EQ(load(text.size()), CUDA_ERROR_INVALID_VALUE) << "nothing was sent";
+  EXPECT_EQ(send(0, 0, 4000), CUDA_SUCCESS);
+  EXPECT_EQ(send(4001, 4001, 100), CUDA_ERROR_INVALID_VALUE) << "a part with a hole before it";
+  EXPECT_EQ(load(4101), CUDA_ERROR_INVALID_VALUE);
+  EXPECT_EQ(send(0, 0, 4000), CUDA_SUCCESS);
+  EXPECT_EQ(send(4000, 4000, text.size() - 4000), CUDA_SUCCESS);
+  EXPECT_EQ(load(text.size()), CUDA_SUCCESS);
+  EXPECT_EQ(load(text.size()), CUDA_ERROR_INVALID_VALUE) << "it was taken";
+}
+
 TEST_F(WorkerTest, WorkerMemoryIsNotReachableByAddress) {
   const std::uint64_t device = allocate(4096);
   record::cuMemcpyAsync copy;

@@ -31,7 +31,7 @@ CUresult send_image(Call& call, const cudaabi::ImageExtent& image, Record& recor
     if (!block) return CUDA_ERROR_DEVICE_UNAVAILABLE;
     std::memcpy(block.data(), image.data, image.size);
     if (bytes > image.size) block.data()[image.size] = std::byte{0};
-    record.source = 0;
+    record.source = static_cast<std::uint32_t>(ImageSource::block);
     record.image = block.span(bytes);
     const CUresult result = call.ask(record, tail);
     block.discard();
@@ -39,7 +39,7 @@ CUresult send_image(Call& call, const cudaabi::ImageExtent& image, Record& recor
   }
   const UniqueFd fd = image_memfd(image, bytes);
   if (!fd) return CUDA_ERROR_OUT_OF_MEMORY;
-  record.source = 1;
+  record.source = static_cast<std::uint32_t>(ImageSource::memfd);
   record.token = next_image_token();
   record.image = {0, bytes};
   if (const CUresult result = send_region(call, fd.get(), record.token, bytes); result != CUDA_SUCCESS)

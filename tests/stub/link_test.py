@@ -83,6 +83,14 @@ class Loud(unittest.TestCase):
             self.assertLess(ended["records"], 3 * rounds + 100)
             self.assertGreater(ended["link_records"], 40 * rounds + ended["records"], "no parts")
 
+    def test_images_are_not_limited_by_the_slot(self):
+        script = pathlib.Path(__file__).with_name("large_image.py")
+        # The default VM, and slots as small as they get, of which each image is many times the size.
+        for size, slots, images in (("256MiB", 16, (1, 9, 40)), ("16MiB", 4, (1, 7))):
+            with Link(size=size, slots=slots) as link:
+                result = link.guest.run(harness.sys.executable, script, *images, timeout=100)
+                self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
+
     def test_the_hosts_memory_quota_holds(self):
         with Link(host_classes={"default": {"memory_quota": "256MiB"}}) as link:
             result = link.guest.run("out_of_quota", env=link.guest.environment(VGPU_TEST_QUOTA_MB="256"))

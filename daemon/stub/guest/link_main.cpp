@@ -95,7 +95,7 @@ int serve(const daemon::StartedWorker& started) {
   (*slot)->name(attach->pid, attach->uid, attach->program);
 
   LinkSession session({**function, **slot, **local, **remote, (*gate)->page(), direct.get(), started.socket,
-                       started.attention});
+                       started.attention, [&](const std::string& text) { started.log(text); }});
   const LinkEnd end = session.run();
   if (end == LinkEnd::host_gone) started.log("a client's session ends: " + session.host_problem());
   if (end == LinkEnd::corrupt_ring)

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <string_view>
 
+#include "daemon/stub/guest/image_places.hpp"
 #include "daemon/stub/guest/link_session.hpp"
 #include "protocol/address_space.hpp"
 #include "protocol/arena.hpp"
@@ -37,23 +38,6 @@ constexpr SpanPlaces kSpans[] = {
 #include "vgpu/arena_spans.inc"
 };
 
-/// Where a record says in which memfd its image is.
-struct ImagePlaces {
-  CallId call;
-  std::size_t record_bytes, source, token, image;
-};
-
-template <class Record>
-constexpr ImagePlaces image_places() {
-  return {Record::call, sizeof(Record), offsetof(Record, source), offsetof(Record, token),
-          offsetof(Record, image)};
-}
-
-constexpr ImagePlaces kImages[] = {image_places<record::cuModuleLoadData>(),
-                                   image_places<record::cuLibraryLoadData>(),
-                                   image_places<record::jit_module>(), image_places<record::jit_library>(),
-                                   image_places<record::cuLinkAddData_v2>()};
-
 /// What the link has to know of a call.
 struct Traits {
   const SpanPlaces* spans = nullptr;
@@ -82,7 +66,7 @@ const Traits& traits(std::uint16_t call) {
       entry.launch = name == "cuLaunchKernel" || name == "cuGraphLaunch" || name == "extension_blas";
       entry.to_host = entry.to_client = true;
     }
-    for (const ImagePlaces& places : kImages)
+    for (const ImagePlaces& places : image_calls)
       (*made)[static_cast<std::uint16_t>(places.call)].image = &places;
     for (const SpanPlaces& places : kSpans) {
       if (places.call == CallId::host_map)
@@ -122,6 +106,10 @@ bool read_as(std::span<const std::byte> bytes, T& record) {
   return true;
 }
 
+ImageSource image_source(std::span<const std::byte> record, const ImagePlaces& places) {
+  return static_cast<ImageSource>(read_at<std::uint32_t>(record, places.source));
+}
+
 bool adds_host_node(std::span<const std::byte> record) {
   return read_at<std::uint32_t>(record, offsetof(record::cuGraphAddNode_v2, type)) == CU_GRAPH_NODE_TYPE_HOST;
 }
@@ -138,8 +126,9 @@ std::uint64_t LinkSession::bytes_out() const {
 
 bool LinkSession::take_records() {
   if (copy_.bytes != 0) return send_part();
+  if (image_.bytes != 0) return send_image_part();
   unsigned taken = 0;
-  while (taken < kMostAtOnce && copy_.bytes == 0 && remote_ring_.has_room()) {
+  while (taken < kMostAtOnce && copy_.bytes == 0 && image_.bytes == 0 && remote_ring_.has_room()) {
     std::size_t size = std::exchange(held_, 0);
     if (size == 0) {
       const RingConsumer::Status status = ring_.next(buffer_, size);
@@ -217,11 +206,21 @@ void LinkSession::send(std::span<std::byte> record) {
   waiting.handle = read_at<std::uint64_t>(record, sizeof header);
   if (header.call == id(CallId::host_map) || header.call == id(CallId::host_unmap)) {
     if (!carry_region(record, waiting)) return;
-  } else if (traits(header.call).image != nullptr) {
-    if (!carry_image(record, waiting)) return;
+  } else if (const ImagePlaces* const image = traits(header.call).image; image != nullptr) {
+    if (record.size() >= image->record_bytes && image_source(record, *image) == ImageSource::memfd) {
+      begin_image(record, waiting, *image);
+      return;
+    }
   } else if (memory_.any()) {
     keep_memory_equal(record, waiting);
   }
+  forward(record, waiting);
+}
+
+// What the record points at, and the record.
+void LinkSession::forward(std::span<std::byte> record, Waiting& waiting) {
+  RecordHeader header;
+  std::memcpy(&header, record.data(), sizeof header);
   if (!carry_spans(record, waiting)) return refuse(header, CUDA_ERROR_INVALID_VALUE);
   if (header.reply != 0) {
     ReplySlot& slot = parts_.remote.slots()[ReplyRef::slot(header.reply)];
@@ -245,7 +244,11 @@ bool LinkSession::carry_spans(std::span<std::byte> record, Waiting& waiting) {
   if (record.size() < call.spans->record_bytes) return false;
   for (std::size_t i = 0; i < most_spans; ++i) {
     const std::size_t place = call.spans->places[i];
-    if (place == 0 || (waiting.room != 0 && place == call.image->image)) continue;
+    if (place == 0) continue;
+    if (call.image != nullptr && place == call.image->image &&
+        image_source(record, *call.image) != ImageSource::block) {
+      continue;
+    }
     const auto span = read_at<ArenaSpan>(record, place);
     if (span.bytes == 0) continue;
     ArenaBlock* const from = block_at(parts_.local.arena(), span.offset, span.bytes);
@@ -290,43 +293,16 @@ UniqueFd LinkSession::take_fd(std::uint64_t token) {
   return fd;
 }
 
-// An image that does not fit into the client's arena comes in a memfd; it goes over in the part of the slot's
-// arena that is for host memory.
-bool LinkSession::carry_image(std::span<std::byte> bytes, Waiting& waiting) {
-  const ImagePlaces& places = *traits(waiting.call).image;
-  if (bytes.size() < places.record_bytes || read_at<std::uint32_t>(bytes, places.source) != 1) return true;
-  const auto header = read_at<RecordHeader>(bytes, 0);
-  const UniqueFd fd = take_fd(read_at<std::uint64_t>(bytes, places.token));
-  struct stat status {};
-  const int seals = fd ? fcntl(fd.get(), F_GET_SEALS) : -1;
-  const std::uint64_t size = read_at<ArenaSpan>(bytes, places.image).bytes;
-  if (seals < 0 || (seals & F_SEAL_SHRINK) == 0 || fstat(fd.get(), &status) != 0 || size == 0 ||
-      static_cast<std::uint64_t>(status.st_size) < size) {
-    refuse(header, CUDA_ERROR_INVALID_VALUE);
-    return false;
-  }
-  const auto room = memory_.take(size + sizeof(ArenaBlock));
-  if (!room) {
-    refuse(header, CUDA_ERROR_OUT_OF_MEMORY);
-    return false;
-  }
-  std::byte* const target = parts_.remote.arena().data() + *room + sizeof(ArenaBlock);
-  std::uint64_t at = 0;
-  while (at < size) {
-    const ssize_t got = pread(fd.get(), target + at, size - at, static_cast<off_t>(at));
-    if (got <= 0) break;
-    at += static_cast<std::uint64_t>(got);
-  }
-  if (at != size) {
-    memory_.give_back(*room);
-    refuse(header, CUDA_ERROR_OPERATING_SYSTEM);
-    return false;
-  }
-  write_at<std::uint32_t>(bytes, places.source, 0);
-  write_at(bytes, places.image, ArenaSpan{*room, size});
-  waiting.room = *room;
-  count_alone(parts_.page.link_bytes_out, size);
-  return true;
+// Once a session: a program may ask for less and less until it gets it.
+void LinkSession::tell_of_full_slot(std::uint64_t wanted) {
+  if (std::exchange(told_of_full_slot_, true) || !parts_.log) return;
+  const auto kib = [](std::uint64_t bytes) { return std::to_string(bytes >> 10U) + " KiB"; };
+  parts_.log(kib(wanted) +
+             " of pinned, mapped or managed memory do not fit into a process's share of BAR2, which is " +
+             kib(memory_.size()) + " with " + kib(memory_.used()) +
+             " in use: the program is told that it is out of memory. A larger 'size' of the VM on the host, "
+             "or fewer 'slots', "
+             "make it larger");
 }
 
 bool LinkSession::carry_region(std::span<std::byte> bytes, Waiting& waiting) {
@@ -344,6 +320,7 @@ bool LinkSession::carry_region(std::span<std::byte> bytes, Waiting& waiting) {
   }
   const auto room = memory_.take(record.bytes);
   if (!room) {
+    tell_of_full_slot(record.bytes);
     refuse(record.header, CUDA_ERROR_OUT_OF_MEMORY);
     return false;
   }

@@ -46,7 +46,10 @@ LinkSession::LinkSession(const LinkParts& parts)
       ring_(parts.local),
       remote_ring_(parts.remote),
       crew_(helpers(), kHelperSpinNs),
-      memory_(parts.remote.arena(), parts.local.arena().size(), crew_),
+      memory_(parts.remote.arena(),
+              parts.local.arena().size() +
+                  2 * image_part_bytes(parts.remote.arena().size(), parts.local.arena().size()),
+              crew_),
       buffer_(max_record_bytes),
       pending_spin_ns_(many_cpus() ? longest_wait_spin_ns : std::max(default_spin_ns(), kLeastPendingSpinNs)),
       idle_spin_(default_spin_ns(), many_cpus() ? kLongestIdleSpinNs : default_spin_ns(), default_spin_ns()) {
@@ -85,7 +88,7 @@ LinkEnd LinkSession::run() {
 // True while something may come from the host at any moment.
 bool LinkSession::busy() {
   return !waiting_.empty() || !blocks_.empty() || !marks_.empty() || upcalls_begun_ != upcalls_ended_ ||
-         held_ != 0 || copy_.bytes != 0;
+         held_ != 0 || copy_.bytes != 0 || image_.bytes != 0;
 }
 
 // The worker's own word; until it has taken what was sent, there is work too. Not for every turn of a spin:
@@ -131,8 +134,9 @@ void LinkSession::rest(std::uint64_t idle_ns) {
   if (soon) {
     longest = std::clamp(idle_ns / kPausePart, kShortestPauseNs, kLongestPauseNs);
   }
-  if (held_ != 0 || copy_.bytes != 0) {
-    // A record waits for the guest's scheduler, for the worker to take some, or behind a copy's first part.
+  if (held_ != 0 || copy_.bytes != 0 || image_.bytes != 0) {
+    // A record waits for the guest's scheduler, for the worker to take some, or behind a copy's or image's
+    // part.
     const std::uint32_t refill = parts_.page.refill.load(std::memory_order_acquire);
     futex_wait(parts_.page.refill, refill, std::min(longest, kLongestPauseNs));
     return;
@@ -240,7 +244,6 @@ void LinkSession::answer(const Waiting& waiting) {
     crew_.copy(Arena::data(to), Arena::data(from), span.bytes);
     parts_.page.link_bytes_in.fetch_add(span.bytes, std::memory_order_relaxed);
   }
-  if (waiting.room != 0) memory_.give_back(waiting.room);
   if (waiting.copy != 0 && result != CUDA_SUCCESS) memory_.ended_copy_to(waiting.copy, true);
   if (copy_.bytes != 0 && waiting.reference == copy_.header.reply) {
     // Of a copy that is refused, the program hears once.

@@ -31,6 +31,8 @@
 
 namespace vgpu::stub_guest {
 
+struct ImagePlaces;
+
 /// What the session works with. All outlive it.
 struct LinkParts {
   const PciFunction& function;
@@ -41,6 +43,7 @@ struct LinkParts {
   int direct_socket = -1;
   int broker_socket = -1;
   int attention = -1;  ///< eventfd that tells the broker to look at the page
+  std::function<void(const std::string&)> log;
 };
 
 enum class LinkEnd { client_gone, broker_gone, corrupt_ring, host_gone };
@@ -54,6 +57,10 @@ class LinkSession {
   LinkEnd run();
   /// Why the host was given up, after LinkEnd::host_gone.
   const std::string& host_problem() const { return host_problem_; }
+
+  /// Images go over in two parts of this size at a time, header included, which lie behind the client's arena
+  /// of `local_bytes` in the slot's; host memory begins behind them.
+  static std::uint64_t image_part_bytes(std::uint64_t arena_bytes, std::uint64_t local_bytes);
 
  private:
   static constexpr std::size_t most_spans = 2;
@@ -72,7 +79,6 @@ class LinkSession {
     std::uint64_t since_ns = 0;
     std::array<Span, most_spans> back;  ///< to be copied to the client before it is answered
     std::uint64_t address = 0;          ///< of host_map and host_unmap
-    std::uint64_t room = 0;             ///< taken of host memory for an image; 0: none
     std::uint64_t copy = 0;             ///< to host memory: its number (HostMemory::before_copy_to)
   };
   /// An arena block that a copy will complete.
@@ -98,6 +104,14 @@ class LinkSession {
     bool answered = false;       ///< false: not before the answer to the first part
     std::uint64_t unmarked = 0;  ///< number of the first part, if that is to get its mark when it is answered
   };
+  /// An image on its way in parts, of which bytes from `at` on are still to be sent.
+  struct Image {
+    UniqueFd fd;
+    std::uint64_t bytes = 0;  ///< 0: there is none
+    std::uint64_t at = 0;
+    std::vector<std::byte> record;  ///< to be sent behind it
+    Waiting waiting;
+  };
   /// Stands in a stream behind a part of a copy to host memory: an arena block that the worker completes.
   struct Mark {
     unsigned index = 0;      ///< in the room for marks
@@ -115,12 +129,13 @@ class LinkSession {
   bool take_records();
   bool may_send(std::uint16_t call);
   void send(std::span<std::byte> record);
+  void forward(std::span<std::byte> record, Waiting& waiting);
   bool carry_spans(std::span<std::byte> record, Waiting& waiting);
-  bool carry_image(std::span<std::byte> record, Waiting& waiting);
   bool carry_region(std::span<std::byte> record, Waiting& waiting);
   void push(std::span<const std::byte> record);
   void keep_memory_equal(std::span<const std::byte> record, Waiting& waiting);
   void refuse(const RecordHeader& header, std::int32_t result);
+  void tell_of_full_slot(std::uint64_t wanted);
   UniqueFd take_fd(std::uint64_t token);
   void count(std::span<const std::byte> record);
   void kick();
@@ -132,6 +147,10 @@ class LinkSession {
   void send_mark(std::uint64_t copy, std::uint64_t from);
   ArenaBlock* mark_block(unsigned index) const;
   bool take_marks();
+
+  // Large images, in parts.
+  void begin_image(std::span<std::byte> record, const Waiting& waiting, const ImagePlaces& places);
+  bool send_image_part();
 
   // Answers.
   bool take_replies();
@@ -162,6 +181,9 @@ class LinkSession {
   std::vector<Waiting> waiting_;
   std::vector<Block> blocks_;
   Copy copy_;
+  Image image_;
+  std::array<bool, 2> image_parts_used_{};
+  unsigned image_next_part_ = 0;
   std::vector<Mark> marks_;
   std::optional<std::uint64_t> marks_room_;  ///< of host memory; while there are marks
   std::uint64_t free_marks_ = ~std::uint64_t{0};
@@ -182,6 +204,7 @@ class LinkSession {
   std::uint64_t looked_around_ns_ = 0;
   std::uint64_t compared_ns_ = 0;
   std::string host_problem_;
+  bool told_of_full_slot_ = false;
 };
 
 }  // namespace vgpu::stub_guest
