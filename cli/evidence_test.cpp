@@ -156,6 +156,21 @@ TEST(Format, TableAlignsAndHidesControlCharacters) {
 
 TEST(StatsView, ToleratesAnswersOfAnotherVersion) {
   EXPECT_EQ(stats_table({}, false), "no clients (--ended shows those that have left)\n");
+  const std::string grouped = stats_table(
+      {{"clients",
+        {{{"pid", 1}, {"vm", "b"}, {"guest_pid", 11}, {"program", "in_b"}, {"launches", 3}},
+         {{"pid", 2}, {"vm", "a"}, {"guest_pid", 12}, {"program", "in_a"}},
+         {{"pid", 3}, {"program", "here"}, {"link_records", 5}},
+         {{"pid", 4}, {"vm", "b"}, {"guest_pid", 14}, {"program", "also_in_b"}, {"launches", 4}}}},
+       {"vms", {{{"name", "a"}}, {{"name", "b"}, {"attached", true}}}}},
+      false);
+  std::size_t before = 0;
+  for (const char* const text : {"here", "VM ", "12 ", "a:in_a", "VM ", "attached", " 7 ", "11 ", "b:in_b",
+                                 "14 ", "b:also_in_b", "TO HOST", "here"}) {
+    const std::size_t at = grouped.find(text, before);
+    ASSERT_NE(at, std::string::npos) << text << " in\n" << grouped;
+    before = at;
+  }
   const std::string table = stats_table({{"clients", {{{"pid", 7}}}}}, false);
   EXPECT_NE(table.find("\n7 "), std::string::npos) << table;
   EXPECT_EQ(device_table({{"devices", nlohmann::json::array()}}), "no devices\n");

@@ -1,5 +1,7 @@
 #include "cli/stats_view.hpp"
 
+#include <algorithm>
+#include <iterator>
 #include <nlohmann/json.hpp>
 
 #include "cli/fields.hpp"
@@ -43,6 +45,48 @@ Row stats_row(const json& client) {
           std::to_string(number(client, "errors"))};
 }
 
+// Of a guest's client: what has gone to the host, and how long answers took.
+Row link_row(const json& client) {
+  return {std::to_string(number(client, "pid")),          text_or_dash(client, "program"),
+          format_count(number(client, "link_records")),   format_count(number(client, "link_doorbells")),
+          format_bytes(number(client, "link_bytes_out")), format_bytes(number(client, "link_bytes_in")),
+          format_time(number(client, "latency_p50_ns")),  format_time(number(client, "latency_p95_ns")),
+          format_time(number(client, "latency_p99_ns"))};
+}
+
+std::string state_of_vm(const json& vm) {
+  if (vm.value("attached", false)) return "attached";
+  return vm.value("connected", false) ? "connected" : "waiting";
+}
+
+// A VM as a whole: its own figures, and the sums over those of its processes that are shown.
+Row vm_row(const json& vm, const std::vector<const json*>& processes) {
+  const auto sum = [&](const char* key) {
+    std::uint64_t all = 0;
+    for (const json* process : processes) all += number(*process, key);
+    return all;
+  };
+  double share = 0;
+  for (const json* process : processes) share += process->value("share", 0.0);
+  return {"VM",
+          text(vm, "name"),
+          text_or_dash(vm, "class"),
+          "-",
+          state_of_vm(vm),
+          memory(vm),
+          format_count(sum("launches") + sum("graph_launches")),
+          format_time(sum("kernel_ns")),
+          format_percent(share),
+          format_bytes(sum("bytes_to_device")),
+          format_bytes(sum("bytes_from_device")),
+          std::to_string(sum("queue_depth")),
+          format_count(sum("waited_calls")),
+          "-",
+          "-",
+          "-",
+          std::to_string(sum("errors"))};
+}
+
 Row moves_row(const json& client) {
   return {std::to_string(number(client, "pid")),
           text_or_dash(client, "program"),
@@ -66,21 +110,49 @@ const json& list(const json& answer, const char* key) {
 }  // namespace
 
 std::string stats_table(const json& answer, bool ended) {
+  std::vector<const json*> clients;
+  for (const json& client : list(answer, "clients")) clients.push_back(&client);
+  if (ended) {
+    for (const json& client : list(answer, "ended")) clients.push_back(&client);
+  }
   std::vector<Row> rows;
   std::vector<Row> moves;
-  const auto add = [&](const char* key) {
-    for (const json& client : list(answer, key)) {
-      rows.push_back(stats_row(client));
-      if (client.contains("moves_out")) moves.push_back(moves_row(client));
-    }
+  std::vector<Row> links;
+  const auto add = [&](const json& client) {
+    rows.push_back(stats_row(client));
+    if (client.contains("moves_out")) moves.push_back(moves_row(client));
+    if (number(client, "link_records") != 0) links.push_back(link_row(client));
   };
-  add("clients");
-  if (ended) add("ended");
+  // This machine's processes, then each VM and those in it; at the end those of VMs that are no longer
+  // served.
+  const auto add_those_of = [&](const std::string& vm) {
+    std::erase_if(clients, [&](const json* client) {
+      if (text(*client, "vm") != vm) return false;
+      add(*client);
+      return true;
+    });
+  };
+  add_those_of("");
+  for (const json& vm : list(answer, "vms")) {
+    const std::string name = text(vm, "name");
+    std::vector<const json*> processes;
+    std::copy_if(clients.begin(), clients.end(), std::back_inserter(processes),
+                 [&](const json* client) { return text(*client, "vm") == name; });
+    rows.push_back(vm_row(vm, processes));
+    add_those_of(name);
+  }
+  for (const json* client : clients) add(*client);
   if (rows.empty()) return ended ? "no clients yet\n" : "no clients (--ended shows those that have left)\n";
   std::string text =
       format_table({"PID", "PROGRAM", "CLASS", "DEVICE", "STATE", "MEMORY / QUOTA", "LAUNCHES", "KERNELS",
                     "SHARE", "TO DEVICE", "FROM", "QUEUE", "WAITED", "P50", "P95", "P99", "ERRORS"},
                    rows, 5);
+  // Only in a guest.
+  if (!links.empty()) {
+    text += "\n" + format_table({"PID", "PROGRAM", "TO HOST", "DOORBELLS", "BYTES OUT", "BYTES IN",
+                                 "HOST P50", "P95", "P99"},
+                                links, 2);
+  }
   // Only where a device is oversubscribed.
   if (!moves.empty()) {
     text += "\n" + format_table({"PID", "PROGRAM", "ON DEVICE", "IN HOST", "OUT", "IN", "MOVED OUT",
@@ -107,11 +179,7 @@ std::string process_table(const json& answer) {
 std::string vm_table(const json& answer) {
   std::vector<Row> rows;
   for (const json& vm : list(answer, "vms")) {
-    const bool attached = vm.value("attached", false);
-    rows.push_back({text(vm, "name"), text(vm, "class"), text(vm, "guest"),
-                    attached                       ? "attached"
-                    : vm.value("connected", false) ? "connected"
-                                                   : "waiting",
+    rows.push_back({text(vm, "name"), text(vm, "class"), text(vm, "guest"), state_of_vm(vm),
                     format_bytes(number(vm, "bytes")),
                     std::to_string(number(vm, "slots_open")) + " / " + std::to_string(number(vm, "slots")),
                     memory(vm), format_count(number(vm, "sessions")), format_count(number(vm, "doorbells")),

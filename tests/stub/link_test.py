@@ -47,6 +47,7 @@ class Loud(unittest.TestCase):
             self.assertGreater(ended[0]["link_records"], 10)
             self.assertGreater(ended[0]["link_doorbells"], 0)
             self.assertGreater(ended[0]["kernel_ns"], 0)
+            self.assertRegex(link.guest.cli("stats", "--ended").stdout, r"TO HOST +DOORBELLS +BYTES OUT(.*\n)+.*vector_add +[1-9]")
 
     def test_two_processes_at_once_and_the_host_knows_them(self):
         with Link(prestart=2) as link:
@@ -59,7 +60,8 @@ class Loud(unittest.TestCase):
             rows = wait_until(lambda: pids <= set(host_rows()) and host_rows(), 10, "the host shows both processes")
             self.assertEqual({rows[pid]["vm"] for pid in pids}, {"vm1"})
             self.assertEqual(len({rows[pid]["worker_pid"] for pid in pids}), 2)
-            self.assertIn("vm1:busy", link.host.cli("stats").stdout)
+            # The VM's line, then those of its processes.
+            self.assertRegex(link.host.cli("stats").stdout, r"(?m)^VM +vm1 .* attached .*\n(\d+ +vm1:.*\n)*\d+ +vm1:busy ")
             for program in programs:
                 output, _ = program.communicate(timeout=60)
                 self.assertEqual(program.returncode, 0, output)
