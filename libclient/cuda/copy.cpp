@@ -1,5 +1,7 @@
 #include "libclient/cuda/copy.hpp"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -88,6 +90,16 @@ CUresult download_asking(Call& call, std::byte* to, CUdeviceptr source, std::uin
   return CUDA_SUCCESS;
 }
 
+// True where this process has nothing at the first or the last byte.
+bool unmapped(std::uint64_t pointer, std::uint64_t bytes) {
+  const auto absent = [](std::uint64_t address) {
+    unsigned char resident = 0;
+    // Source: mincore(2): fails with ENOMEM where nothing is mapped.
+    return mincore(from_bits<void*>(address / host_page * host_page), host_page, &resident) != 0;
+  };
+  return absent(pointer) || absent(pointer + bytes - 1);
+}
+
 // True if the device can use `address`; registered memory becomes the address at which the device sees it.
 bool resolve_unified(const Process& process, CUdeviceptr& address, std::size_t bytes) {
   if (const std::uint64_t shared = shared_address(process, address, bytes)) {
@@ -106,6 +118,11 @@ std::uint64_t shared_address(const Process& process, std::uint64_t pointer, std:
   const auto range = process.memory.find_host(pointer, bytes);
   const bool shared = range && range->kind == MemoryKind::registered && range->device != 0;
   return shared ? range->device + (pointer - range->base) : 0;
+}
+
+bool device_alone(const Process& process, std::uint64_t pointer, std::uint64_t bytes) {
+  const auto range = process.memory.find(pointer);
+  return range && !is_host(range->kind) && unmapped(pointer, bytes);
 }
 
 CUresult refuse_capture(Call& call, std::uint64_t stream) {
@@ -166,11 +183,15 @@ CUresult copy_to_device(Call& call, CUdeviceptr target, const void* source, std:
     taken_along = quiet_target(range, target, bytes) && call.only_quiet_work();
     if (!taken_along) return copy_within(call, target, shared, bytes, stream, mode);
   }
+  if (!taken_along) {
+    bool device_source = false;
+    range = call.process().memory.find(target, bits(source), device_source);
+    if (device_source && unmapped(bits(source), bytes)) return CUDA_ERROR_INVALID_VALUE;
+  }
   CUresult result = CUDA_SUCCESS;
   const InCapture captured = in_capture(call, stream, mode, result);
   if (captured == InCapture::forbidden) return result;
   if (captured == InCapture::yes) return captured_upload(call, target, source, bytes, stream);
-  if (!range) range = call.process().memory.find(target);
   const bool known = holds(range, target, bytes);
   if (range && !known && !may_continue(range->kind)) return CUDA_ERROR_INVALID_VALUE;
   call.adds_quiet_work(quiet_target(range, target, bytes));
@@ -187,10 +208,10 @@ CUresult copy_from_device(Call& call, void* target, CUdeviceptr source, std::siz
   if (const auto shared = shared_address(call.process(), bits(target), bytes)) {
     return copy_within(call, shared, source, bytes, stream, mode);
   }
-  if (const auto range = call.process().memory.find(source);
-      range && bytes > range->size - (source - range->base) && !may_continue(range->kind)) {
-    return CUDA_ERROR_INVALID_VALUE;
-  }
+  bool device_target = false;
+  const auto range = call.process().memory.find(source, bits(target), device_target);
+  if (device_target && unmapped(bits(target), bytes)) return CUDA_ERROR_INVALID_VALUE;
+  if (range && !holds(range, source, bytes) && !may_continue(range->kind)) return CUDA_ERROR_INVALID_VALUE;
   CUresult problem = CUDA_SUCCESS;
   const InCapture captured = in_capture(call, stream, mode, problem);
   if (captured == InCapture::forbidden) return problem;

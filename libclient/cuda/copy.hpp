@@ -48,6 +48,10 @@ CUresult copy_box(Call& call, const CUDA_MEMCPY3D& copy, std::uint64_t stream, C
 /// memory; else 0.
 std::uint64_t shared_address(const Process& process, std::uint64_t pointer, std::uint64_t bytes);
 
+/// True where [pointer, pointer + bytes) cannot be host memory: it is the device's alone. An address of a
+/// card may be one of this process's mappings too; then it is the program's that calls it host memory.
+bool device_alone(const Process& process, std::uint64_t pointer, std::uint64_t bytes);
+
 /// For copies of pageable memory that graphs do not do here (boxes of rows): CUDA_ERROR_NOT_SUPPORTED if
 /// `stream` is capturing, the driver's error if it may not be used during another stream's capture.
 CUresult refuse_capture(Call& call, std::uint64_t stream);

@@ -186,6 +186,13 @@ CUresult copy_box(Call& call, const CUDA_MEMCPY3D& given, std::uint64_t stream, 
   const Place to = find_place(call.process(), copy.dstMemoryType, target_host, copy.dstDevice,
                               linear_target ? reach(target) : 1);
   copy.dstHost = const_cast<void*>(target_host);
+  const auto misplaced = [&](Place place, const HostSide& side) {
+    const std::byte* const first = side.row(0, 0, 0);
+    return place == Place::pageable &&
+           device_alone(call.process(), bits(first),
+                        reach(side) - static_cast<std::uint64_t>(first - side.base));
+  };
+  if (misplaced(from, source) || misplaced(to, target)) return CUDA_ERROR_INVALID_VALUE;
 
   if (from == Place::pageable && to == Place::pageable) {
     if (const CUresult result = synchronize(call, stream); result != CUDA_SUCCESS) return result;

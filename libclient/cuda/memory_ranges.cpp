@@ -11,6 +11,11 @@ const MemoryRange* MemoryRanges::lookup(const Layer& layer, std::uint64_t addres
   return address - range.base < range.size ? &range : nullptr;
 }
 
+const MemoryRange* MemoryRanges::lookup(std::uint64_t address) const {
+  const MemoryRange* const range = lookup(ranges_, address);
+  return range != nullptr ? range : lookup(reserved_, address);
+}
+
 void MemoryRanges::insert(MemoryRange range) {
   if (range.size == 0) return;
   const std::unique_lock lock(mutex_);
@@ -55,8 +60,17 @@ void MemoryRanges::remove_context(std::uint64_t context) {
 
 std::optional<MemoryRange> MemoryRanges::find(std::uint64_t address) const {
   const std::shared_lock lock(mutex_);
-  const MemoryRange* range = lookup(ranges_, address);
-  if (range == nullptr) range = lookup(reserved_, address);
+  const MemoryRange* const range = lookup(address);
+  if (range == nullptr) return std::nullopt;
+  return *range;
+}
+
+std::optional<MemoryRange> MemoryRanges::find(std::uint64_t address, std::uint64_t other,
+                                              bool& other_is_device) const {
+  const std::shared_lock lock(mutex_);
+  const MemoryRange* const known = lookup(other);
+  other_is_device = known != nullptr && !is_host(known->kind);
+  const MemoryRange* const range = lookup(address);
   if (range == nullptr) return std::nullopt;
   return *range;
 }

@@ -77,6 +77,9 @@ class MemoryRanges {
   /// The range that contains `address`; reserved ranges only where nothing is mapped there.
   std::optional<MemoryRange> find(std::uint64_t address) const;
 
+  /// The same, and whether `other` lies in a range that is no host memory: one lock for both.
+  std::optional<MemoryRange> find(std::uint64_t address, std::uint64_t other, bool& other_is_device) const;
+
   /// The reserved range that contains `address`.
   std::optional<MemoryRange> find_reserved(std::uint64_t address) const;
 
@@ -99,6 +102,7 @@ class MemoryRanges {
  private:
   using Layer = std::map<std::uint64_t, MemoryRange>;
   static const MemoryRange* lookup(const Layer& layer, std::uint64_t address);
+  const MemoryRange* lookup(std::uint64_t address) const;
 
   mutable std::shared_mutex mutex_;
   Layer ranges_;

@@ -44,6 +44,19 @@ TEST(MemoryRanges, PrefersWhatIsMappedOverTheReservationAroundIt) {
   EXPECT_FALSE(ranges.find_reserved(0x10010));
 }
 
+TEST(MemoryRanges, TellsOfAnotherAddressWhetherItIsTheDevices) {
+  MemoryRanges ranges;
+  ranges.insert({.base = 0x1000, .size = 0x100, .kind = MemoryKind::device});
+  ranges.insert({.base = 0x3000, .size = 0x100, .kind = MemoryKind::pinned});
+  bool of_device = false;
+  EXPECT_EQ(ranges.find(0x3010, 0x1010, of_device)->base, 0x3000U);
+  EXPECT_TRUE(of_device);
+  EXPECT_TRUE(ranges.find(0x1010, 0x3010, of_device));
+  EXPECT_FALSE(of_device);
+  EXPECT_FALSE(ranges.find(0x5000, 0x5000, of_device));
+  EXPECT_FALSE(of_device);
+}
+
 TEST(MemoryRanges, CountsHostMemoryOnlyIfTheWholeRangeFits) {
   MemoryRanges ranges;
   ranges.insert({.base = 0x1000, .size = 0x100, .kind = MemoryKind::pinned});

@@ -83,6 +83,20 @@ void round_trip(size_t size, bool pinned, bool async, Pattern pattern, cudaStrea
   CUDA_OK(cudaFree(second));
 }
 
+// Memory of the device is no host memory: the call says so, and nothing is touched.
+void misplaced(cudaStream_t stream) {
+  char* device = nullptr;
+  char host[16] = {};
+  CUDA_OK(cudaMalloc(&device, 4096));
+  CUDA_IS(cudaMemcpy(device, device + 100, 16, cudaMemcpyHostToDevice), cudaErrorInvalidValue);
+  CUDA_IS(cudaMemcpy(host, device, 16, cudaMemcpyHostToDevice), cudaErrorInvalidValue);
+  CUDA_IS(cudaMemcpy(device, device + 100, 16, cudaMemcpyDeviceToHost), cudaErrorInvalidValue);
+  CUDA_IS(cudaMemcpyAsync(device, device + 100, 16, cudaMemcpyHostToDevice, stream), cudaErrorInvalidValue);
+  (void)cudaGetLastError();
+  CUDA_OK(cudaDeviceSynchronize());
+  CUDA_OK(cudaFree(device));
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -101,6 +115,7 @@ int main(int argc, char** argv) {
       }
     }
   }
+  misplaced(stream);
   // The large ones once in each way, so that the program stays short.
   int variant = 0;
   for (size_t size = 16U << 20U; size <= largest; size *= 4, ++variant) {

@@ -55,6 +55,18 @@ int main() {
   EXPECT(std::memcmp(box.data(), from.data(), box.size()) == 0, "the 3D copy differs");
   CUDA_IS(cudaMemcpy2D(device, 10, from.data(), kHostPitch, 500, 2, cudaMemcpyHostToDevice),
           cudaErrorInvalidPitchValue);
+  // Memory of the device where host memory is said to be.
+  CUDA_IS(cudaMemcpy2D(other, kHostPitch, device, pitch, 300, 2, cudaMemcpyHostToDevice),
+          cudaErrorInvalidValue);
+  CUDA_IS(cudaMemcpy2DAsync(other, kHostPitch, device, pitch, 300, 2, cudaMemcpyHostToDevice, stream),
+          cudaErrorInvalidValue);
+  cudaArray_t array = nullptr;
+  const cudaChannelFormatDesc format = cudaCreateChannelDesc<int>();
+  CUDA_OK(cudaMallocArray(&array, &format, 8));
+  CUDA_IS(cudaMemcpy2DToArray(array, 0, 0, device, 16, 16, 1, cudaMemcpyHostToDevice), cudaErrorInvalidValue);
+  CUDA_IS(cudaMemcpy2DFromArray(device, 16, array, 0, 0, 16, 1, cudaMemcpyDeviceToHost),
+          cudaErrorInvalidValue);
+  CUDA_OK(cudaFreeArray(array));
   (void)cudaGetLastError();
 
   // The driver's memsets of every width.
