@@ -13,16 +13,36 @@ namespace vgpu::client {
 CUresult Call::capture_forbids() const {
   if (thread_->capture_mode == CU_STREAM_CAPTURE_MODE_RELAXED) return CUDA_SUCCESS;
   CUresult result = CUDA_SUCCESS;
-  const std::lock_guard lock(process_->captures_mutex);
-  for (Process::Capture& capture : process_->open_captures) {
-    const bool own = capture.thread == thread_ && capture.mode != CU_STREAM_CAPTURE_MODE_RELAXED;
-    const bool global = capture.mode == CU_STREAM_CAPTURE_MODE_GLOBAL &&
-                        thread_->capture_mode == CU_STREAM_CAPTURE_MODE_GLOBAL;
-    if (!own && !global) continue;
-    capture.invalidated = true;
-    result = CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+  std::vector<std::uint64_t> spoilt;
+  {
+    const std::lock_guard lock(process_->captures_mutex);
+    for (Process::Capture& capture : process_->open_captures) {
+      const bool own = capture.thread == thread_ && capture.mode != CU_STREAM_CAPTURE_MODE_RELAXED;
+      const bool global = capture.mode == CU_STREAM_CAPTURE_MODE_GLOBAL &&
+                          thread_->capture_mode == CU_STREAM_CAPTURE_MODE_GLOBAL;
+      if (!own && !global) continue;
+      if (!capture.invalidated) spoilt.push_back(capture.stream);
+      capture.invalidated = true;
+      result = CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    }
+  }
+  // The driver took nothing amiss. What it forbids in every mode makes the capture invalid there too, in all
+  // the streams that take part. Source: CUDA Programming Guide, CUDA Graphs, "Prohibited and Unhandled
+  // Operations".
+  for (const std::uint64_t stream : spoilt) {
+    record::cuStreamQuery query;
+    query.hStream = stream;
+    prepare(query.header);
+    static_cast<void>(connection().ask(*thread_, bytes_of(query), {}, [](std::uint64_t) {}));
   }
   return result;
+}
+
+void forget_capture(Process& process, std::uint64_t stream) {
+  if (process.captures.load(std::memory_order_relaxed) == 0) return;
+  const std::lock_guard lock(process.captures_mutex);
+  std::erase_if(process.open_captures, [=](const auto& capture) { return capture.stream == stream; });
+  process.captures = static_cast<std::uint32_t>(process.open_captures.size());
 }
 
 namespace {
@@ -95,13 +115,15 @@ CUresult end_capture(CUstream stream, CUgraph* out, bool per_thread) {
     const auto found =
         std::find_if(process.open_captures.begin(), process.open_captures.end(),
                      [&](const Process::Capture& capture) { return capture.stream == record.stream; });
-    if (found == process.open_captures.end()) return CUDA_ERROR_ILLEGAL_STATE;
-    if (found->mode != CU_STREAM_CAPTURE_MODE_RELAXED && found->thread != &call.thread()) {
-      return CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD;
+    // What is wrong with a stream in which none was begun the driver says: it may take part in one.
+    if (found != process.open_captures.end()) {
+      if (found->mode != CU_STREAM_CAPTURE_MODE_RELAXED && found->thread != &call.thread()) {
+        return CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD;
+      }
+      invalidated = found->invalidated;
+      process.open_captures.erase(found);
+      process.captures = static_cast<std::uint32_t>(process.open_captures.size());
     }
-    invalidated = found->invalidated;
-    process.open_captures.erase(found);
-    process.captures = static_cast<std::uint32_t>(process.open_captures.size());
   }
   record.fresh_graph = call.mint(HandleKind::graph);
   reply::cuStreamEndCapture reply;

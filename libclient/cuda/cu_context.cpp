@@ -24,6 +24,9 @@ void drop_contents(Process& process, std::uint64_t context) {
     });
     for (const std::uint64_t handle : gone) table.destroy(handle);
   };
+  process.streams.for_each([&](const Stream& stream, std::uint64_t handle) {
+    if (stream.context == context) forget_capture(process, handle);
+  });
   drop(process.streams);
   drop(process.events);
   std::vector<std::uint64_t> modules;
@@ -399,6 +402,7 @@ VGPU_EXPORT CUresult cuCtxDisablePeerAccess(CUcontext peerContext) {
 VGPU_EXPORT CUresult cuCtxSynchronize() {
   Call call;
   if (const CUresult result = call.enter(); result != CUDA_SUCCESS) return result;
+  if (const CUresult result = call.unsafe_in_capture(); result != CUDA_SUCCESS) return result;
   if (call.nothing_to_wait_for(true)) return CUDA_SUCCESS;
   const Call::Covered covered = call.covered();
   vgpu::record::cuCtxSynchronize record;

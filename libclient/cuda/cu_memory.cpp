@@ -3,6 +3,7 @@
 #include "cudaabi/memory_forms.hpp"
 #include "cudaabi/unsupported.hpp"
 #include "libclient/cuda/copy.hpp"
+#include "libclient/cuda/graph_bounce.hpp"
 #include "libclient/cuda/host_memory.hpp"
 #include "vgpu/records.hpp"
 
@@ -10,7 +11,7 @@ namespace vgpu::client {
 namespace {
 
 void track(Call& call, MemoryKind kind, std::uint64_t base, std::uint64_t size, CUdevice device,
-           std::uint64_t owner = 0) {
+           std::uint64_t owner = 0, bool of_graph = false) {
   MemoryRange range;
   range.base = base;
   range.size = size;
@@ -18,6 +19,7 @@ void track(Call& call, MemoryKind kind, std::uint64_t base, std::uint64_t size, 
   range.context = call.context() != nullptr ? call.context()->handle : 0;
   range.ordinal = device;
   range.owner = owner;
+  range.of_graph = of_graph;
   call.process().memory.insert(range);
 }
 
@@ -48,6 +50,15 @@ CUresult allocate(CUdeviceptr* out, std::size_t bytes) {
   return CUDA_SUCCESS;
 }
 
+// Memory that a captured call allocates anew at each launch; the worker knows it as memory of a stream.
+CUresult release_captured(Call& call, CUdeviceptr pointer) {
+  record::cuMemFreeAsync record;
+  record.dptr = pointer;
+  record.stream = call.stream(nullptr, false);
+  if (const CUresult result = call.ask(record); result != CUDA_SUCCESS) return result;
+  return synchronize(call, record.stream);
+}
+
 CUresult release(CUdeviceptr pointer) {
   Call call;
   if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
@@ -57,6 +68,7 @@ CUresult release(CUdeviceptr pointer) {
   if (range->kind == MemoryKind::managed) return free_host_region(call, pointer);
   if (range->kind != MemoryKind::device && range->kind != MemoryKind::async) return CUDA_ERROR_INVALID_VALUE;
   if (const CUresult result = call.unsafe_in_capture(); result != CUDA_SUCCESS) return result;
+  if (range->of_graph && range->kind == MemoryKind::async) return release_captured(call, pointer);
   record::cuMemFree_v2 record;
   record.dptr = pointer;
   // The graph's next launch takes it again, and must find it free.
@@ -73,6 +85,11 @@ CUresult allocate_async(CUdeviceptr* out, std::size_t bytes, CUmemoryPool pool, 
   CUdeviceptr pointer = 0;
   CUresult result = CUDA_SUCCESS;
   CUdevice device = device_of(call, stream);
+  if (bytes == 0) {
+    call.stream(stream, per_thread);
+    if (call.problem() == CUDA_SUCCESS) *out = 0;
+    return call.problem();
+  }
   if (from_pool) {
     const Opaque* const known = call.process().pools.find(bits(pool));
     if (known == nullptr) return CUDA_ERROR_INVALID_VALUE;
@@ -93,9 +110,10 @@ CUresult allocate_async(CUdeviceptr* out, std::size_t bytes, CUmemoryPool pool, 
     pointer = reply.dptr;
   }
   if (result != CUDA_SUCCESS) return result;
-  if (bytes != 0)
-    track(call, MemoryKind::async, pointer, bytes, device,
-          from_pool ? bits(pool) : call.process().default_pools[device]);
+  bool captured = false;
+  static_cast<void>(capturing(call, call.stream(stream, per_thread), captured));
+  track(call, MemoryKind::async, pointer, bytes, device,
+        from_pool ? bits(pool) : call.process().current_pools[device].load(), captured);
   *out = pointer;
   return CUDA_SUCCESS;
 }
@@ -113,10 +131,12 @@ CUresult free_async(CUdeviceptr pointer, CUstream stream, bool per_thread) {
       (range->kind != MemoryKind::async && range->kind != MemoryKind::device)) {
     return CUDA_ERROR_INVALID_VALUE;
   }
-  // During capture the release is recorded, not done: the memory lives until the graph frees it.
-  if (!range->of_graph && call.process().captures.load(std::memory_order_relaxed) == 0) {
-    call.process().memory.remove(pointer);
-  }
+  // A captured release is recorded, not done: the memory lives until the graph frees it.
+  bool captured = false;
+  if (const CUresult result = capturing(call, record.stream, captured); result != CUDA_SUCCESS) return result;
+  // Whether a graph's memory is allocated now the driver knows.
+  if (range->of_graph) return call.ask(record);
+  if (!captured) call.process().memory.remove(pointer);
   return call.post(record);
 }
 

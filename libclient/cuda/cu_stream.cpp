@@ -38,6 +38,7 @@ CUresult destroy_stream(CUstream stream) {
   const Stream* const known = call.process().streams.find(bits(stream));
   const bool ended = known != nullptr && known->work.value().quiet_until(known->work_ended.value());
   if (!call.process().streams.destroy(bits(stream))) return CUDA_ERROR_INVALID_HANDLE;
+  forget_capture(call.process(), bits(stream));
   if (!ended) call.process().work.orphaned.fetch_add(1, std::memory_order_acq_rel);
   if (const CUresult result = call.connection().error(); result != CUDA_SUCCESS) return result;
   record::cuStreamDestroy_v2 record;

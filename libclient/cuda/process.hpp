@@ -93,6 +93,9 @@ inline Process* process() {
   return detail::initialised_process.load(std::memory_order_acquire);
 }
 
+/// The capture that was begun in `stream` ends with the stream: it forbids nothing any more.
+void forget_capture(Process& process, std::uint64_t stream);
+
 /// Connects, once; several threads may call it. What cuInit returns.
 CUresult initialise();
 /// Connects without counting as cuInit: what the device's driver says of its version; nothing where there is

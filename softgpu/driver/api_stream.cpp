@@ -96,7 +96,7 @@ SOFTGPU_API cuStreamDestroy_v2(CUstream handle) {
     }
     const auto stream = driver.streams.find(handle);
     if (stream == nullptr) return CUDA_ERROR_INVALID_HANDLE;
-    if (stream->capturing.load()) (void)refuse_capturing(*stream);
+    abandon_capture(*stream);
     driver.streams.remove(handle);
     stream->context.forget_stream(*stream);
     return CUDA_SUCCESS;

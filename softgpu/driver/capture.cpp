@@ -112,6 +112,38 @@ CUresult end_capture(Stream& stream, std::shared_ptr<Graph>& graph, bool wanted)
   return result;
 }
 
+namespace {
+
+// Call with the graph mutex.
+void abandon(Capture& capture) {
+  capture.invalid = true;
+  if (!capture.graph_is_callers)
+    Driver::get().graphs.remove(capture.graph.get());  // if it was asked about meanwhile
+  finish(capture);
+}
+
+}  // namespace
+
+void abandon_capture(Stream& stream) {
+  if (!stream.capturing.load(std::memory_order_acquire)) return;
+  const std::unique_lock lock(Driver::get().graph_mutex);
+  const std::shared_ptr<Capture> capture = stream.capture;
+  if (capture == nullptr) return;
+  capture->invalid = true;
+  if (capture->origin == &stream) abandon(*capture);
+}
+
+void abandon_captures(const Context& context) {
+  if (captures_active.load(std::memory_order_acquire) == 0) return;
+  const std::unique_lock lock(Driver::get().graph_mutex);
+  const std::vector<std::shared_ptr<Capture>> open = captures();
+  for (const auto& capture : open) {
+    const bool concerned = std::any_of(capture->members.begin(), capture->members.end(),
+                                       [&](const auto& member) { return &member->context == &context; });
+    if (concerned) abandon(*capture);
+  }
+}
+
 CUresult capture_work(Stream& stream, Work work, GraphNode** added) {
   const std::unique_lock lock(Driver::get().graph_mutex);
   if (stream.capture == nullptr) return CUDA_ERROR_ILLEGAL_STATE;

@@ -179,6 +179,7 @@ void Context::reset() {
   synchronize();
   flush_printf();
   cudaabi::context_storage_drop(handle());
+  abandon_captures(*this);
   const auto mine = [this](const auto& object) { return &object.context == this; };
   driver.graph_execs.remove_if(mine);
   driver.events.remove_if(mine);

@@ -104,6 +104,9 @@ CUresult instantiate(Context& context, const Graph& graph, std::uint64_t flags,
                      std::shared_ptr<GraphExec>& exec);
 /// Submits a launch to a stream that is not capturing.
 void launch(GraphExec& exec, Stream& stream);
+/// A launch in a stream that is capturing: a child graph that does what the executable does now. Call without
+/// the graph mutex. CUDA_ERROR_NOT_SUPPORTED where it allocates memory.
+CUresult capture_launch(const GraphExec& exec, Stream& stream);
 /// Takes over the parameters of a graph of the same shape.
 CUresult update(GraphExec& exec, const Graph& graph, CUgraphExecUpdateResultInfo& info);
 /// Checks that `work` may replace the node's work, and replaces it.
@@ -144,6 +147,11 @@ CUresult begin_capture(Stream& stream, CUstreamCaptureMode mode, std::shared_ptr
 /// Ends the capture of its origin; the graph, registered for the program, or an error. Not `wanted`: only a
 /// graph that the program has already may end so.
 CUresult end_capture(Stream& stream, std::shared_ptr<Graph>& graph, bool wanted);
+/// Before a stream is destroyed: the capture that it began ends without a graph; one that it only takes part
+/// in is invalid.
+void abandon_capture(Stream& stream);
+/// Before a context's streams are destroyed: the captures that any of them takes part in end without a graph.
+void abandon_captures(const Context& context);
 /// What capturing adds to cuEventRecord and cuStreamWaitEvent; true when it dealt with the call.
 bool capture_event_record(Stream& stream, const std::shared_ptr<Event>& event, bool external,
                           CUresult& result);

@@ -17,6 +17,9 @@ int main() {
   cudaStream_t stream = nullptr;
   CUDA_OK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
   CUDA_OK(cudaFreeAsync(nullptr, stream));
+  void* nothing = stream;
+  CUDA_OK(cudaMallocAsync(&nothing, 0, stream));
+  EXPECT(nothing == nullptr, "no bytes at %p", nothing);
   constexpr int kCount = 5000;
   std::vector<int> seen(kCount);
   for (int round = 0; round < 20; ++round) {
@@ -61,6 +64,17 @@ int main() {
   CUDA_OK(cudaMemGetMemPool(&named, &here, cudaMemAllocationTypePinned));
   EXPECT(named == pool, "the current pool is another than the one set for the device");
 #endif
+  // Memory of a stream is of the pool that is the device's at the time.
+  CUDA_OK(cudaDeviceSetMemPool(0, own));
+  void* current = nullptr;
+  CUDA_OK(cudaMallocAsync(&current, 4096, stream));
+  CUDA_OK(cudaDeviceSetMemPool(0, pool));
+  CUmemoryPool owner = nullptr;
+  DRV_OK(cuPointerGetAttribute(&owner, CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE,
+                               reinterpret_cast<CUdeviceptr>(current)));
+  EXPECT(owner == own, "the memory is said to be of another pool than the current one");
+  CUDA_OK(cudaFreeAsync(current, stream));
+  CUDA_OK(cudaStreamSynchronize(stream));
   int* data = nullptr;
   CUDA_OK(cudaMallocFromPoolAsync(&data, kCount * sizeof(int), own, stream));
   fill<<<(kCount + 127) / 128, 128, 0, stream>>>(data, kCount, 70);
