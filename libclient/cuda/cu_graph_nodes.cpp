@@ -3,6 +3,7 @@
 #include <cstring>
 #include <vector>
 
+#include "libclient/cuda/graph_bounce.hpp"
 #include "libclient/cuda/graph_calls.hpp"
 #include "libclient/cuda/graph_node_writer.hpp"
 #include "libclient/cuda/graph_nodes.hpp"
@@ -244,8 +245,10 @@ VGPU_EXPORT CUresult cuGraphExecMemcpyNodeSetParams(CUgraphExec hGraphExec, CUgr
                                : set_exec_node(hGraphExec, hNode, copy_params(*copyParams));
 }
 VGPU_EXPORT CUresult cuGraphMemcpyNodeGetParams(CUgraphNode hNode, CUDA_MEMCPY3D* nodeParams) {
-  return nodeParams == nullptr ? CUDA_ERROR_INVALID_VALUE
-                               : get_plain(hNode, CU_GRAPH_NODE_TYPE_MEMCPY, *nodeParams);
+  if (nodeParams == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  const CUresult result = get_plain(hNode, CU_GRAPH_NODE_TYPE_MEMCPY, *nodeParams);
+  if (result == CUDA_SUCCESS) name_program_memory(*nodeParams);
+  return result;
 }
 
 VGPU_EXPORT CUresult cuGraphAddMemsetNode(CUgraphNode* phGraphNode, CUgraph hGraph,

@@ -1,6 +1,7 @@
 #include "libclient/cuda/graph_bounce.hpp"
 
 #include <cstring>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -12,26 +13,29 @@
 namespace vgpu::client {
 namespace {
 
-// Bounces that no graph uses any more. Their memory stays mapped: a destructor, which may call nothing of
-// CUDA, puts them here.
-struct Idle {
+// All bounces: those in use by the address of their pinned memory, and those that no graph uses any more. The
+// latter's memory stays mapped: a destructor, which may call nothing of CUDA, puts them there.
+struct Bounces {
   std::mutex mutex;
-  std::vector<std::unique_ptr<Bounce>> bounces;
+  std::map<std::uint64_t, const Bounce*> used;
+  std::vector<std::unique_ptr<Bounce>> idle;
 };
 
-Idle& idle() {
-  static auto* const instance = new Idle;  // destructors of graphs may run while the process exits
+Bounces& all() {
+  static auto* const instance = new Bounces;  // destructors of graphs may run while the process exits
   return *instance;
 }
 
 void CUDA_CB retire(void* bounce) {
-  const std::lock_guard lock(idle().mutex);
-  idle().bounces.emplace_back(static_cast<Bounce*>(bounce));
+  std::unique_ptr<Bounce> retired(static_cast<Bounce*>(bounce));
+  const std::lock_guard lock(all().mutex);
+  all().used.erase(bits(retired->pinned));
+  all().idle.push_back(std::move(retired));
 }
 
 std::unique_ptr<Bounce> take_idle(std::size_t bytes) {
-  const std::lock_guard lock(idle().mutex);
-  auto& bounces = idle().bounces;
+  const std::lock_guard lock(all().mutex);
+  auto& bounces = all().idle;
   for (auto it = bounces.begin(); it != bounces.end(); ++it) {
     if ((*it)->room < bytes || (*it)->room / 4 > bytes + (64 << 10)) continue;
     std::unique_ptr<Bounce> found = std::move(*it);
@@ -43,9 +47,10 @@ std::unique_ptr<Bounce> take_idle(std::size_t bytes) {
 
 template <class Move>
 void for_each_row(const Bounce& bounce, Move move) {
-  for (std::size_t slice = 0; slice < bounce.slices; ++slice) {
-    for (std::size_t row = 0; row < bounce.rows; ++row)
-      move(slice * bounce.slice_pitch + row * bounce.row_pitch, bounce.width);
+  const Rows& rows = bounce.rows;
+  for (std::size_t slice = 0; slice < rows.slices; ++slice) {
+    for (std::size_t row = 0; row < rows.rows; ++row)
+      move(rows.first + slice * rows.slice_pitch + row * rows.row_pitch, rows.width);
   }
 }
 
@@ -62,18 +67,19 @@ Bounce* flat_bounce(Call& call, std::uint64_t stream, const void* user, std::siz
   CUgraph graph = nullptr;
   result = captured_graph(stream, graph);
   if (result != CUDA_SUCCESS) return nullptr;
-  Bounce* const bounce = make_bounce(call, graph, bytes, result);
-  if (bounce == nullptr) return nullptr;
-  bounce->user = static_cast<std::byte*>(const_cast<void*>(user));
-  bounce->width = bytes;
-  bounce->rows = bounce->slices = 1;
-  bounce->row_pitch = bounce->slice_pitch = bytes;
-  return bounce;
+  const Rows rows{.width = bytes, .row_pitch = bytes, .slice_pitch = bytes};
+  return make_bounce(call, graph, static_cast<std::byte*>(const_cast<void*>(user)), bytes, rows, result);
 }
 
 }  // namespace
 
-Bounce* make_bounce(Call& call, CUgraph graph, std::size_t bytes, CUresult& result) {
+bool same(const Rows& a, const Rows& b) {
+  return a.first == b.first && a.width == b.width && a.rows == b.rows && a.slices == b.slices &&
+         (a.rows == 1 || a.row_pitch == b.row_pitch) && (a.slices == 1 || a.slice_pitch == b.slice_pitch);
+}
+
+Bounce* make_bounce(Call& call, CUgraph graph, std::byte* user, std::size_t bytes, const Rows& rows,
+                    CUresult& result) {
   std::unique_ptr<Bounce> bounce = take_idle(bytes);
   if (bounce == nullptr) {
     bounce = std::make_unique<Bounce>();
@@ -83,6 +89,8 @@ Bounce* make_bounce(Call& call, CUgraph graph, std::size_t bytes, CUresult& resu
     bounce->pinned = static_cast<std::byte*>(pinned);
     bounce->room = bytes;
   }
+  bounce->user = user;
+  bounce->rows = rows;
   CUuserObject object = nullptr;
   result = cuUserObjectCreate(&object, bounce.get(), &retire, 1, CU_USER_OBJECT_NO_DESTRUCTOR_SYNC);
   if (result != CUDA_SUCCESS) {
@@ -91,6 +99,10 @@ Bounce* make_bounce(Call& call, CUgraph graph, std::size_t bytes, CUresult& resu
   }
   // From here on the object's destructor owns it.
   Bounce* const made = bounce.release();
+  {
+    const std::lock_guard lock(all().mutex);
+    all().used[bits(made->pinned)] = made;
+  }
   result = cuGraphRetainUserObject(graph, object, 1, CU_GRAPH_USER_OBJECT_MOVE);
   if (result == CUDA_SUCCESS) {
     // The graph alone holds it now.
@@ -99,6 +111,30 @@ Bounce* make_bounce(Call& call, CUgraph graph, std::size_t bytes, CUresult& resu
   }
   static_cast<void>(cuUserObjectRelease(object, 1));
   return nullptr;
+}
+
+std::optional<Bounce> find_bounce(std::uint64_t pinned) {
+  const std::lock_guard lock(all().mutex);
+  const auto behind = all().used.upper_bound(pinned);
+  if (behind == all().used.begin()) return std::nullopt;
+  const auto& [base, bounce] = *std::prev(behind);
+  if (pinned - base >= bounce->room) return std::nullopt;
+  return *bounce;
+}
+
+void name_program_memory(CUDA_MEMCPY3D& copy) {
+  const auto name = [](CUmemorytype type, std::uint64_t at, auto set) {
+    if (type != CU_MEMORYTYPE_HOST && type != CU_MEMORYTYPE_UNIFIED) return;
+    if (const auto bounce = find_bounce(at)) set(bits(bounce->user) + (at - bits(bounce->pinned)));
+  };
+  const bool source_unified = copy.srcMemoryType == CU_MEMORYTYPE_UNIFIED;
+  name(copy.srcMemoryType, source_unified ? copy.srcDevice : bits(copy.srcHost), [&](std::uint64_t address) {
+    source_unified ? void(copy.srcDevice = address) : void(copy.srcHost = from_bits<void*>(address));
+  });
+  const bool target_unified = copy.dstMemoryType == CU_MEMORYTYPE_UNIFIED;
+  name(copy.dstMemoryType, target_unified ? copy.dstDevice : bits(copy.dstHost), [&](std::uint64_t address) {
+    target_unified ? void(copy.dstDevice = address) : void(copy.dstHost = from_bits<void*>(address));
+  });
 }
 
 void CUDA_CB fill_bounce(void* argument) {

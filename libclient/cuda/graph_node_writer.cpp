@@ -18,8 +18,9 @@ CUresult refuse_node(const char* what) {
 bool shareable(const Process& process, const CUDA_MEMCPY3D& copy) {
   const auto visible = [&](CUmemorytype type, const void* host, CUdeviceptr device) {
     if (type == CU_MEMORYTYPE_HOST) return shared_address(process, bits(host), 1) == bits(host);
-    if (type == CU_MEMORYTYPE_UNIFIED) return process.memory.find(device).has_value();
-    return true;
+    if (type != CU_MEMORYTYPE_UNIFIED) return true;
+    const auto range = process.memory.find(device);
+    return range && range->kind != MemoryKind::registered;
   };
   return visible(copy.srcMemoryType, copy.srcHost, copy.srcDevice) &&
          visible(copy.dstMemoryType, copy.dstHost, copy.dstDevice);

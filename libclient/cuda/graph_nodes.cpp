@@ -74,8 +74,7 @@ struct Pageable {
   bool is = false;
   std::uint64_t begin = 0;
   std::size_t bytes = 0;
-  std::size_t row_pitch = 0, slice_pitch = 0;
-  std::size_t first = 0;  ///< of the first row that is copied
+  Rows rows;
 };
 
 Pageable pageable_side(const Process& process, CUmemorytype type, std::uint64_t host, std::uint64_t unified,
@@ -84,15 +83,42 @@ Pageable pageable_side(const Process& process, CUmemorytype type, std::uint64_t 
   Pageable side;
   const std::uint64_t address = type == CU_MEMORYTYPE_HOST ? host : unified;
   if (type != CU_MEMORYTYPE_HOST && type != CU_MEMORYTYPE_UNIFIED) return side;
-  if (shared_address(process, address, 1) == address || process.memory.find(address).has_value()) return side;
+  if (shared_address(process, address, 1) == address) return side;
+  const auto range = process.memory.find(address);
+  const bool devices = range && range->kind != MemoryKind::registered;
+  if (devices && (type == CU_MEMORYTYPE_UNIFIED || device_alone(process, address, 1))) return side;
   side.is = true;
   side.begin = address;
-  side.row_pitch = pitch != 0 ? pitch : x + copy.WidthInBytes;
-  side.slice_pitch = side.row_pitch * (height != 0 ? height : y + copy.Height);
-  side.first = z * side.slice_pitch + y * side.row_pitch + x;
-  side.bytes = side.first + (copy.Depth - 1) * side.slice_pitch + (copy.Height - 1) * side.row_pitch +
+  Rows& rows = side.rows;
+  rows.width = copy.WidthInBytes;
+  rows.rows = copy.Height;
+  rows.slices = copy.Depth;
+  rows.row_pitch = pitch != 0 ? pitch : x + copy.WidthInBytes;
+  rows.slice_pitch = rows.row_pitch * (height != 0 ? height : y + copy.Height);
+  rows.first = z * rows.slice_pitch + y * rows.row_pitch + x;
+  side.bytes = rows.first + (copy.Depth - 1) * rows.slice_pitch + (copy.Height - 1) * rows.row_pitch +
                copy.WidthInBytes;
   return side;
+}
+
+Pageable source_of(const Process& process, const CUDA_MEMCPY3D& copy) {
+  return pageable_side(process, copy.srcMemoryType, bits(copy.srcHost), copy.srcDevice, copy.srcXInBytes,
+                       copy.srcY, copy.srcZ, copy.srcPitch, copy.srcHeight, copy);
+}
+
+Pageable target_of(const Process& process, const CUDA_MEMCPY3D& copy) {
+  return pageable_side(process, copy.dstMemoryType, bits(copy.dstHost), copy.dstDevice, copy.dstXInBytes,
+                       copy.dstY, copy.dstZ, copy.dstPitch, copy.dstHeight, copy);
+}
+
+// The copy with pinned memory in place of what is pageable on that side.
+void use_pinned(CUDA_MEMCPY3D& copy, bool source, std::byte* pinned) {
+  (source ? copy.srcMemoryType : copy.dstMemoryType) = CU_MEMORYTYPE_HOST;
+  if (source) {
+    copy.srcHost = pinned;
+  } else {
+    copy.dstHost = pinned;
+  }
 }
 
 CUresult hide(CUgraph graph, CUgraphNode node, CUgraphNode completes) {
@@ -117,42 +143,59 @@ CUresult add_pageable_copy(CUgraphNode* out, CUgraph graph, const CUgraphNode* d
   if (copy.WidthInBytes == 0 || copy.Height == 0 || copy.Depth == 0) return CUDA_ERROR_INVALID_VALUE;
   Call call;
   if (const CUresult result = check_graph(call, graph); result != CUDA_SUCCESS) return result;
-  const Pageable from =
-      pageable_side(call.process(), copy.srcMemoryType, bits(copy.srcHost), copy.srcDevice, copy.srcXInBytes,
-                    copy.srcY, copy.srcZ, copy.srcPitch, copy.srcHeight, copy);
-  const Pageable to =
-      pageable_side(call.process(), copy.dstMemoryType, bits(copy.dstHost), copy.dstDevice, copy.dstXInBytes,
-                    copy.dstY, copy.dstZ, copy.dstPitch, copy.dstHeight, copy);
+  const Pageable from = source_of(call.process(), copy);
+  const Pageable to = target_of(call.process(), copy);
   if (from.is && to.is) return refuse_node("graph copies between two places of pageable memory");
+  // A device's address where host memory is named.
+  if (!from.is && !to.is) return CUDA_ERROR_INVALID_VALUE;
   const Pageable& side = from.is ? from : to;
   CUresult result = CUDA_SUCCESS;
-  Bounce* const bounce = make_bounce(call, graph, side.bytes, result);
-  if (bounce == nullptr) return result;
   // The rows keep their places, so that the copy's own geometry holds for the pinned memory too.
-  std::byte* const pinned = bounce->pinned;
-  bounce->user = from_bits<std::byte*>(side.begin + side.first);
-  bounce->pinned = pinned + side.first;
-  bounce->width = copy.WidthInBytes;
-  bounce->rows = copy.Height;
-  bounce->slices = copy.Depth;
-  bounce->row_pitch = side.row_pitch;
-  bounce->slice_pitch = side.slice_pitch;
+  Bounce* const bounce =
+      make_bounce(call, graph, from_bits<std::byte*>(side.begin), side.bytes, side.rows, result);
+  if (bounce == nullptr) return result;
+  use_pinned(copy, from.is, bounce->pinned);
   CUgraphNodeParams host = of_type(CU_GRAPH_NODE_TYPE_HOST);
   host.host.fn = from.is ? &fill_bounce : &drain_bounce;
   host.host.userData = bounce;
   CUgraphNode mover = nullptr;
   if (from.is) {
-    copy.srcMemoryType = CU_MEMORYTYPE_HOST;
-    copy.srcHost = pinned;
     result = add_plain_node(&mover, graph, dependencies, edges, count, host);
     if (result == CUDA_SUCCESS) result = add_plain_node(out, graph, &mover, nullptr, 1, params);
     return result == CUDA_SUCCESS ? hide(graph, mover, nullptr) : result;
   }
-  copy.dstMemoryType = CU_MEMORYTYPE_HOST;
-  copy.dstHost = pinned;
   result = add_plain_node(out, graph, dependencies, edges, count, params);
   if (result == CUDA_SUCCESS) result = add_plain_node(&mover, graph, out, nullptr, 1, host);
   return result == CUDA_SUCCESS ? hide(graph, mover, *out) : result;
+}
+
+// New parameters of a copy whose pageable side stays as it was: by the pinned memory that the node copies to
+// or from already. Others stay as they are, for write_node() to refuse.
+CUresult keep_bounce(CUgraphNode node, CUgraphNodeParams& params) {
+  const Process* const ready = process();
+  if (ready == nullptr) return CUDA_ERROR_NOT_INITIALIZED;
+  CUDA_MEMCPY3D& copy = params.memcpy.copyParams;
+  if (params.type != CU_GRAPH_NODE_TYPE_MEMCPY || shareable(*ready, copy)) return CUDA_SUCCESS;
+  const Pageable from = source_of(*ready, copy);
+  const Pageable to = target_of(*ready, copy);
+  if (from.is == to.is) return CUDA_SUCCESS;
+  Call call;
+  GraphNode* object = nullptr;
+  std::vector<std::byte> bytes;
+  if (const CUresult result = get_node(call, node, CU_GRAPH_NODE_TYPE_MEMCPY, object, bytes);
+      result != CUDA_SUCCESS) {
+    return result;
+  }
+  CUDA_MEMCPY3D now{};
+  if (bytes.size() < sizeof now) return CUDA_ERROR_UNKNOWN;
+  std::memcpy(&now, bytes.data(), sizeof now);
+  const bool unified = (from.is ? now.srcMemoryType : now.dstMemoryType) == CU_MEMORYTYPE_UNIFIED;
+  const CUdeviceptr address = from.is ? now.srcDevice : now.dstDevice;
+  const auto bounce = find_bounce(unified ? address : bits(from.is ? now.srcHost : now.dstHost));
+  const Pageable& side = from.is ? from : to;
+  if (bounce && bits(bounce->user) == side.begin && same(bounce->rows, side.rows))
+    use_pinned(copy, from.is, bounce->pinned);
+  return CUDA_SUCCESS;
 }
 
 }  // namespace
@@ -168,7 +211,9 @@ CUresult add_node(CUgraphNode* out, CUgraph graph, const CUgraphNode* dependenci
   return add_plain_node(out, graph, dependencies, edges, count, params);
 }
 
-CUresult set_node(CUgraphNode node, const CUgraphNodeParams& params) {
+CUresult set_node(CUgraphNode node, const CUgraphNodeParams& given) {
+  CUgraphNodeParams params = given;
+  if (const CUresult result = keep_bounce(node, params); result != CUDA_SUCCESS) return result;
   Call call;
   if (const CUresult result = check_node(call, node); result != CUDA_SUCCESS) return result;
   record::cuGraphNodeSetParams record;
@@ -179,7 +224,9 @@ CUresult set_node(CUgraphNode node, const CUgraphNodeParams& params) {
   return call.ask(record, tail);
 }
 
-CUresult set_exec_node(CUgraphExec exec, CUgraphNode node, const CUgraphNodeParams& params) {
+CUresult set_exec_node(CUgraphExec exec, CUgraphNode node, const CUgraphNodeParams& given) {
+  CUgraphNodeParams params = given;
+  if (const CUresult result = keep_bounce(node, params); result != CUDA_SUCCESS) return result;
   Call call;
   if (const CUresult result = check_exec(call, exec); result != CUDA_SUCCESS) return result;
   if (call.process().graph_nodes.find(bits(node)) == nullptr) return CUDA_ERROR_INVALID_VALUE;

@@ -445,6 +445,28 @@ void event_wait(Built& b) {
   DRV_OK(cuStreamDestroy(side));
 }
 
+// Where a copy of host memory reads.
+const void* memory_of(const CUDA_MEMCPY3D& copy) {
+  return copy.srcMemoryType == CU_MEMORYTYPE_UNIFIED ? reinterpret_cast<const void*>(copy.srcDevice)
+                                                     : copy.srcHost;
+}
+
+// The first copy to the device in a graph.
+CUgraphNode find_upload(CUgraph graph) {
+  CUgraphNode nodes[8] = {};
+  size_t found = 8;
+  DRV_OK(cuGraphGetNodes(graph, nodes, &found));
+  for (size_t i = 0; i < found; ++i) {
+    CUgraphNodeType type = CU_GRAPH_NODE_TYPE_EMPTY;
+    DRV_OK(cuGraphNodeGetType(nodes[i], &type));
+    if (type != CU_GRAPH_NODE_TYPE_MEMCPY) continue;
+    CUDA_MEMCPY3D copy{};
+    DRV_OK(cuGraphMemcpyNodeGetParams(nodes[i], &copy));
+    if (copy.srcMemoryType != CU_MEMORYTYPE_DEVICE && memory_of(copy) != nullptr) return nodes[i];
+  }
+  return nullptr;
+}
+
 // Copies of ordinary memory: read and written when the graph runs, not when it is made.
 void pageable(Built& b) {
   std::vector<int> source(kCount, 1);
@@ -456,6 +478,10 @@ void pageable(Built& b) {
   DRV_OK(cuMemcpyDtoHAsync(target.data(), b.device, kBytes, b.stream));
   CUgraph captured = nullptr;
   DRV_OK(cuStreamEndCapture(b.stream, &captured));
+  CUDA_MEMCPY3D copied{};
+  DRV_OK(cuGraphMemcpyNodeGetParams(find_upload(captured), &copied));
+  EXPECT(memory_of(copied) == source.data(), "the captured copy is of %p, not %p", memory_of(copied),
+         static_cast<void*>(source.data()));
   CUgraphExec exec = nullptr;
   DRV_OK(cuGraphInstantiate(&exec, captured, 0));
   for (int i = 0; i < 3; ++i) {
@@ -486,6 +512,12 @@ void pageable(Built& b) {
   CUDA_KERNEL_NODE_PARAMS kernel = kernel_params(b.function, arguments);
   CUgraphNode added = nullptr;
   DRV_OK(cuGraphAddKernelNode(&added, graph, &uploaded, 1, &kernel));
+  // The copy is of the program's own memory, and may be given to the node again.
+  CUDA_MEMCPY3D seen{};
+  DRV_OK(cuGraphMemcpyNodeGetParams(uploaded, &seen));
+  EXPECT(memory_of(seen) == source.data(), "the copy is of %p, not %p", memory_of(seen),
+         static_cast<void*>(source.data()));
+  DRV_OK(cuGraphMemcpyNodeSetParams(uploaded, &seen));
   const CUDA_MEMCPY3D down = to_host(target.data(), b.device);
   CUgraphNode downloaded = nullptr;
   DRV_OK(cuGraphAddMemcpyNode(&downloaded, graph, &added, 1, &down, b.context));
