@@ -144,7 +144,8 @@ CUresult register_host(void* pointer, std::size_t bytes, unsigned flags) {
   if (!place) return CUDA_ERROR_OUT_OF_MEMORY;
   CUresult result = CUDA_ERROR_OUT_OF_MEMORY;
   std::uint64_t device = 0;
-  if (const UniqueFd fd = make_memory(size); fd) {
+  UniqueFd fd = make_memory(size);
+  if (fd) {
     result = map_in_worker(call, fd.get(), *place, size, CU_MEMHOSTALLOC_DEVICEMAP, false, device);
     if (result == CUDA_SUCCESS && !swap_pages_for_file(begin, size, fd.get())) {
       static_cast<void>(unmap_in_worker(call, *place));
@@ -165,6 +166,9 @@ CUresult register_host(void* pointer, std::size_t bytes, unsigned flags) {
   range.owner = *place;
   range.device = device;
   range.mapping_size = size;
+  // A program may register more pages one by one than it may have files open.
+  constexpr int kMostKept = 512;
+  if (fd.get() < kMostKept) range.file = fd.release();
   call.process().memory.insert(range);
   return CUDA_SUCCESS;
 }
@@ -177,6 +181,7 @@ CUresult unregister_host(void* pointer) {
     return CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED;
   }
   call.process().memory.remove(range->base);
+  if (range->file >= 0) close(range->file);
   if (range->device == 0) return CUDA_SUCCESS;
   const CUresult result = unmap_in_worker(call, range->owner);
   swap_pages_for_private(range->base, range->mapping_size);

@@ -111,7 +111,6 @@ bool MemoryRanges::set_sync_memops(std::uint64_t address, bool value) {
 }
 
 std::vector<MemoryRange> MemoryRanges::take_all() {
-  const std::unique_lock lock(mutex_);
   std::vector<MemoryRange> all;
   all.reserve(ranges_.size() + reserved_.size());
   for (const auto& [base, range] : ranges_) all.push_back(range);

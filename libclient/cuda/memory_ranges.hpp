@@ -43,8 +43,9 @@ struct MemoryRange {
       0;  ///< of host memory: its address in the worker and on the device, or 0: neither sees it
   std::uint64_t id = 0;            ///< CU_POINTER_ATTRIBUTE_BUFFER_ID, set by insert()
   std::uint64_t mapping_size = 0;  ///< bytes of the client's own mapping behind it, for its release
-  bool of_graph = false;           ///< a graph allocates it anew at each launch, here: a free does not end it
-  bool sync_memops = false;        ///< CU_POINTER_ATTRIBUTE_SYNC_MEMOPS
+  int file = -1;             ///< of registered memory: what its pages are now; the range's owner closes it
+  bool of_graph = false;     ///< a graph allocates it anew at each launch, here: a free does not end it
+  bool sync_memops = false;  ///< CU_POINTER_ATTRIBUTE_SYNC_MEMOPS
   std::shared_ptr<cudaabi::ManagedAdvice> advice;  ///< of managed memory: what was said of it
 };
 
@@ -96,7 +97,11 @@ class MemoryRanges {
   /// Sets SYNC_MEMOPS on the range that contains `address`; false if there is none.
   bool set_sync_memops(std::uint64_t address, bool value);
 
-  /// Removes everything and returns it: a context was reset or the process forked.
+  /// Around a fork, so that the child finds the ranges whole. It cannot unlock: the lock is another thread's.
+  void lock() { mutex_.lock(); }
+  void unlock() { mutex_.unlock(); }
+
+  /// Removes everything and returns it, in the child of a fork that lock() preceded.
   std::vector<MemoryRange> take_all();
 
  private:

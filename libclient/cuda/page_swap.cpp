@@ -59,6 +59,11 @@ bool swap_pages_for_file(std::uint64_t begin, std::uint64_t size, int file) {
   return fresh != MAP_FAILED && replace(begin, size, fresh);
 }
 
+bool part_with_file(std::uint64_t begin, std::uint64_t size, int file) {
+  auto* const target = reinterpret_cast<void*>(begin);  // NOLINT(performance-no-int-to-ptr): pages by address
+  return mmap(target, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, file, 0) != MAP_FAILED;
+}
+
 bool swap_pages_for_private(std::uint64_t begin, std::uint64_t size) {
   void* fresh = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   return fresh != MAP_FAILED && replace(begin, size, fresh);

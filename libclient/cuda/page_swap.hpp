@@ -16,6 +16,10 @@ bool can_swap_pages(std::uint64_t begin, std::uint64_t size, std::uint64_t data,
 /// changed.
 bool swap_pages_for_file(std::uint64_t begin, std::uint64_t size, int file);
 
+/// In the child of a fork: the pages are `file`'s as before, but what the child writes stays its own. False
+/// if nothing was changed.
+bool part_with_file(std::uint64_t begin, std::uint64_t size, int file);
+
 /// Puts private anonymous pages with the same contents back. False if nothing was changed.
 bool swap_pages_for_private(std::uint64_t begin, std::uint64_t size);
 

@@ -41,6 +41,17 @@ TEST_F(PageSwap, KeepsContentsAndSharesLaterWrites) {
   EXPECT_STREQ(seen.data(), "after");
 }
 
+TEST_F(PageSwap, KeepsApartWhatIsWrittenLater) {
+  std::memcpy(data(), "before", sizeof "before");
+  ASSERT_TRUE(swap_pages_for_file(begin(), kSize, file_));
+  ASSERT_TRUE(part_with_file(begin(), kSize, file_));
+  EXPECT_STREQ(data(), "before");
+  data()[0] = 'B';
+  char first = 0;
+  ASSERT_EQ(pread(file_, &first, 1, 0), 1);
+  EXPECT_EQ(first, 'b');
+}
+
 TEST_F(PageSwap, GivesPrivatePagesBack) {
   ASSERT_TRUE(swap_pages_for_file(begin(), kSize, file_));
   std::memcpy(data(), "kept", sizeof "kept");

@@ -1,14 +1,17 @@
 #include "libclient/cuda/process.hpp"
 
 #include <pthread.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include "cudaabi/unsupported.hpp"
+#include "libclient/cuda/page_swap.hpp"
 #include "libclient/cuda/stub_runtime.hpp"
 #include "protocol/visible_devices.hpp"
 #include "vgpu/records.hpp"
@@ -25,15 +28,40 @@ void log_line(const std::string& text) {
   if (std::getenv("VGPU_LOG") != nullptr) std::fprintf(stderr, "vgpud client: %s\n", text.c_str());
 }
 
+// The process whose ranges this thread has locked to fork.
+thread_local Process* forking = nullptr;
+
+void before_fork() {
+  Process* const connected = connected_process.load(std::memory_order_acquire);
+  if (connected == nullptr) return;
+  connected->memory.lock();
+  forking = connected;
+}
+
+void after_fork_in_parent() {
+  if (Process* const connected = std::exchange(forking, nullptr)) connected->memory.unlock();
+}
+
+// Memory that the program registered is private to it: what the child writes is not for the parent and the
+// device.
+void part_with_registered(MemoryRanges& memory) {
+  for (const MemoryRange& range : memory.take_all()) {
+    if (range.file < 0) continue;
+    static_cast<void>(part_with_file(range.base, range.mapping_size, range.file));
+    close(range.file);
+  }
+}
+
 // The child shares the parent's channel pages: it must neither use them nor keep the parent's session open.
 // As natively it has no CUDA of its own after the parent's cuInit; before that it may connect itself.
 void after_fork_in_child() {
-  Process* parents = connected_process.load(std::memory_order_relaxed);
+  Process* const parents = std::exchange(forking, nullptr);
   if (parents == nullptr) return;
   if (process() != nullptr) forked = true;
   detail::initialised_process = nullptr;
   connected_process = nullptr;
   parents->connection->abandon_in_child();
+  part_with_registered(parents->memory);
 }
 
 void end_of_thread(ThreadState& thread) {
@@ -89,7 +117,7 @@ CUresult connect() {
   }
   static std::once_flag handlers;
   std::call_once(handlers, [] {
-    pthread_atfork(nullptr, nullptr, &after_fork_in_child);
+    pthread_atfork(&before_fork, &after_fork_in_parent, &after_fork_in_child);
     set_thread_end(&end_of_thread);
     cudaabi::set_unsupported_observer(&report_unsupported);
   });

@@ -1,5 +1,6 @@
 // fork() after CUDA was used: the child gets a clean error and ends, the parent goes on undisturbed; a child
 // that executes a new program can use CUDA itself.
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -34,6 +35,28 @@ int wait_for(pid_t child, double limit) {
   return -1;
 }
 
+/// Registered memory is the program's as before: the child has it, and what it writes there stays its own.
+void registered_memory() {
+  constexpr size_t kBytes = 1 << 20;
+  void* const pages = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  EXPECT(pages != MAP_FAILED, "no memory");
+  auto* const values = static_cast<volatile int*>(pages);
+  values[3] = 5;
+  CUDA_OK(cudaHostRegister(pages, kBytes, cudaHostRegisterDefault));
+  const pid_t child = fork();
+  if (child == 0) {
+    const int seen = values[3];
+    values[3] = 77;
+    values[1000] = 77;
+    _exit(seen == 5 ? 0 : 1);
+  }
+  EXPECT(wait_for(child, 10.0) == 0, "the child has other memory");
+  EXPECT(values[3] == 5 && values[1000] == 0, "the child wrote %d and %d", values[3], values[1000]);
+  CUDA_OK(cudaHostUnregister(pages));
+  EXPECT(values[3] == 5, "%d after all", values[3]);
+  munmap(pages, kBytes);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -49,6 +72,7 @@ int main(int argc, char** argv) {
   EXPECT(status == 0, "the forked child ended with %d: wanted an error from CUDA, no crash and no hang",
          status);
   EXPECT(use_device(6) == 6, "the parent is disturbed");
+  registered_memory();
   const pid_t fresh = fork();
   if (fresh == 0) {
     execl("/proc/self/exe", argv[0], "again", nullptr);
