@@ -194,6 +194,9 @@ VGPU_EXPORT CUresult cuDeviceComputeCapability(int* major, int* minor, CUdevice 
 VGPU_EXPORT CUresult cuDeviceGetPCIBusId(char* pciBusId, int len, CUdevice dev) {
   const Device found = find_device(dev);
   if (found.report == nullptr) return found.error;
+  // Source: CUDA Driver API, cuDeviceGetPCIBusId: room for 13 characters, with the terminator.
+  constexpr int kWhole = 13;
+  if (len < kWhole) return CUDA_ERROR_INVALID_VALUE;
   return copy_text(pciBusId, len, found.report->pci_bus_id);
 }
 

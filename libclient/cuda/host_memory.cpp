@@ -101,6 +101,7 @@ CUresult allocate_host(void** out, std::size_t bytes, unsigned flags) {
 CUresult free_host(void* pointer) {
   Call call;
   if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
+  if (pointer == nullptr) return CUDA_SUCCESS;
   const auto range = call.process().memory.find(bits(pointer));
   if (!range || range->base != bits(pointer) || range->kind != MemoryKind::pinned)
     return CUDA_ERROR_INVALID_VALUE;

@@ -57,6 +57,10 @@ int main() {
   char name[128] = {};
   DRV_OK(cuDeviceGetName(name, sizeof name, device));
   EXPECT(name[0] != '\0', "the device has no name");
+  char bus_id[13] = {};
+  DRV_OK(cuDeviceGetPCIBusId(bus_id, sizeof bus_id, device));
+  EXPECT(std::strlen(bus_id) == 12, "the device is at %s", bus_id);
+  DRV_IS(cuDeviceGetPCIBusId(bus_id, 12, device), CUDA_ERROR_INVALID_VALUE);
   CUcontext context = nullptr;
   DRV_OK(cuCtxGetCurrent(&context));
   EXPECT(context == nullptr, "a context is current before any was made");

@@ -22,6 +22,7 @@ constexpr int kCount = 5000;
 }  // namespace
 
 int main() {
+  CUDA_OK(cudaFreeHost(nullptr));
   // Pointers inside a struct that itself lies in mapped memory.
   int* in = nullptr;
   int* out = nullptr;
