@@ -56,6 +56,21 @@ std::vector<T> convert(const float (&from)[4], T (*narrow)(float)) {
   return result;
 }
 
+TEST_F(Cublas, RefusesUnknownMathModesAndMisalignedWorkspace) {
+  EXPECT_EQ(cublasSetMathMode(handle_, CUBLAS_TF32_TENSOR_OP_MATH), CUBLAS_STATUS_SUCCESS);
+  EXPECT_EQ(cublasSetMathMode(handle_, static_cast<cublasMath_t>(9)), CUBLAS_STATUS_INVALID_VALUE);
+  cublasMath_t mode = CUBLAS_DEFAULT_MATH;
+  EXPECT_EQ(cublasGetMathMode(handle_, &mode), CUBLAS_STATUS_SUCCESS);
+  EXPECT_EQ(mode, CUBLAS_TF32_TENSOR_OP_MATH);
+  const auto with_flag =
+      static_cast<cublasMath_t>(CUBLAS_PEDANTIC_MATH | CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION);
+  EXPECT_EQ(cublasSetMathMode(handle_, with_flag), CUBLAS_STATUS_SUCCESS);
+  alignas(256) static char workspace[512];
+  EXPECT_EQ(cublasSetWorkspace_v2(handle_, workspace, 256), CUBLAS_STATUS_SUCCESS);
+  EXPECT_EQ(cublasSetWorkspace_v2(handle_, workspace + 1, 256), CUBLAS_STATUS_INVALID_VALUE);
+  EXPECT_EQ(cublasSetWorkspace_v2(handle_, nullptr, 0), CUBLAS_STATUS_SUCCESS);
+}
+
 TEST_F(Cublas, CreatingAHandleMakesAContextCurrent) {
   CUcontext context = nullptr;
   ASSERT_EQ(cuCtxGetCurrent(&context), CUDA_SUCCESS);

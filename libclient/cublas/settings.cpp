@@ -1,5 +1,7 @@
 // cuBLAS's functions that make, unmake and describe a handle.
 
+#include <cstdint>
+
 #include "libclient/cublas/handle.hpp"
 #include "libclient/cublas/operation.hpp"
 #include "libclient/cublas/status.hpp"
@@ -19,6 +21,21 @@ cublasStatus_t set(cublasHandle_t handle, Field field, T value) {
   if (handle == nullptr) return CUBLAS_STATUS_NOT_INITIALIZED;
   handle->*field = value;
   return CUBLAS_STATUS_SUCCESS;
+}
+
+// The modes of both major versions of the library, each with the flag or without.
+bool known_math_mode(cublasMath_t mode) {
+  switch (static_cast<int>(mode) & ~static_cast<int>(CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION)) {
+    case 0:  // default
+    case 1:  // tensor cores; the same as the default since version 11
+    case 2:  // pedantic
+    case 3:  // TF32
+    case 4:  // FP32 emulated by BF16
+    case 8:  // FP64 emulated by fixed point
+      return true;
+    default:
+      return false;
+  }
 }
 
 }  // namespace
@@ -70,6 +87,8 @@ CUBLAS_EXPORT cublasStatus_t cublasGetAtomicsMode(cublasHandle_t handle, cublasA
 
 // Math modes allow less exact arithmetic than is done here; they are only remembered.
 CUBLAS_EXPORT cublasStatus_t cublasSetMathMode(cublasHandle_t handle, cublasMath_t mode) {
+  if (!known_math_mode(mode))
+    return handle == nullptr ? CUBLAS_STATUS_NOT_INITIALIZED : CUBLAS_STATUS_INVALID_VALUE;
   return set(handle, &cublasContext::math_mode, mode);
 }
 CUBLAS_EXPORT cublasStatus_t cublasGetMathMode(cublasHandle_t handle, cublasMath_t* mode) {
@@ -83,9 +102,12 @@ CUBLAS_EXPORT cublasStatus_t cublasGetSmCountTarget(cublasHandle_t handle, int* 
   return get(handle, &cublasContext::sm_count_target, count);
 }
 
-// No workspace is needed; the caller's stays unused.
-CUBLAS_EXPORT cublasStatus_t cublasSetWorkspace_v2(cublasHandle_t handle, void*, size_t) {
-  return handle == nullptr ? CUBLAS_STATUS_NOT_INITIALIZED : CUBLAS_STATUS_SUCCESS;
+// No workspace is needed; the caller's stays unused. Its alignment is as cuBLAS documents it.
+CUBLAS_EXPORT cublasStatus_t cublasSetWorkspace_v2(cublasHandle_t handle, void* workspace, size_t) {
+  constexpr std::uintptr_t alignment = 256;
+  if (handle == nullptr) return CUBLAS_STATUS_NOT_INITIALIZED;
+  const bool aligned = reinterpret_cast<std::uintptr_t>(workspace) % alignment == 0;
+  return aligned ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_INVALID_VALUE;
 }
 
 CUBLAS_EXPORT const char* cublasGetStatusName(cublasStatus_t status) {
