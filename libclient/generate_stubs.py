@@ -4,7 +4,7 @@ A function that the library implements replaces its weak stub.
 
     generate_stubs.py FUNCTIONS OUTPUT_DIRECTORY RESULT [VERSION...]
 
-RESULT is the library's number for "not supported". Each VERSION gives a map exports-VERSION.map whose symbols carry that
+RESULT is the library's number for "not supported", or the name of a function of the library's that says it. Each VERSION gives a map exports-VERSION.map whose symbols carry that
 version, as programs linked against NVIDIA's library ask for; without any, exports.map has no version.
 """
 import pathlib
@@ -17,6 +17,9 @@ def main():
     result, versions = sys.argv[3], sys.argv[4:]
     out.mkdir(parents=True, exist_ok=True)
     lines = [f"// Generated from {pathlib.Path(sys.argv[1]).name}."]
+    if not result.isdigit():
+        lines.append(f'extern "C" int {result}();')
+        result += "()"
     lines += [f'extern "C" __attribute__((visibility("default"), weak)) int {name}() {{ return {result}; }}'
               for name in names]
     (out / "stubs.cpp").write_text("\n".join(lines) + "\n")

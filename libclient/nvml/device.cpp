@@ -372,9 +372,11 @@ NVML_EXPORT nvmlReturn_t nvmlDeviceOnSameBoard(nvmlDevice_t a, nvmlDevice_t b, i
 }
 
 // Which of a client's devices are peers libcuda says; the topology between cards is not shown.
-NVML_EXPORT nvmlReturn_t nvmlDeviceGetP2PStatus(nvmlDevice_t a, nvmlDevice_t b, int, int* status) {
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetP2PStatus(nvmlDevice_t a, nvmlDevice_t b, int index, int* status) {
   constexpr int ok = 0, not_supported = 5;  // nvmlGpuP2PStatus_t
+  constexpr int indices = 5;                // nvmlGpuP2PCapsIndex_t, but for its last, which is "unknown"
   return with_pair(a, b, status, [&](bool one) {
+    if (index < 0 || index >= indices) return NVML_ERROR_INVALID_ARGUMENT;
     *status = one ? ok : not_supported;
     return NVML_SUCCESS;
   });

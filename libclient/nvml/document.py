@@ -16,7 +16,7 @@ its devices, its quota as the card's memory, the processes that it may see. The 
 looking costs nobody anything. The list holds the devices that `libcuda` has in this process or would get, with the same UUIDs. Where
 `CUDA_VISIBLE_DEVICES` asks for them by index, all devices of the client's pool up to the last of them are listed, so that an index means the same
 here and there, as for programs that count devices by NVML and the variable (PyTorch does). A variable that hides all devices from CUDA hides
-none here, as natively. Every other function of NVML 13 is exported and answers `NVML_ERROR_NOT_SUPPORTED`, which tools such as
+none here, as natively. Every other function of NVML 13 is exported and answers `NVML_ERROR_NOT_SUPPORTED` (before `nvmlInit` `NVML_ERROR_UNINITIALIZED`), which tools such as
 nvitop and `nvidia-smi` show as N/A: temperatures, fans, power, current clocks, ECC counters, NVLink, and all that would change the device.
 
 | function | answer |

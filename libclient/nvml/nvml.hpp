@@ -1,6 +1,6 @@
 // The part of NVML's C interface that this library implements: result codes, structures as they lie in
 // memory, names. Facts from NVIDIA's public NVML API reference (version 13); every other function is a stub
-// (generate.py). Never: logic.
+// (generate_stubs.py). Never: logic.
 #pragma once
 
 #include <cstddef>
@@ -20,6 +20,9 @@ enum nvmlReturn_t {
   NVML_ERROR_ARGUMENT_VERSION_MISMATCH = 25,
   NVML_ERROR_UNKNOWN = 999,
 };
+
+/// What each function answers that is a stub: UNINITIALIZED or NOT_SUPPORTED.
+extern "C" int vgpu_nvml_not_implemented();
 
 /// The second argument of structures that carry their size and version.
 constexpr unsigned nvml_struct_version(std::size_t size, unsigned version) {

@@ -172,6 +172,21 @@ TEST_F(Nvml, InitializationsAreCounted) {
   EXPECT_EQ(call("nvmlShutdown"), NVML_ERROR_UNINITIALIZED);
 }
 
+TEST_F(Nvml, WhatIsNotImplementedIsUninitializedFirst) {
+  unsigned value = 0;
+  EXPECT_EQ(call("nvmlDeviceGetPowerUsage", nvmlDevice_t{}, &value), NVML_ERROR_UNINITIALIZED);
+  const nvmlDevice_t device = open_device();
+  EXPECT_EQ(call("nvmlDeviceGetPowerUsage", device, &value), NVML_ERROR_NOT_SUPPORTED);
+}
+
+TEST_F(Nvml, TheVersionOfCudaIsToldWithoutInitialization) {
+  int version = 0;
+  EXPECT_EQ(call("nvmlSystemGetCudaDriverVersion_v2", &version), NVML_SUCCESS);
+  EXPECT_EQ(version, 13000);
+  broker_.stop();
+  EXPECT_EQ(call("nvmlSystemGetCudaDriverVersion_v2", &version), NVML_ERROR_DRIVER_NOT_LOADED);
+}
+
 TEST_F(Nvml, IdentityIsTheDriverLibrarys) {
   const nvmlDevice_t device = open_device();
   char text[96];
@@ -230,6 +245,7 @@ TEST_F(Nvml, EachDeviceOfTheListIsItself) {
   EXPECT_NE(answer, 0);
   EXPECT_EQ(call("nvmlDeviceGetP2PStatus", last, last, 0, &answer), NVML_SUCCESS);
   EXPECT_EQ(answer, 0);
+  EXPECT_EQ(call("nvmlDeviceGetP2PStatus", last, last, 99, &answer), NVML_ERROR_INVALID_ARGUMENT);
   EXPECT_EQ(call("nvmlDeviceGetTopologyCommonAncestor", first, last, &answer), NVML_ERROR_NOT_SUPPORTED);
 }
 

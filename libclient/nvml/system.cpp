@@ -16,11 +16,16 @@ using namespace vgpu::nvml;
 
 constexpr unsigned flag_no_gpus = 1;
 
+// NVML asks the CUDA library, for which it need not be initialised.
 nvmlReturn_t cuda_version(int* version) {
   if (version == nullptr) return NVML_ERROR_INVALID_ARGUMENT;
-  const auto report = device(0);
-  if (!report) return NVML_ERROR_DRIVER_NOT_LOADED;
-  *version = report->driver_version;
+  if (const auto report = device(0)) {
+    *version = report->driver_version;
+    return NVML_SUCCESS;
+  }
+  const auto status = ask_broker(0);
+  if (!status) return status.error();
+  *version = status->device.driver_version;
   return NVML_SUCCESS;
 }
 
@@ -41,6 +46,10 @@ std::string normal_bus_id(std::string text) {
 }
 
 }  // namespace
+
+int vgpu_nvml_not_implemented() {
+  return initialized() ? NVML_ERROR_NOT_SUPPORTED : NVML_ERROR_UNINITIALIZED;
+}
 
 NVML_EXPORT nvmlReturn_t nvmlInit() {
   return initialize(false);
