@@ -7,6 +7,7 @@
 #include "softgpu/driver/graph.hpp"
 #include "softgpu/driver/peer.hpp"
 #include "softgpu/memory/address_space.hpp"
+#include "softgpu/memory/guarded_access.hpp"
 
 namespace softgpu {
 namespace {
@@ -19,21 +20,28 @@ std::size_t extent(const CopyWork& box, std::size_t pitch, std::size_t slice) {
 // Up to here a source is taken along even when its stream is idle and waiting would be possible.
 constexpr std::size_t always_staged = std::size_t{64} << 10;
 
-void stage(CopyWork& box) {
+// False when the source cannot be read.
+bool stage(CopyWork& box) {
   const std::size_t rows = box.height * box.depth;
   auto bytes = std::make_shared<std::vector<std::byte>>(box.width * rows);
-  std::byte* to = bytes->data();
-  for (std::size_t z = 0; z < box.depth; ++z) {
-    for (std::size_t y = 0; y < box.height; ++y) {
-      const auto from = static_cast<std::uintptr_t>(box.source + z * box.source_slice + y * box.source_pitch);
-      std::memcpy(to, reinterpret_cast<const void*>(from), box.width);  // NOLINT(performance-no-int-to-ptr)
-      to += box.width;
+  const bool read = guarded_access([&] {
+    std::byte* to = bytes->data();
+    for (std::size_t z = 0; z < box.depth; ++z) {
+      for (std::size_t y = 0; y < box.height; ++y) {
+        const auto from =
+            static_cast<std::uintptr_t>(box.source + z * box.source_slice + y * box.source_pitch);
+        std::memcpy(to, reinterpret_cast<const void*>(from),  // NOLINT(performance-no-int-to-ptr)
+                    box.width);
+        to += box.width;
+      }
     }
-  }
+  });
+  if (!read) return false;
   box.source = reinterpret_cast<std::uintptr_t>(bytes->data());
   box.source_pitch = box.width;
   box.source_slice = box.width * box.height;
   box.staged = std::move(bytes);
+  return true;
 }
 
 bool idle(const Stream& stream) {
@@ -210,8 +218,8 @@ CUresult copy(Stream& stream, CopyPlan plan, bool blocking) {
     const std::size_t bytes = plan.box.width * plan.box.height * plan.box.depth;
     if (bytes > always_staged && idle(stream)) {
       wait = true;
-    } else {
-      stage(plan.box);
+    } else if (!stage(plan.box)) {
+      return CUDA_ERROR_INVALID_VALUE;
     }
   }
   const bool between = destination == Place::device && source == Place::device;

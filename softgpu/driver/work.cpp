@@ -9,6 +9,7 @@
 #include "softgpu/driver/graph.hpp"
 #include "softgpu/driver/memory_pool.hpp"
 #include "softgpu/driver/module.hpp"
+#include "softgpu/memory/guarded_access.hpp"
 
 namespace softgpu {
 namespace {
@@ -155,6 +156,13 @@ void write(const WriteValueWork& work) {
   }
 }
 
+// Ranges were checked when the work was queued; since then they may have been freed, and what is mapped may
+// be for reading only.
+template <class F>
+void touch(Context& context, F&& access) {
+  if (!guarded_access(access)) context.fail(CUDA_ERROR_ILLEGAL_ADDRESS);
+}
+
 }  // namespace
 
 Lane lane_of(const Work& work) {
@@ -192,23 +200,27 @@ bool perform(Context& context, const Work& work) {
                           run_blas(context, operation);
                           return true;
                         },
-                        [](const CopyWork& box) {
-                          copy(box);
+                        [&](const CopyWork& box) {
+                          touch(context, [&] { copy(box); });
                           return true;
                         },
-                        [](const MemsetWork& range) {
-                          fill(range);
+                        [&](const MemsetWork& range) {
+                          touch(context, [&] { fill(range); });
                           return true;
                         },
                         [](const HostWork& host) {
                           host.function(host.data);
                           return true;
                         },
-                        [](const WaitValueWork& wait) {
-                          return wait.wide ? holds<std::uint64_t>(wait) : holds<std::uint32_t>(wait);
+                        [&](const WaitValueWork& wait) {
+                          volatile bool held = true;  // after a fault there is nothing left to wait for
+                          touch(context, [&] {
+                            held = wait.wide ? holds<std::uint64_t>(wait) : holds<std::uint32_t>(wait);
+                          });
+                          return bool{held};
                         },
-                        [](const WriteValueWork& value) {
-                          write(value);
+                        [&](const WriteValueWork& value) {
+                          touch(context, [&] { write(value); });
                           return true;
                         },
                         [](const auto&) { return true; },

@@ -1,43 +1,14 @@
 #include "softgpu/exec/fault.hpp"
 
-#include <signal.h>
-#include <sys/mman.h>
-
 #include <cstdio>
-#include <cstring>
 #include <mutex>
-#include <new>
+#include <string>
 
 #include "softgpu/memory/address_space.hpp"
 
 namespace softgpu::exec {
 
 namespace {
-
-struct sigaction previous_segv, previous_bus;
-
-void on_signal(int number, siginfo_t* info, void* ucontext) {
-  FaultPoint* point = current_fault_point();
-  if (point != nullptr && info->si_code > 0) {
-    sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, number);
-    pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
-    point->fault = Fault::illegal_address;
-    point->address = reinterpret_cast<std::uint64_t>(info->si_addr);
-    point->op = point->context->op;
-    siglongjmp(point->target, 1);
-  }
-  const struct sigaction& old = number == SIGBUS ? previous_bus : previous_segv;
-  if ((old.sa_flags & SA_SIGINFO) != 0 && old.sa_sigaction != nullptr) {
-    old.sa_sigaction(number, info, ucontext);
-  } else if (old.sa_handler != SIG_DFL && old.sa_handler != SIG_IGN) {
-    old.sa_handler(number);
-  } else {
-    // The instruction faults again, this time with the default action.
-    signal(number, SIG_DFL);
-  }
-}
 
 const char* fault_text(Fault fault) {
   switch (fault) {
@@ -67,25 +38,8 @@ const char* fault_text(Fault fault) {
 
 }  // namespace
 
-FaultPoint*& current_fault_point() {
-  static thread_local FaultPoint* point = nullptr;
-  return point;
-}
-
-void install_fault_handler() {
-  static std::once_flag once;
-  std::call_once(once, [] {
-    struct sigaction action {};
-    action.sa_sigaction = on_signal;
-    action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
-    sigemptyset(&action.sa_mask);
-    sigaction(SIGSEGV, &action, &previous_segv);
-    sigaction(SIGBUS, &action, &previous_bus);
-  });
-}
-
 void raise_fault(Context& c, const Op* op, Fault fault, std::uint64_t address, const char* reason) {
-  FaultPoint* point = current_fault_point();
+  auto* const point = static_cast<FaultPoint*>(current_access_point());
   point->fault = fault;
   point->address = address;
   point->op = op != nullptr ? op : c.op;
@@ -96,7 +50,9 @@ void raise_fault(Context& c, const Op* op, Fault fault, std::uint64_t address, c
 void report_fault(Context& c, const FaultPoint& point) {
   GridRun& grid = *c.grid;
   std::string text(grid.kernel_name);
-  if (point.op != nullptr) text += ", line " + std::to_string(point.op->line);
+  // An access that faulted could not say which op it belongs to; the context can.
+  const Op* const op = point.op != nullptr ? point.op : c.op;
+  if (op != nullptr) text += ", line " + std::to_string(op->line);
   text += ": ";
   text += point.reason[0] != 0 ? point.reason : fault_text(point.fault);
   if (point.fault == Fault::illegal_address || point.fault == Fault::misaligned_address) {

@@ -1,29 +1,20 @@
 // Ending a grid from inside a handler: faults that handlers raise and memory faults of the CPU.
 //
-// While a block runs, its thread has a jump target; raise_fault() and the SIGSEGV/SIGBUS handler jump there.
-// Handlers hold nothing that needs destruction at such points. Signals of other code go to the handler that
-// was there before.
+// While a block runs, its thread has an access point; raise_fault() jumps there as faulting accesses do.
 #pragma once
 
-#include <csetjmp>
-
 #include "softgpu/exec/machine.hpp"
+#include "softgpu/memory/guarded_access.hpp"
 
 namespace softgpu::exec {
 
-struct FaultPoint {
-  sigjmp_buf target;
-  Context* context = nullptr;
-  Fault fault = Fault::none;
-  std::uint64_t address = 0;
+/// Every access point of kernels is one; a jump without further word is an access that faulted.
+struct FaultPoint : AccessPoint {
+  Fault fault = Fault::illegal_address;
   const Op* op = nullptr;
   char reason[160] = {};
 };
 
-/// The running thread's fault point, nullptr outside kernels.
-FaultPoint*& current_fault_point();
-/// Installs the signal handlers once; cheap afterwards.
-void install_fault_handler();
 /// Stores what `point` says as the grid's result, unless another fault came first, and stops the grid.
 void report_fault(Context& c, const FaultPoint& point);
 
@@ -31,9 +22,8 @@ void report_fault(Context& c, const FaultPoint& point);
 template <class F>
 BlockState guarded(Context& c, F&& f) {
   FaultPoint point;
-  point.context = &c;
-  FaultPoint*& slot = current_fault_point();
-  FaultPoint* const outer = slot;
+  AccessPoint*& slot = current_access_point();
+  AccessPoint* const outer = slot;
   unsigned saved = 0;
   asm volatile("stmxcsr %0" : "=m"(saved) : : "memory");
   c.csr = csr_rn;
@@ -45,7 +35,7 @@ BlockState guarded(Context& c, F&& f) {
   } else {
     report_fault(c, point);
   }
-  current_fault_point() = outer;
+  current_access_point() = outer;
   asm volatile("ldmxcsr %0" : : "m"(saved) : "memory");
   return state;
 }

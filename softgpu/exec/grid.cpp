@@ -162,7 +162,7 @@ LaunchResult Executor::run(const Launch& launch) {
     result.reason = "no kernel";
     return result;
   }
-  exec::install_fault_handler();
+  install_access_handler();
   const auto code = exec::kernel_code(*launch.kernel);
   if (!code) {
     result.fault = Fault::unsupported;
