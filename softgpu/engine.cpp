@@ -1,6 +1,7 @@
 #include "softgpu/engine.hpp"
 
 #include <algorithm>
+#include <charconv>
 #include <cstring>
 #include <mutex>
 #include <set>
@@ -9,6 +10,8 @@
 #include "softgpu/exec/builder.hpp"
 #include "softgpu/exec/groups.hpp"
 #include "softgpu/exec/kernel.hpp"
+#include "softgpu/exec/natives.hpp"
+#include "softgpu/ptx/names.hpp"
 #include "softgpu/ptx/parser.hpp"
 
 namespace softgpu {
@@ -68,6 +71,43 @@ bool is_ptx_name(std::string_view name) {
       "vsub2",        "vsub4",         "wgmma",     "wmma",       "xor",
       "pragma",       "loc",           "file"};
   return names.contains(name);
+}
+
+// The architecture in a target's name, "sm_75" or "compute_90a"; 0 in any other name.
+std::uint32_t target_number(std::string_view target) {
+  const std::size_t digits = target.find('_');
+  std::uint32_t number = 0;
+  if (digits != std::string_view::npos)
+    std::from_chars(target.data() + digits + 1, target.data() + target.size(), number);
+  return number;
+}
+
+// What a compiler for this GPU refuses without looking at any instruction.
+tl::expected<void, LoadError> check_header(const ptx::Module& ast) {
+  const auto version = ast.version_major * 10 + ast.version_minor;
+  if (version > newest_ptx_version) {
+    return tl::unexpected(LoadError{LoadError::Kind::newer_version, 1,
+                                    "Unsupported .version " + std::to_string(ast.version_major) + "." +
+                                        std::to_string(ast.version_minor) + "; current version is '" +
+                                        std::to_string(newest_ptx_version / 10) + "." +
+                                        std::to_string(newest_ptx_version % 10) + "'"});
+  }
+  if (target_number(ast.target) > newest_ptx_target) {
+    return tl::unexpected(LoadError{LoadError::Kind::invalid_ptx, 1,
+                                    "SM version specified by .target (" + std::string(ast.target) +
+                                        ") is higher than sm_" + std::to_string(newest_ptx_target)});
+  }
+  if (ast.address_size != 64)
+    return tl::unexpected(LoadError{LoadError::Kind::unsupported, 1, "only 64-bit addresses are supported"});
+  return {};
+}
+
+// The name that a call calls; empty where it goes through a register.
+std::string_view called(const ptx::Instruction& call) {
+  for (const auto& operand : call.operands) {
+    if (const auto* const name = std::get_if<ptx::NameOperand>(&operand.value)) return name->name;
+  }
+  return {};
 }
 
 class ModuleImpl;
@@ -130,6 +170,7 @@ class ModuleImpl final : public Module {
   void decode(Kernel& k);
 
  private:
+  tl::expected<void, LoadError> check_calls() const;
   tl::expected<void, LoadError> place_variables(const Module* original);
   void describe(Kernel& k);
 
@@ -336,10 +377,26 @@ void ModuleImpl::describe(Kernel& k) {
   }
 }
 
+// A function that is called must have a body in this text, or be one of those that the engine provides.
+tl::expected<void, LoadError> ModuleImpl::check_calls() const {
+  for (const auto& f : ast_->functions) {
+    for (const auto& i : f.instructions) {
+      if (i.parts[0] != "call") continue;
+      const std::string_view name = called(i);
+      std::uint32_t index = 0;
+      if (!function_index(name, index) || ast_->functions[index].has_body) continue;
+      if (exec::native_function(name) != nullptr) continue;
+      return tl::unexpected(
+          LoadError{LoadError::Kind::unresolved_symbol, i.line,
+                    "Undefined reference to '" + std::string(name) + "' in '" + std::string(f.name) + "'"});
+    }
+  }
+  return {};
+}
+
 tl::expected<void, LoadError> ModuleImpl::build(std::unique_ptr<ptx::Module> ast, const Module* original) {
   ast_ = std::move(ast);
-  if (ast_->address_size != 64)
-    return tl::unexpected(LoadError{LoadError::Kind::unsupported, 1, "only 64-bit addresses are supported"});
+  if (auto ok = check_header(*ast_); !ok) return ok;
   for (std::uint32_t i = 0; i < ast_->functions.size(); ++i) {
     const auto& f = ast_->functions[i];
     for (const auto& instruction : f.instructions) {
@@ -355,6 +412,9 @@ tl::expected<void, LoadError> ModuleImpl::build(std::unique_ptr<ptx::Module> ast
                                       "function '" + std::string(f.name) + "' is defined twice"});
     it->second = i;
   }
+  if (auto error = ptx::undeclared_name(*ast_))
+    return tl::unexpected(LoadError{LoadError::Kind::invalid_ptx, error->line, std::move(error->reason)});
+  if (auto ok = check_calls(); !ok) return ok;
   if (auto ok = place_variables(original); !ok) return ok;
   for (const auto& [name, i] : functions_) {
     if (!ast_->functions[i].is_entry || !ast_->functions[i].has_body) continue;

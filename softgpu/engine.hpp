@@ -39,6 +39,10 @@ struct KernelAttributes {
   std::uint32_t required_block[3] = {0, 0, 0};
 };
 
+/// What the engine compiles at most: PTX ISA 9.0 (10 * major + minor) for sm_75.
+inline constexpr std::uint32_t newest_ptx_version = 90;
+inline constexpr std::uint32_t newest_ptx_target = 75;
+
 class Kernel;  ///< owned by its Module; immutable; decoded at first launch, thread-safely
 
 /// A module-scope variable with its device address.
@@ -51,7 +55,13 @@ struct GlobalVariable {
 
 /// Why a PTX text was refused: the first error with its line (1-based).
 struct LoadError {
-  enum class Kind { invalid_ptx, unsupported, out_of_memory, unresolved_symbol } kind;
+  enum class Kind {
+    invalid_ptx,
+    newer_version,  ///< PTX of a later version than newest_ptx_version
+    unsupported,
+    out_of_memory,
+    unresolved_symbol
+  } kind;
   std::uint32_t line = 0;
   std::string reason;
 };
@@ -69,7 +79,8 @@ class DeviceAllocator {
 class Module {
  public:
   virtual ~Module() = default;
-  /// Parses all of `ptx` (syntax and declarations are checked now, bodies are decoded at first launch). With
+  /// Parses all of `ptx` (syntax, target, and whether all names are declared and all functions defined are
+  /// checked now, types and forms of instructions when a kernel is decoded at its first launch). With
   /// `original`, a module of the same text that outlives this one, managed variables are the original's.
   static tl::expected<std::unique_ptr<Module>, LoadError> load(std::string_view ptx, DeviceAllocator& memory,
                                                                const Module* original = nullptr);

@@ -43,7 +43,9 @@ ModuleError module_error(const LoadError& error) {
   log_line("PTX refused: " + log);
   CUresult result = CUDA_ERROR_INVALID_PTX;
   if (error.kind == LoadError::Kind::out_of_memory) result = CUDA_ERROR_OUT_OF_MEMORY;
-  if (error.kind == LoadError::Kind::unsupported) result = CUDA_ERROR_UNSUPPORTED_PTX_VERSION;
+  if (error.kind == LoadError::Kind::newer_version || error.kind == LoadError::Kind::unsupported)
+    result = CUDA_ERROR_UNSUPPORTED_PTX_VERSION;
+  if (error.kind == LoadError::Kind::unresolved_symbol) result = CUDA_ERROR_NO_BINARY_FOR_GPU;
   return {result, std::move(log)};
 }
 

@@ -3,6 +3,7 @@
 
 #include "softgpu/exec/groups.hpp"
 #include "softgpu/exec/machine.hpp"
+#include "softgpu/exec/natives.hpp"
 
 namespace softgpu::exec {
 
@@ -49,14 +50,6 @@ bool decode_table(Builder& b, const Instruction& i) {
   return b.fail("unknown target list '" + std::string(n->name) + "'");
 }
 
-Handler native(std::string_view name) {
-  if (name == "vprintf") return op_vprintf;
-  if (name == "malloc") return op_malloc;
-  if (name == "free") return op_free;
-  if (name == "__assertfail") return op_assertfail;
-  return nullptr;
-}
-
 bool decode_call(Builder& b, const Instruction& i) {
   const ptx::ListOperand* results = nullptr;
   const ptx::ListOperand* args = nullptr;
@@ -88,7 +81,7 @@ bool decode_call(Builder& b, const Instruction& i) {
   const Symbol s = b.lookup(target->name);
   Draft* d = nullptr;
   if (s.kind == Symbol::Kind::function) {
-    if (const Handler fn = native(target->name); fn != nullptr && s.bytes == 0) {
+    if (const Handler fn = native_function(target->name); fn != nullptr && s.bytes == 0) {
       d = &b.emit(fn);
     } else if (s.bytes == 0) {
       return b.fail("call of '" + std::string(target->name) + "', which has no body");
@@ -144,6 +137,14 @@ bool decode_barrier(Builder& b, const Instruction& i) {
 }
 
 }  // namespace
+
+Handler native_function(std::string_view name) {
+  if (name == "vprintf") return op_vprintf;
+  if (name == "malloc") return op_malloc;
+  if (name == "free") return op_free;
+  if (name == "__assertfail") return op_assertfail;
+  return nullptr;
+}
 
 bool decode_control(Builder& b, const Instruction& i) {
   const std::string_view name = i.name();

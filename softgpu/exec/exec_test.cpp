@@ -325,6 +325,41 @@ TEST(Exec, UnknownInstructionsAreRefusedWithTheirLine) {
   EXPECT_EQ(module.error().line, 6U);
 }
 
+TEST(Exec, WhatACompilerWouldRefuseIsRefusedWhenLoaded) {
+  TestMemory memory;
+  const auto refused = [&](const std::string& text) {
+    const auto module = Module::load(text, memory);
+    if (module) return std::pair(-1, std::string("loaded"));
+    return std::pair(static_cast<int>(module.error().kind), module.error().reason);
+  };
+  using Kind = LoadError::Kind;
+  const auto because = [](Kind kind, const char* reason) {
+    return std::pair(static_cast<int>(kind), std::string(reason));
+  };
+  const std::string entry = ".address_size 64\n.visible .entry k() { ret; }\n";
+  EXPECT_EQ(refused(".version 9.1\n.target sm_75\n" + entry),
+            because(Kind::newer_version, "Unsupported .version 9.1; current version is '9.0'"));
+  for (const char* const target : {"sm_80", "sm_90a", "compute_100f"}) {
+    EXPECT_EQ(refused(std::string(".version 9.0\n.target ") + target + "\n" + entry).first,
+              static_cast<int>(Kind::invalid_ptx))
+        << target;
+  }
+  for (const char* const target : {"sm_52", "sm_75, debug", "compute_75"}) {
+    EXPECT_EQ(refused(std::string(".version 6.0\n.target ") + target + "\n" + entry).second, "loaded")
+        << target;
+  }
+  EXPECT_EQ(refused(header() + ".visible .entry k() { bra NOWHERE; }"),
+            because(Kind::invalid_ptx, "'NOWHERE' is not declared"));
+  const std::string calls = ".visible .entry k() { call.uni missing; ret; }";
+  EXPECT_EQ(refused(header() + ".extern .func missing();" + calls),
+            because(Kind::unresolved_symbol, "Undefined reference to 'missing' in 'k'"));
+  EXPECT_EQ(refused(header() + ".extern .func missing();.visible .entry k() { ret; }").second, "loaded")
+      << "nobody calls it";
+  EXPECT_EQ(
+      refused(header() + ".extern .func missing();" + calls + ".visible .func missing() { ret; }").second,
+      "loaded");
+}
+
 TEST(Exec, UnsupportedInstructionsAreNamedAtTheLaunch) {
   Program p(header() +
             ".visible .entry k()\n{\n  .reg .b32 %r;\n  tcgen05.fence.before %r, %r, %r;\n  ret;\n}\n");
