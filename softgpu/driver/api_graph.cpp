@@ -86,6 +86,7 @@ CUresult change_edges(CUgraph handle, const CUgraphNode* from, const CUgraphNode
       const bool mine =
           first != nullptr && second != nullptr && first->graph == &graph && second->graph == &graph;
       if (!mine || first == second) return CUDA_ERROR_INVALID_VALUE;
+      if (!add && graph.has_memory_nodes()) return CUDA_ERROR_NOT_SUPPORTED;
       const bool changed = add ? graph.connect(first, second) : graph.disconnect(first, second);
       if (!changed) return CUDA_ERROR_INVALID_VALUE;
     }
@@ -104,9 +105,12 @@ CUresult make_exec(CUgraphExec* out, CUgraph handle, std::uint64_t flags) {
     const auto graph = driver.graphs.find(handle);
     if (graph == nullptr) return CUDA_ERROR_INVALID_VALUE;
     const std::unique_lock lock(driver.graph_mutex);
+    const bool alone = graph->has_memory_nodes();
+    if (alone && !graph->instance.expired()) return CUDA_ERROR_NOT_SUPPORTED;
     std::shared_ptr<GraphExec> exec;
     if (const CUresult error = instantiate(context, *graph, flags, exec); error != CUDA_SUCCESS) return error;
     exec->source = graph;
+    if (alone) graph->instance = exec;
     *out = exec->handle();
     driver.graph_execs.add(std::move(exec));
     return CUDA_SUCCESS;
@@ -135,6 +139,7 @@ SOFTGPU_API cuGraphDestroy(CUgraph handle) {
 SOFTGPU_API cuGraphClone(CUgraph* out, CUgraph handle) {
   return on_graph(handle, [&](Driver& driver, Graph& graph) -> CUresult {
     if (out == nullptr) return CUDA_ERROR_INVALID_VALUE;
+    if (graph.has_memory_nodes()) return CUDA_ERROR_NOT_SUPPORTED;
     *out = reinterpret_cast<CUgraph>(driver.graphs.add(graph.clone()));
     return CUDA_SUCCESS;
   });
@@ -213,6 +218,7 @@ SOFTGPU_API cuGraphRemoveDependencies_v2(CUgraph graph, const CUgraphNode* from,
 
 SOFTGPU_API cuGraphDestroyNode(CUgraphNode handle) {
   return on_node(handle, [&](Driver&, GraphNode& node) -> CUresult {
+    if (node.graph->has_memory_nodes()) return CUDA_ERROR_NOT_SUPPORTED;
     node.graph->remove(&node);
     return CUDA_SUCCESS;
   });
@@ -273,8 +279,7 @@ SOFTGPU_API cuGraphLaunch(CUgraphExec handle, CUstream stream_handle) {
     if (stream.capturing.load()) return capture_launch(*exec, stream);
     if (const CUresult error = refuse_implicit(stream); error != CUDA_SUCCESS) return error;
     const std::unique_lock lock(driver.graph_mutex);
-    launch(*exec, stream);
-    return CUDA_SUCCESS;
+    return launch(*exec, stream);
   });
 }
 SOFTGPU_API cuGraphLaunch_ptsz(CUgraphExec exec, CUstream stream) {

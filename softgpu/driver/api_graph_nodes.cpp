@@ -81,6 +81,7 @@ CUresult event_work(Driver& driver, CUevent handle, Work& work) {
 CUresult child_work(Driver& driver, CUgraph handle, Work& work) {
   const auto child = driver.graphs.find(handle);
   if (child == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  if (child->has_memory_nodes()) return CUDA_ERROR_NOT_SUPPORTED;  // it would be cloned
   auto copy = child->clone();
   copy->owned_by_node = true;
   driver.graphs.add(copy);

@@ -42,12 +42,17 @@ CUresult free_memory(std::uint64_t address, std::initializer_list<MemoryKind> ki
         std::find(kinds.begin(), kinds.end(), found->kind) == kinds.end()) {
       return CUDA_ERROR_INVALID_VALUE;
     }
+    // A graph's memory must be live; what is queued may use it until the end of this call.
+    std::shared_ptr<GraphMemory> keeper;
+    const GraphFree graphs =
+        found->kind == MemoryKind::pool ? end_use(address, keeper) : GraphFree::no_graphs;
+    if (graphs == GraphFree::not_live) return CUDA_ERROR_INVALID_VALUE;
     context.synchronize();
     // Its own device's work, where the memory is another device's.
     if (found->device != context.device) context_of(driver, *found).synchronize();
     flush_printf();
     if (found->kind == MemoryKind::pool) {
-      free_pool_memory(address);
+      if (graphs == GraphFree::no_graphs) release_from_pool(address);
     } else if (const auto freed = driver.memory.release(address, kinds); !freed) {
       return error_of(freed.error());
     }

@@ -111,7 +111,9 @@ SOFTGPU_API cuMemFreeAsync(CUdeviceptr address, CUstream handle) {
                        found->kind == MemoryKind::managed);
     if (!ours) return CUDA_ERROR_INVALID_VALUE;
     if (stream.capturing.load()) return capture_work(stream, GraphFreeWork{address});
-    return enqueue(stream, FreeWork{address});
+    FreeWork work{address, nullptr};
+    if (end_use(address, work.keeper) == GraphFree::not_live) return CUDA_ERROR_INVALID_VALUE;
+    return enqueue(stream, std::move(work));
   });
 }
 SOFTGPU_API cuMemFreeAsync_ptsz(CUdeviceptr address, CUstream stream) {

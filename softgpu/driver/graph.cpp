@@ -4,17 +4,15 @@
 #include <unordered_set>
 
 #include "softgpu/driver/driver.hpp"
-#include "softgpu/driver/memory_pool.hpp"
 #include "softgpu/driver/module.hpp"
 
 namespace softgpu {
 namespace {
 
-// All nodes of all graphs, and their memory.
+// All nodes of all graphs.
 struct Live {
   std::mutex mutex;
   std::unordered_set<const GraphNode*> nodes;
-  std::unordered_set<std::uint64_t> memory;  // addresses that a GraphMemory keeps
 };
 
 Live& live() {
@@ -80,13 +78,18 @@ bool flatten(const Graph& graph, const std::vector<std::size_t>& before, GraphEx
   return true;
 }
 
-OperationRef submit_chain_locked(GraphExec& exec, Stream& stream) {
+// The graph's memory and what its free nodes free stay until its launch has ended, whatever becomes of the
+// executable.
+using Keepers = std::vector<std::shared_ptr<GraphMemory>>;
+
+OperationRef submit_chain_locked(GraphExec& exec, Stream& stream, Keepers keepers) {
   std::vector<std::shared_ptr<const Work>> works;
   for (const GraphExec::Node& node : exec.nodes) {
     if (node.enabled) works.push_back(node.work);
   }
   auto operation = std::make_shared<Operation>(
-      Lane::device, &stream, [&context = exec.context, works = std::move(works), memory = exec.memory] {
+      Lane::device, &stream,
+      [&context = exec.context, works = std::move(works), keepers = std::move(keepers)] {
         for (const auto& work : works) perform(context, *work);
         return true;
       });
@@ -94,7 +97,20 @@ OperationRef submit_chain_locked(GraphExec& exec, Stream& stream) {
   return operation;
 }
 
-OperationRef submit_nodes_locked(GraphExec& exec, Stream& stream) {
+// Finds out what launches of `exec` leave allocated, and what they free of others.
+void note_memory(GraphExec& exec) {
+  std::vector<std::uint64_t> freed;
+  for (const GraphExec::Node& node : exec.nodes) {
+    if (const auto* const allocation = std::get_if<AllocationWork>(node.work.get()))
+      exec.leaves_allocated.push_back(allocation->address);
+    if (const auto* const free = std::get_if<GraphFreeWork>(node.work.get())) freed.push_back(free->address);
+  }
+  for (const std::uint64_t address : freed) {
+    if (std::erase(exec.leaves_allocated, address) == 0) exec.frees_others.push_back(address);
+  }
+}
+
+OperationRef submit_nodes_locked(GraphExec& exec, Stream& stream, Keepers keepers) {
   Scheduler& scheduler = Driver::get().scheduler;
   std::vector<OperationRef> first = exec.context.predecessors_locked(stream);
   first.push_back(exec.last);
@@ -112,8 +128,11 @@ OperationRef submit_nodes_locked(GraphExec& exec, Stream& stream) {
     if (node.enabled) {
       if (const auto* const wait = std::get_if<EventWaitWork>(node.work.get()))
         after.push_back(wait->event->point);
-      if (const auto* const record = std::get_if<EventRecordWork>(node.work.get()))
+      if (const auto* const record = std::get_if<EventRecordWork>(node.work.get())) {
         record->event->point = operation;
+        record->event->capture = nullptr;  // its latest record is this one, in no capture
+        record->event->capture_point.clear();
+      }
     }
     scheduler.submit_locked(operation, after);
     operations.push_back(std::move(operation));
@@ -122,39 +141,13 @@ OperationRef submit_nodes_locked(GraphExec& exec, Stream& stream) {
   for (std::size_t i = 0; i < operations.size(); ++i) {
     if (is_last[i]) ends.push_back(operations[i]);
   }
-  // The graph's memory stays until its launch has ended, whatever becomes of the executable.
-  const bool keeps = !exec.memory->addresses.empty();
-  auto end = std::make_shared<Operation>(keeps ? Lane::device : Lane::none, &stream,
-                                         [memory = exec.memory] { return memory != nullptr; });
+  auto end = std::make_shared<Operation>(keepers.empty() ? Lane::none : Lane::device, &stream,
+                                         [keepers = std::move(keepers)] { return !keepers.empty(); });
   exec.context.submit_locked(stream, end, std::move(ends));
   return end;
 }
 
 }  // namespace
-
-GraphMemory::~GraphMemory() {
-  for (const std::uint64_t address : addresses) {
-    {
-      const std::unique_lock lock(live().mutex);
-      live().memory.erase(address);
-    }
-    release_from_pool(address);
-  }
-}
-
-void GraphMemory::keep(std::uint64_t address) {
-  addresses.push_back(address);
-  const std::unique_lock lock(live().mutex);
-  live().memory.insert(address);
-}
-
-void free_pool_memory(std::uint64_t address) {
-  {
-    const std::unique_lock lock(live().mutex);
-    if (live().memory.contains(address)) return;
-  }
-  release_from_pool(address);
-}
 
 GraphNode::~GraphNode() {
   const std::unique_lock lock(live().mutex);
@@ -215,6 +208,13 @@ std::size_t Graph::edges() const {
   return count;
 }
 
+bool Graph::has_memory_nodes() const {
+  return std::any_of(nodes.begin(), nodes.end(), [](const auto& node) {
+    return std::holds_alternative<AllocationWork>(*node->work) ||
+           std::holds_alternative<GraphFreeWork>(*node->work);
+  });
+}
+
 std::shared_ptr<Graph> Graph::clone() const {
   auto copy = std::make_shared<Graph>();
   copy->cloned_from = this;
@@ -265,20 +265,32 @@ CUgraphNodeType node_type(const Work& work) {
 
 CUresult instantiate(Context& context, const Graph& graph, std::uint64_t flags,
                      std::shared_ptr<GraphExec>& exec) {
-  exec =
-      std::make_shared<GraphExec>(GraphExec{context, flags, {}, {}, graph.memory, nullptr, false, nullptr});
+  exec = std::make_shared<GraphExec>(
+      GraphExec{context, flags, {}, {}, graph.memory, {}, {}, nullptr, false, nullptr});
   std::vector<std::size_t> last;
   if (!flatten(graph, {}, *exec, last)) {
     exec = nullptr;
     return CUDA_ERROR_INVALID_VALUE;
   }
   exec->linear = is_chain(exec->nodes);
+  note_memory(*exec);
   return CUDA_SUCCESS;
 }
 
-void launch(GraphExec& exec, Stream& stream) {
+CUresult launch(GraphExec& exec, Stream& stream) {
+  const bool again = (exec.flags & CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH) != 0;
+  if (!exec.leaves_allocated.empty() && !begin_use(exec.leaves_allocated, again))
+    return CUDA_ERROR_INVALID_VALUE;
+  Keepers keepers;
+  if (!exec.memory->empty()) keepers.push_back(exec.memory);
+  for (const std::uint64_t address : exec.frees_others) {
+    std::shared_ptr<GraphMemory> keeper;
+    if (end_use(address, keeper) == GraphFree::ended) keepers.push_back(std::move(keeper));
+  }
   const std::unique_lock lock(Driver::get().scheduler.mutex());
-  exec.last = exec.linear ? submit_chain_locked(exec, stream) : submit_nodes_locked(exec, stream);
+  exec.last = exec.linear ? submit_chain_locked(exec, stream, std::move(keepers))
+                          : submit_nodes_locked(exec, stream, std::move(keepers));
+  return CUDA_SUCCESS;
 }
 
 CUresult capture_launch(const GraphExec& exec, Stream& stream) {
@@ -340,6 +352,8 @@ CUresult update(GraphExec& exec, const Graph& graph, CUgraphExecUpdateResultInfo
   }
   for (std::size_t i = 0; i < exec.nodes.size(); ++i) exec.nodes[i].work = wanted->nodes[i].work;
   exec.memory = wanted->memory;
+  exec.leaves_allocated = std::move(wanted->leaves_allocated);
+  exec.frees_others = std::move(wanted->frees_others);
   return CUDA_SUCCESS;
 }
 

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "softgpu/driver/context.hpp"
+#include "softgpu/driver/graph_memory.hpp"
 #include "softgpu/driver/work.hpp"
 
 namespace softgpu {
@@ -40,26 +41,15 @@ struct UserObject {
 };
 void drop_references(Driver& driver, UserObject& object, long count);
 
-/// Device memory of a graph's allocation nodes, shared by its clones and executables.
-struct GraphMemory {
-  std::vector<std::uint64_t> addresses;
-  GraphMemory() = default;
-  ~GraphMemory();
-  GraphMemory(const GraphMemory&) = delete;
-  GraphMemory& operator=(const GraphMemory&) = delete;
-  /// Takes over pool memory at `address`.
-  void keep(std::uint64_t address);
-};
-/// A program's free of pool memory. A graph's stays with it: the free ends one launch's use, the next has it
-/// again.
-void free_pool_memory(std::uint64_t address);
+struct GraphExec;
 
 struct Graph {
   std::vector<std::unique_ptr<GraphNode>> nodes;
   std::shared_ptr<GraphMemory> memory = std::make_shared<GraphMemory>();
   std::map<UserObject*, long> user_objects;
   const Graph* cloned_from = nullptr;
-  bool owned_by_node = false;  ///< a child graph's: not destroyed by cuGraphDestroy
+  std::weak_ptr<GraphExec> instance;  ///< the only one, where the graph has memory nodes
+  bool owned_by_node = false;         ///< a child graph's: not destroyed by cuGraphDestroy
 
   Graph() = default;
   ~Graph();
@@ -72,6 +62,8 @@ struct Graph {
   bool connect(GraphNode* from, GraphNode* to);
   bool disconnect(GraphNode* from, GraphNode* to);
   std::size_t edges() const;
+  /// Allocates or frees memory: then it cannot be cloned, cut or instantiated twice.
+  bool has_memory_nodes() const;
   std::shared_ptr<Graph> clone() const;
 };
 
@@ -91,6 +83,8 @@ struct GraphExec {
   std::vector<Node> nodes;                                  ///< in an order in which they may run
   std::unordered_map<const GraphNode*, std::size_t> index;  ///< of the graph's nodes and its children's
   std::shared_ptr<GraphMemory> memory;
+  std::vector<std::uint64_t> leaves_allocated;  ///< what a launch allocates and does not free
+  std::vector<std::uint64_t> frees_others;      ///< what it frees and does not allocate
   std::shared_ptr<const Graph>
       source;           ///< kept for its user objects, and so that its nodes' addresses stay taken
   bool linear = false;  ///< a chain of plain work: runs as one operation
@@ -102,8 +96,9 @@ struct GraphExec {
 /// An executable of `graph`; null and an error when it has a cycle.
 CUresult instantiate(Context& context, const Graph& graph, std::uint64_t flags,
                      std::shared_ptr<GraphExec>& exec);
-/// Submits a launch to a stream that is not capturing.
-void launch(GraphExec& exec, Stream& stream);
+/// Submits a launch to a stream that is not capturing. An error when memory that the launch would allocate
+/// has not been freed since the last one.
+CUresult launch(GraphExec& exec, Stream& stream);
 /// A launch in a stream that is capturing: a child graph that does what the executable does now. Call without
 /// the graph mutex. CUDA_ERROR_NOT_SUPPORTED where it allocates memory.
 CUresult capture_launch(const GraphExec& exec, Stream& stream);

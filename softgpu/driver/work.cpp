@@ -169,7 +169,6 @@ Lane lane_of(const Work& work) {
   return std::visit(Overloaded{
                         [](const EmptyWork&) { return Lane::none; },
                         [](const AllocationWork&) { return Lane::none; },
-                        [](const GraphFreeWork&) { return Lane::none; },
                         [](const EventRecordWork&) { return Lane::none; },
                         [](const EventWaitWork&) { return Lane::none; },
                         [](const ChildGraphWork&) { return Lane::none; },
@@ -187,7 +186,12 @@ bool perform(Context& context, const Work& work) {
     return true;
   }
   if (const auto* const free = std::get_if<FreeWork>(&work)) {
-    free_pool_memory(free->address);
+    if (free->keeper == nullptr) release_from_pool(free->address);
+    return true;
+  }
+  // What graphs have is theirs for their next launch; what a graph left behind goes.
+  if (const auto* const free = std::get_if<GraphFreeWork>(&work)) {
+    if (!is_graph_memory(free->address)) release_from_pool(free->address);
     return true;
   }
   if (context.error() != CUDA_SUCCESS) return true;

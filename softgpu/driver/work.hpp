@@ -19,6 +19,7 @@ class Context;
 struct Event;
 struct Function;
 struct Graph;
+class GraphMemory;
 
 struct KernelWork {
   std::shared_ptr<Function> function;
@@ -80,9 +81,11 @@ struct WriteValueWork {
 /// Frees pool memory when the stream gets there.
 struct FreeWork {
   std::uint64_t address = 0;
+  /// Whose memory it is: then the free has ended its use already, and the memory stays.
+  std::shared_ptr<GraphMemory> keeper;
 };
 
-/// Memory of a graph: reserved when the node is made, kept while the graph or an executable of it lives.
+/// Memory of a graph (graph_memory.hpp).
 struct AllocationWork {
   std::uint64_t address = 0;
   std::size_t bytes = 0;
