@@ -5,6 +5,7 @@
 // start.
 #include "softgpu/exec/machine.hpp"
 #include "softgpu/exec/matrix.hpp"
+#include "softgpu/exec/wmma_small.hpp"
 
 namespace softgpu::exec::SOFTGPU_ISA {
 
@@ -153,8 +154,6 @@ void gather_accumulator(Context& c, const Op* op, bool wide, float* sum) {
   for (unsigned k = 0; k < 8; ++k) halves_to_floats(halves + lanes * k, sum + lanes * k);
 }
 
-enum : u16 { wide_result = 1, wide_sum = 2, a_unsigned = 4, b_unsigned = 8, saturate = 16 };
-
 // Four ops in a row: d, a, b, c.
 template <unsigned M, unsigned N>
 const Op* multiply_halves(Context& c, const Op* op) {
@@ -221,8 +220,53 @@ std::optional<Element> element_of(std::string_view type) {
   return std::nullopt;
 }
 
+// Emits a load or store of a fragment of so many registers; without a stride its lines follow each other.
+template <class AnyForm>
+bool emit_transfer(Builder& b, const Instruction& i, Handler fn, AnyForm form, u32 line, u32 registers) {
+  const bool store = i.part(1) == "store";
+  form.shared = i.has("shared") || i.has("shared::cta");
+  const auto address = b.address(i.operand(store ? 0 : 1));
+  const Vreg stride = i.operands() > 2 ? b.in(i.operand(2), 4) : b.constant(4, line);
+  const auto list = elements(b, i.operand(store ? 1 : 0), registers);
+  if (!address || b.failed()) return true;
+  form.narrow = address->bytes == 4;
+  std::vector<Vreg> fragment;
+  fragment.reserve(list.size());
+  for (const auto* o : list) fragment.push_back(store ? b.in(*o, 4) : b.out(*o, 4));
+  Draft& d = b.emit(fn).use(8, address->base).use(9, stride);
+  d.imm(static_cast<u64>(address->offset)).aux(form.packed());
+  for (unsigned k = 0; k < fragment.size(); ++k) {
+    if (store) {
+      d.use(k, fragment[k]);
+    } else {
+      d.def(k, fragment[k]);
+    }
+  }
+  return true;
+}
+
+// The element bits of the shapes of 4-bit integers and single bits, 0 for others.
+u8 small_bits(const Instruction& i) {
+  return i.has("m8n8k32") ? 4 : i.has("m8n8k128") ? 1 : 0;
+}
+
+// wmma.load.a.sync.aligned.row.m8n8k32.s4, .load.b...col.m8n8k128.b1, .load.c and .store.d....s32
+bool decode_small_transfer(Builder& b, const Instruction& i) {
+  const bool store = i.part(1) == "store";
+  const std::string_view which = i.part(2), type = i.ast.parts.back();
+  SmallForm form{
+      .input = which == "a" || which == "b", .element_bits = small_bits(i), .column = i.has("col")};
+  const bool fits = form.element_bits == 1 ? type == "b1" : type == "s4" || type == "u4";
+  const bool known = form.input ? fits && !store && form.column == (which == "b")
+                                : type == "s32" && which == (store ? "d" : "c");
+  if (!known || i.operands() < 2) return b.fail("this form of wmma");
+  return emit_transfer(b, i, store ? store_small : load_small, form,
+                       form.input ? 128U / form.element_bits : 8, form.input ? 1 : 2);
+}
+
 // wmma.load.a.sync.aligned.row.m16n16k16.shared.f16 d, [p], stride;  wmma.store.d... [p], d, stride;
 bool decode_transfer(Builder& b, const Instruction& i) {
+  if (small_bits(i) != 0) return decode_small_transfer(b, i);
   const bool store = i.part(1) == "store";
   const auto shape = shape_of(i);
   const auto element = element_of(i.ast.parts.back());
@@ -238,26 +282,8 @@ bool decode_transfer(Builder& b, const Instruction& i) {
       !(form.which == 'c' && *element == Element::f16))
     return b.fail("this element type of a wmma fragment");
   form.column = i.has("col");
-  form.shared = i.has("shared") || i.has("shared::cta");
-  const auto address = b.address(i.operand(store ? 0 : 1));
-  const Vreg stride =
-      i.operands() > 2 ? b.in(i.operand(2), 4) : b.constant(4, form.column ? form.rows() : form.columns());
-  const auto list = elements(b, i.operand(store ? 1 : 0), form.registers());
-  if (!address || b.failed()) return true;
-  form.narrow = address->bytes == 4;
-  std::vector<Vreg> fragment;
-  fragment.reserve(list.size());
-  for (const auto* o : list) fragment.push_back(store ? b.in(*o, 4) : b.out(*o, 4));
-  Draft& d = b.emit(store ? store_fragment : load_fragment).use(8, address->base).use(9, stride);
-  d.imm(static_cast<u64>(address->offset)).aux(form.packed());
-  for (unsigned k = 0; k < fragment.size(); ++k) {
-    if (store) {
-      d.use(k, fragment[k]);
-    } else {
-      d.def(k, fragment[k]);
-    }
-  }
-  return true;
+  return emit_transfer(b, i, store ? store_fragment : load_fragment, form,
+                       form.column ? form.rows() : form.columns(), form.registers());
 }
 
 bool emit_product(Builder& b, const Instruction& i, Handler fn, u16 flags, const u32 (&counts)[4]) {
@@ -275,8 +301,28 @@ bool emit_product(Builder& b, const Instruction& i, Handler fn, u16 flags, const
   return true;
 }
 
+// wmma.mma.sync.aligned.row.col.m8n8k32.s32.s4.s4.s32{.satfinite},
+// wmma.mma.xor.popc....m8n8k128.s32.b1.b1.s32
+bool decode_small_product(Builder& b, const Instruction& i) {
+  const std::size_t n = i.parts() - (i.has("satfinite") ? 1 : 0);
+  const std::string_view of_b = i.part(n - 2), of_a = i.part(n - 3);
+  const auto is_small = [](std::string_view type) { return type == "s4" || type == "u4"; };
+  u16 flags = 0;
+  if (small_bits(i) == 1) {
+    if (of_a != "b1" || of_b != "b1" || !i.has("xor") || !i.has("popc") || i.has("satfinite"))
+      return b.fail("this form of wmma on single bits");
+    flags = single_bits;
+  } else {
+    if (!is_small(of_a) || !is_small(of_b)) return b.fail("this element type of wmma");
+    flags = static_cast<u16>((of_a == "u4" ? a_unsigned : 0) | (of_b == "u4" ? b_unsigned : 0) |
+                             (i.has("satfinite") ? saturate : 0));
+  }
+  return emit_product(b, i, multiply_small, flags, {2, 1, 1, 2});
+}
+
 // wmma.mma.sync.aligned.row.col.m16n16k16.f32.f16 d, a, b, c;  ...s32.s8.s8.s32{.satfinite}
 bool decode_product(Builder& b, const Instruction& i) {
+  if (small_bits(i) != 0 && i.operands() == 4) return decode_small_product(b, i);
   const auto shape = shape_of(i);
   if (!shape || i.operands() != 4) return b.fail("this shape of wmma");
   const std::size_t n = i.parts() - (i.has("satfinite") ? 1 : 0);
