@@ -1,10 +1,8 @@
 #include "daemon/worker/client_errors.hpp"
 
 namespace vgpu::worker {
-namespace {
 
-/// Errors after which the driver's context is of no more use. Source: cuda.h, the comments on CUresult.
-bool is_sticky(CUresult result) {
+bool ClientErrors::is_sticky(CUresult result) {
   switch (result) {
     case CUDA_ERROR_ILLEGAL_ADDRESS:
     case CUDA_ERROR_LAUNCH_TIMEOUT:
@@ -22,8 +20,6 @@ bool is_sticky(CUresult result) {
       return false;
   }
 }
-
-}  // namespace
 
 void ClientErrors::note(CUresult result) {
   if (result == CUDA_SUCCESS || result == CUDA_ERROR_NOT_READY) return;

@@ -18,6 +18,10 @@ class ClientErrors {
   /// Both outlive the object. `page`: where errors are counted.
   ClientErrors(GatePage& page, Channel& channel) : page_(page), channel_(channel) {}
 
+  /// Whether the driver's context is of no more use after such an error. Source: cuda.h, the comments on
+  /// CUresult.
+  static bool is_sticky(CUresult result);
+
   /// A call's result, whoever hears of it.
   void note(CUresult result);
   /// The same of a call that nobody waits for.

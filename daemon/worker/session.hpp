@@ -426,6 +426,12 @@ class Session {
   UniqueFd take_host_fd(std::uint64_t token, std::uint64_t bytes);
   CUresult fetch_image(std::uint32_t source, std::uint64_t token, const ArenaSpan& span,
                        std::vector<std::byte>& image);
+  /// Kernels of this image are loaded: what they may write is to be fetched from now on.
+  void note_text(std::span<const std::byte> image);
+  /// Whether kernels may have written something that the driver still has when work ended so.
+  bool something_written(CUresult result) const {
+    return result == CUDA_SUCCESS ? prints_.load() : ClientErrors::is_sticky(result);
+  }
   /// A module or library was loaded that `charge`, if not null, is for.
   void note_image(std::uint64_t handle, ImageCharges::Held charge);
   /// What was charged for modules whose handles name nothing any more.
@@ -482,10 +488,11 @@ class Session {
   ClientContexts contexts_;
   RingConsumer ring_;
   EarlyQuestions early_;
-  const bool spin_long_;             // a GPU, on a machine with CPUs to spare
-  SpinTime idle_spin_;               // of the dispatcher at an empty ring
-  SpinTime wait_spin_;               // while the client waits for a stream
+  const bool spin_long_;  // a GPU, on a machine with CPUs to spare
+  SpinTime idle_spin_;    // of the dispatcher at an empty ring
+  SpinTime wait_spin_;    // while the client waits for a stream
   std::atomic<bool> prints_{false};  // kernels were loaded that may print
+  bool asserts_ = false;             // and such whose assertions may fail
   HandleTable handles_;
   ClientErrors errors_;
   StreamLedger ledger_;
@@ -533,7 +540,8 @@ class Session {
   std::unordered_map<std::uint64_t, std::shared_ptr<Charge>> arrays_;  // by client handle. Dispatcher only
   ImageCharges image_charges_{parts_};
   std::vector<std::byte> image_parts_;  // of the next image, as far as it has come (image_part)
-  std::unordered_map<std::uint64_t, OwnDevice*> pools_;  // whose memory they are; the same
+  std::unordered_map<std::uint64_t, OwnDevice*> pools_;               // whose memory they are; the same
+  std::unordered_map<std::uint64_t, std::uint64_t> told_thresholds_;  // of pools under a quota
   // The client's objects, behind the index of their context, which alone knows them. Dispatcher only.
   std::set<std::pair<std::uint16_t, std::uint64_t>> textures_, surfaces_;
   // By context and limit: what the client is charged for, and the value before it set one. Dispatcher only.

@@ -112,29 +112,36 @@ CUresult Session::handle(const record::copy_from_device_block& record, reply::co
   ArenaBlock* const block = block_at(channel_.arena(), record.block.offset, record.block.bytes);
   if (block == nullptr) return CUDA_ERROR_INVALID_VALUE;
   BlockGuard guard(block);
-  if (driver_.cuMemcpyDtoHAsync_v2 == nullptr) return guard.refuse(unsupported(record.header.call));
-  CUstream stream = nullptr;
-  if (!resolve(record.stream, stream)) return guard.refuse(CUDA_ERROR_INVALID_HANDLE);
-  if (!device_range(record.src, record.block.bytes)) return guard.refuse(CUDA_ERROR_INVALID_VALUE);
-  admit_copy(stream, record.block.bytes, true);
   // Of no bytes it is a mark: its block is done when what stands before it in the stream has ended.
   const bool mark = record.block.bytes == 0;
+  // The block tells whoever waits for the bytes, and no later call is to tell it again.
+  const auto refuse = [&](CUresult result) {
+    guard.refuse(result);
+    if (mark || record.header.reply != 0) return result;
+    errors_.note(result);
+    return CUDA_SUCCESS;
+  };
+  if (driver_.cuMemcpyDtoHAsync_v2 == nullptr) return refuse(unsupported(record.header.call));
+  CUstream stream = nullptr;
+  if (!resolve(record.stream, stream)) return refuse(CUDA_ERROR_INVALID_HANDLE);
+  if (!device_range(record.src, record.block.bytes)) return refuse(CUDA_ERROR_INVALID_VALUE);
+  admit_copy(stream, record.block.bytes, true);
   if (!mark && (software_ || record.block.bytes <= blocking_copy_bytes) &&
       driver_.cuMemcpyDtoH_v2 != nullptr && nothing_under_way()) {
     const CUresult result = driver_.cuMemcpyDtoH_v2(block + 1, record.src, record.block.bytes);
     if (result == CUDA_SUCCESS)
       count_bytes(contexts_.device_of(stream).accounting->page().bytes_from_device, record.block.bytes);
-    return guard.finish(result);
+    return result == CUDA_SUCCESS ? guard.finish(result) : refuse(result);
   }
   CUresult result =
       mark ? CUDA_SUCCESS : driver_.cuMemcpyDtoHAsync_v2(block + 1, record.src, record.block.bytes, stream);
-  if (result != CUDA_SUCCESS) return guard.refuse(result);
+  if (result != CUDA_SUCCESS) return refuse(result);
   count_bytes(contexts_.device_of(stream).accounting->page().bytes_from_device, record.block.bytes);
   note_stream_work(stream);
   result = after_stream_soon(
       contexts_.key_of(stream),
       [block](CUresult done) { complete_block(*block, static_cast<std::int32_t>(done)); }, false);
-  if (result != CUDA_SUCCESS) return guard.refuse(result);
+  if (result != CUDA_SUCCESS) return refuse(result);
   guard.release();
   return CUDA_SUCCESS;
 }

@@ -297,6 +297,7 @@ CUresult Session::handle(const record::cuMemPoolDestroy& record, reply::cuMemPoo
     return CUDA_ERROR_INVALID_VALUE;
   handles_.forget(HandleKind::mem_pool, record.pool);
   pools_.erase(record.pool);
+  told_thresholds_.erase(record.pool);
   shared_.withdraw(record.pool);
   return driver_.cuMemPoolDestroy(pool);
 }
@@ -305,9 +306,10 @@ CUresult Session::handle(const record::cuMemPoolSetAttribute& record, reply::cuM
   if (driver_.cuMemPoolSetAttribute == nullptr) return unsupported(record.header.call);
   CUmemoryPool pool = nullptr;
   if (!resolve(record.pool, pool)) return CUDA_ERROR_INVALID_HANDLE;
-  // What a pool keeps is charged to nobody: under a quota it keeps nothing.
+  // What a pool keeps is charged to nobody: under a quota it keeps nothing, and the threshold is only told.
   if (record.attribute == CU_MEMPOOL_ATTR_RELEASE_THRESHOLD &&
       accounting_.page().memory_quota.load(std::memory_order_relaxed) != 0) {
+    told_thresholds_[record.pool] = record.value;
     return CUDA_SUCCESS;
   }
   // All attributes are int or cuuint64_t; little-endian, so one buffer serves both.
@@ -320,6 +322,11 @@ CUresult Session::handle(const record::cuMemPoolGetAttribute& record, reply::cuM
   if (driver_.cuMemPoolGetAttribute == nullptr) return unsupported(record.header.call);
   CUmemoryPool pool = nullptr;
   if (!resolve(record.pool, pool)) return CUDA_ERROR_INVALID_HANDLE;
+  const auto told = told_thresholds_.find(record.pool);
+  if (record.attribute == CU_MEMPOOL_ATTR_RELEASE_THRESHOLD && told != told_thresholds_.end()) {
+    reply.value = told->second;
+    return CUDA_SUCCESS;
+  }
   cuuint64_t value = 0;
   const CUresult result =
       driver_.cuMemPoolGetAttribute(pool, static_cast<CUmemPool_attribute>(record.attribute), &value);

@@ -20,7 +20,7 @@ def on_software_gpu(program, arguments):
 
 
 def through_vgpud(program, arguments):
-    quota = program.startswith("out_of_quota")
+    quota = program.startswith("out_of_quota") or "quota" in arguments
     classes = {"default": {"memory_quota": f"{QUOTA_MB}MiB"} if quota else {}}
     with harness.Service(classes=classes, prestart=1) as service:
         more = {"VGPU_TEST_QUOTA_MB": str(QUOTA_MB)} if quota else {}

@@ -199,6 +199,14 @@ void batches_copy_all(cudaStream_t stream) {
 #endif
 }
 
+void a_refused_copy_is_told_once() {
+  std::vector<unsigned char> host(4096);
+  void* const nowhere = reinterpret_cast<void*>(0x5000);  // NOLINT(performance-no-int-to-ptr)
+  CUDA_IS(cudaMemcpy(host.data(), nowhere, 16, cudaMemcpyDeviceToHost), cudaErrorInvalidValue);
+  CUDA_IS(cudaGetLastError(), cudaErrorInvalidValue);
+  CUDA_OK(cudaDeviceSynchronize());
+}
+
 }  // namespace
 
 int main() {
@@ -209,5 +217,6 @@ int main() {
   copy_to_pageable_is_done_at_return(stream);
   copy_to_pinned_returns_at_once(stream);
   batches_copy_all(stream);
+  a_refused_copy_is_told_once();
   return check::done("async_copies");
 }
