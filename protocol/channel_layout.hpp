@@ -65,7 +65,7 @@ enum class Phase : std::uint32_t { idle = 0, pending = 1, sleeping = 2, done = 3
 
 /// Bits of ReplySlot::flags.
 struct ReplyFlags {
-  /// The device has printed: ConsoleText messages wait in the client's direct socket, to be written to stdout
+  /// The device has printed: ConsoleText messages wait in the client's direct socket, to be written out
   /// before this call returns.
   static constexpr std::uint32_t console = 1;
 };

@@ -159,7 +159,8 @@ struct HostRegion {
   std::uint64_t bytes = 0;
 };
 
-/// Worker -> client over the direct socket: what kernels printed, in order. See ReplyFlags::console.
+/// Worker -> client over the direct socket: what kernels printed, in order, and what failed assertions said,
+/// in ConsoleCode. See ReplyFlags::console.
 struct ConsoleText {
   static constexpr auto message_type = MessageType::console_text;
   MessageType type = message_type;

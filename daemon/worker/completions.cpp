@@ -99,9 +99,10 @@ bool Completions::poll() {
       const CUevent event = queue->entries.front().event;
       lock.unlock();
       const CUresult result = driver_.cuEventQuery(event);
-      // What kernels printed comes out at a synchronisation only; this one has nothing left to wait for.
-      if (prints_.load(std::memory_order_relaxed) && result == CUDA_SUCCESS &&
-          driver_.cuEventSynchronize != nullptr) {
+      // What kernels printed, also before a fault, comes out at a synchronisation only; this one has nothing
+      // left to wait for.
+      if (result != CUDA_ERROR_NOT_READY && driver_.cuEventSynchronize != nullptr &&
+          (prints_.load(std::memory_order_relaxed) || result != CUDA_SUCCESS)) {
         driver_.cuEventSynchronize(event);
       }
       lock.lock();

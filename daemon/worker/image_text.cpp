@@ -17,19 +17,21 @@ constexpr std::size_t most_bytes = std::size_t{16} << 20;
 constexpr std::size_t most_entry_bytes = std::size_t{1} << 30;
 constexpr std::uint32_t fatbin_magic = 0xBA55ED50;
 
-bool names_printf(std::span<const std::byte> bytes) {
-  return std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size()).find("vprintf") !=
-         std::string_view::npos;
+constexpr ImageText anything{true, true};
+
+ImageText names_in(std::span<const std::byte> bytes) {
+  const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  return {text.find("vprintf") != std::string_view::npos,
+          text.find("__assertfail") != std::string_view::npos};
 }
 
-/// False when the entry certainly prints nothing.
-bool entry_prints(const FatbinEntry& entry, std::size_t& room) {
-  if (entry.compression == FatbinEntry::Compression::none) return names_printf(entry.payload);
-  if (entry.uncompressed_size > room || entry.payload.size() > most_bytes) return true;
+ImageText entry_text(const FatbinEntry& entry, std::size_t& room) {
+  if (entry.compression == FatbinEntry::Compression::none) return names_in(entry.payload);
+  if (entry.uncompressed_size > room || entry.payload.size() > most_bytes) return anything;
   room -= entry.uncompressed_size;
   std::vector<std::byte> buffer;
   const auto plain = plain_bytes(entry, buffer);
-  return !plain || names_printf(*plain);
+  return plain ? names_in(*plain) : anything;
 }
 
 }  // namespace
@@ -53,17 +55,21 @@ std::optional<std::span<const std::byte>> plain_bytes(const FatbinEntry& entry,
   return std::span(buffer).first(static_cast<std::size_t>(size));
 }
 
-bool may_print(std::span<const std::byte> image) {
+ImageText image_text(std::span<const std::byte> image) {
   std::uint32_t magic = 0;
   if (image.size() >= sizeof magic) std::memcpy(&magic, image.data(), sizeof magic);
-  if (magic != fatbin_magic) return names_printf(image);
+  if (magic != fatbin_magic) return names_in(image);
   const auto entries = cudaabi::fatbin_entries(image);
-  if (!entries) return true;
+  if (!entries) return anything;
   std::size_t room = most_bytes;
+  ImageText text;
   for (const FatbinEntry& entry : *entries) {
-    if (entry_prints(entry, room)) return true;
+    const ImageText one = entry_text(entry, room);
+    text.prints |= one.prints;
+    text.asserts |= one.asserts;
+    if (text.prints && text.asserts) break;
   }
-  return false;
+  return text;
 }
 
 }  // namespace vgpu::worker

@@ -11,11 +11,17 @@
 
 namespace vgpu::worker {
 
-/// False when no kernel of `image` (fatbin, machine code, PTX) calls printf, so that a synchronisation has
-/// nothing to write out: the name of the device function behind printf, vprintf, stands nowhere in it. True
-/// when it does, and for images too large or too strange to say. Safe on any bytes. Source of the name: CUDA
-/// C++ Programming Guide, "Formatted Output"; nvcc's PTX.
-bool may_print(std::span<const std::byte> image);
+/// What kernels may write.
+struct ImageText {
+  bool prints = false;   ///< printf
+  bool asserts = false;  ///< the message of a failed assertion
+};
+
+/// A member is false when no kernel of `image` (fatbin, machine code, PTX) calls that, so that a
+/// synchronisation has nothing to write out: the name of the device function behind it, vprintf or
+/// __assertfail, stands nowhere in it. True when it does, and for images too large or too strange to say.
+/// Safe on any bytes. Source of the names: CUDA C++ Programming Guide, "Formatted Output"; nvcc's PTX.
+ImageText image_text(std::span<const std::byte> image);
 
 /// What a fatbin's entry holds, decompressed into `buffer` where need be; nothing where it is damaged, or too
 /// large to be believed. Safe on any bytes.

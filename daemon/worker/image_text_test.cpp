@@ -1,4 +1,4 @@
-// may_print() over plain PTX, fatbins made by hand, and damaged ones.
+// image_text() over plain PTX, fatbins made by hand, and damaged ones.
 #include "daemon/worker/image_text.hpp"
 
 #include <gtest/gtest.h>
@@ -52,26 +52,41 @@ std::vector<std::byte> fatbin_of(const std::string& text, bool compressed) {
 const std::string quiet = ".version 8.0\n.target sm_75\n.address_size 64\n.visible .entry k() { ret; }\n";
 const std::string loud = quiet + ".extern .func (.param .b32 r) vprintf (.param .b64 a, .param .b64 b);\n";
 
+bool prints(std::span<const std::byte> image) {
+  return image_text(image).prints;
+}
+
+TEST(ImageText, AssertionsAreNotPrints) {
+  const std::string strict = quiet + ".extern .func __assertfail (.param .b64 a, .param .b64 b);\n";
+  for (const bool compressed : {false, true}) {
+    const auto image = fatbin_of(strict, compressed);
+    EXPECT_FALSE(image_text(image).prints) << compressed;
+    EXPECT_TRUE(image_text(image).asserts) << compressed;
+    EXPECT_FALSE(image_text(fatbin_of(loud, compressed)).asserts) << compressed;
+  }
+  EXPECT_TRUE(image_text(bytes_of(strict)).asserts);
+}
+
 TEST(MayPrint, PlainText) {
-  EXPECT_FALSE(may_print(bytes_of(quiet)));
-  EXPECT_TRUE(may_print(bytes_of(loud)));
+  EXPECT_FALSE(prints(bytes_of(quiet)));
+  EXPECT_TRUE(prints(bytes_of(loud)));
 }
 
 TEST(MayPrint, Fatbins) {
   for (const bool compressed : {false, true}) {
-    EXPECT_FALSE(may_print(fatbin_of(quiet, compressed))) << compressed;
-    EXPECT_TRUE(may_print(fatbin_of(loud, compressed))) << compressed;
+    EXPECT_FALSE(prints(fatbin_of(quiet, compressed))) << compressed;
+    EXPECT_TRUE(prints(fatbin_of(loud, compressed))) << compressed;
   }
 }
 
 TEST(MayPrint, WhatCannotBeReadMayPrint) {
   std::vector<std::byte> fatbin = fatbin_of(quiet, true);
   std::memset(fatbin.data() + 84, 0x5A, 16);
-  EXPECT_TRUE(may_print(fatbin));
+  EXPECT_TRUE(prints(fatbin));
   // An entry that says it is larger than anything that is worth decompressing.
   fatbin = fatbin_of(quiet, true);
   put<std::uint64_t>(fatbin, 72, std::uint64_t{1} << 40);
-  EXPECT_TRUE(may_print(fatbin));
+  EXPECT_TRUE(prints(fatbin));
 }
 
 }  // namespace

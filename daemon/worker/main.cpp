@@ -123,6 +123,7 @@ int main(int argc, char** argv) {
     } else {
       (*gate)->page().left_in_order.store(1, std::memory_order_release);
     }
+    (*console)->settle_log();
     // The driver may be in the middle of work that nobody wants any more: leave all of it to the kernel.
     _exit(in_order ? 0 : 3);
   }

@@ -310,7 +310,7 @@ CUresult Session::handle(const record::client_refused& record, reply::client_ref
   std::string name;
   put_name(tail.first(std::min<std::size_t>(tail.size(), 64)), name);
   for (char& letter : name) {
-    if (std::isgraph(static_cast<unsigned char>(letter)) == 0) letter = '?';
+    if (std::isprint(static_cast<unsigned char>(letter)) == 0) letter = '?';
   }
   std::fprintf(stderr, "vgpud-worker[%d]: the client called %s, which is not supported\n", getpid(),
                name.c_str());
@@ -331,7 +331,8 @@ void Session::answer(const PendingReply& pending, CUresult result, std::span<con
   errors_.note(result);
   result = errors_.answer(result, pending.synchronises);
   std::uint32_t flags = 0;
-  if (pending.synchronises && prints_ && parts_.console != nullptr &&
+  // Nobody asks again after a fault, so what the last kernels wrote goes along with any answer that tells it.
+  if ((prints_ || errors_.sticky()) && parts_.console != nullptr &&
       parts_.console->forward(parts_.direct_socket)) {
     flags = ReplyFlags::console;
   }

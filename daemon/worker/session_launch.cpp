@@ -113,7 +113,8 @@ CUresult Session::handle(const record::cuLaunchKernel& record, reply::cuLaunchKe
   }
   if (result != CUDA_SUCCESS) {
     timers_.drop(began, prediction.key);
-    return result;
+    // What is not supported the software GPU names in the log.
+    return result == CUDA_ERROR_NOT_SUPPORTED ? unsupported(record.header.call) : result;
   }
   count_alone(contexts_.device_of(stream).accounting->page().launches);
   timers_.end(began, stream, prediction.key);

@@ -75,12 +75,22 @@ CUresult Session::fetch_image(std::uint32_t source, std::uint64_t token, const A
     return CUDA_ERROR_INVALID_VALUE;
   }
   if (!bound_image(image)) return CUDA_ERROR_INVALID_IMAGE;
-  if (!prints_ && may_print(image)) {
+  note_text(image);
+  return CUDA_SUCCESS;
+}
+
+void Session::note_text(std::span<const std::byte> image) {
+  if (prints_ && asserts_) return;
+  const ImageText text = image_text(image);
+  if (text.asserts && !asserts_) {
+    asserts_ = true;
+    if (parts_.console != nullptr) parts_.console->take_over_stderr();
+  }
+  if (text.prints && !prints_) {
     prints_ = true;
     completions_.write_out_prints();
     channel_.control().prints.store(1, std::memory_order_release);
   }
-  return CUDA_SUCCESS;
 }
 
 // Of parts that cannot be one image the record that names it says so: nothing is left of them then.

@@ -62,8 +62,8 @@ CUresult Session::handle(const record::cuStreamSynchronize& record, reply::cuStr
   if (driver_.cuStreamQuery == nullptr) return unsupported(record.header.call);
   // Also refuses a capturing stream, in which an event must not be recorded.
   if (const CUresult result = query_stream(stream); result != CUDA_ERROR_NOT_READY) {
-    // Returns at once, and lets the driver write out what kernels printed.
-    return prints_ && result == CUDA_SUCCESS && driver_.cuStreamSynchronize != nullptr
+    // Returns at once, and lets the driver write out what kernels printed, also before a fault.
+    return something_written(result) && driver_.cuStreamSynchronize != nullptr
                ? driver_.cuStreamSynchronize(stream)
                : result;
   }
@@ -167,7 +167,7 @@ CUresult Session::handle(const record::cuEventSynchronize& record, reply::cuEven
   if (!resolve(record.hEvent, event)) return CUDA_ERROR_INVALID_HANDLE;
   if (driver_.cuEventQuery == nullptr) return unsupported(record.header.call);
   if (const CUresult result = driver_.cuEventQuery(event); result != CUDA_ERROR_NOT_READY) {
-    return prints_ && result == CUDA_SUCCESS && driver_.cuEventSynchronize != nullptr
+    return something_written(result) && driver_.cuEventSynchronize != nullptr
                ? driver_.cuEventSynchronize(event)
                : result;
   }

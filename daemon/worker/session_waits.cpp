@@ -19,7 +19,12 @@ CUresult Session::after_stream(const StreamKey& key, std::function<void(CUresult
                                                       });
   if (key.first != current) driver_.cuCtxSetCurrent(current);
   // A stream in which nothing can be recorded any more (after a fault) has no work that could still end.
-  if (recorded != CUDA_SUCCESS) ledger_.ended(fence);
+  if (recorded != CUDA_SUCCESS) {
+    ledger_.ended(fence);
+    // Lets the driver write out what kernels printed before.
+    if (key.first == current && ClientErrors::is_sticky(recorded) && driver_.cuStreamSynchronize != nullptr)
+      driver_.cuStreamSynchronize(key.second);
+  }
   return recorded;
 }
 
@@ -39,13 +44,15 @@ bool Session::poll_soon() {
   if (result == CUDA_ERROR_NOT_READY) return true;
   const SoonWait wait = std::move(*soon_);
   soon_.reset();
-  // Returns at once, and lets the driver write out what kernels printed.
-  if (result == CUDA_SUCCESS && wait.print && prints_ && driver_.cuStreamSynchronize != nullptr) {
+  // Returns at once, and lets the driver write out what kernels printed, also before a fault.
+  if ((wait.print || result != CUDA_SUCCESS) && something_written(result) &&
+      driver_.cuStreamSynchronize != nullptr) {
     result = driver_.cuStreamSynchronize(stream);
   }
-  // The answer first: what else there is to do the client need not wait for.
-  wait.done(result);
+  // A fault is known before anybody hears of it here. Then the answer: what else there is to do the client
+  // need not wait for.
   errors_.note(result);
+  wait.done(result);
   ledger_.ended(wait.fence);
   return false;
 }

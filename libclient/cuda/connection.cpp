@@ -173,7 +173,10 @@ void Connection::print_console() {
     const auto message = receive_message(direct_.get(), 0);
     if (!message || message->none || message->closed) break;
     if (const auto* console = message->as<ConsoleText>()) {
-      std::fwrite(console->text, 1, std::min<std::size_t>(console->bytes, sizeof console->text), stdout);
+      const std::string_view code(console->text, std::min<std::size_t>(console->bytes, sizeof console->text));
+      console_code_.decode(code, [](std::string_view text, bool error) {
+        std::fwrite(text.data(), 1, text.size(), error ? stderr : stdout);
+      });
     }
   }
   std::fflush(stdout);

@@ -18,6 +18,7 @@
 #include "libclient/cuda/thread_state.hpp"
 #include "protocol/arena.hpp"
 #include "protocol/channel.hpp"
+#include "protocol/console_code.hpp"
 #include "protocol/futex.hpp"
 #include "protocol/handshake.hpp"
 #include "protocol/record.hpp"
@@ -150,6 +151,7 @@ class Connection {
   std::unique_ptr<Channel> channel_;
   RingProducer ring_;
   std::mutex console_mutex_;
+  ConsoleCode console_code_;  // guarded by console_mutex_
   ReplySlotPool slots_;
   std::unique_ptr<Arena> arena_;
   std::uint64_t largest_block_ = 0;

@@ -151,6 +151,12 @@ CUresult synchronize(Call& call, std::uint64_t stream) {
   return call.ask(record);
 }
 
+CUresult end_of_download(Call& call, std::uint64_t stream, CUresult result) {
+  if (result != CUDA_SUCCESS) return call.failed(result);
+  if (call.connection().kernels_print()) return synchronize(call, stream);
+  return call.connection().take_async_error();
+}
+
 CUresult copy_within(Call& call, CUdeviceptr target, CUdeviceptr source, std::size_t bytes,
                      std::uint64_t stream, CopyMode mode) {
   if (bytes == 0) return call.problem();
@@ -222,16 +228,14 @@ CUresult copy_from_device(Call& call, void* target, CUdeviceptr source, std::siz
   const Call::Covered covered = call.covered();
   if (call.process().captures.load(std::memory_order_relaxed) == 0) {
     if (call.process().mirrors.any()) call.process().mirrors.before_work(call);
-    if (const CUresult result = download_chunks(call, to, source, bytes, stream); result != CUDA_SUCCESS) {
-      return result;
-    }
-  } else if (const CUresult result = download_asking(call, to, source, bytes, stream);
-             result != CUDA_SUCCESS) {
-    return result;
+    problem = download_chunks(call, to, source, bytes, stream);
+  } else {
+    problem = download_asking(call, to, source, bytes, stream);
   }
-  if (call.process().mirrors.any()) call.process().mirrors.after_wait(call);
-  if (!call.connection().kernels_print()) call.ended(covered, false);
-  return call.connection().take_async_error();
+  if (problem == CUDA_SUCCESS && call.process().mirrors.any()) call.process().mirrors.after_wait(call);
+  problem = end_of_download(call, stream, problem);
+  if (problem == CUDA_SUCCESS) call.ended(covered, false);
+  return problem;
 }
 
 CUresult copy_unified(Call& call, CUdeviceptr target, CUdeviceptr source, std::size_t bytes,

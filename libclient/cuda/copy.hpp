@@ -63,5 +63,8 @@ CUresult await_stream(Call& call, std::uint64_t stream);
 
 /// Waits until everything in `stream` has happened, and reports its errors.
 CUresult synchronize(Call& call, std::uint64_t stream);
+/// What ends a copy that was waited for by blocks only, with `result`: what kernels printed before comes out,
+/// and errors of earlier calls are told.
+CUresult end_of_download(Call& call, std::uint64_t stream, CUresult result);
 
 }  // namespace vgpu::client

@@ -218,8 +218,7 @@ CUresult copy_box(Call& call, const CUDA_MEMCPY3D& given, std::uint64_t stream, 
   const CUresult result = for_parts(copy, call.connection().largest_block(), [&](const Box& box) {
     return send_part(call, copy, box, host, stream, upload, contexts);
   });
-  if (result != CUDA_SUCCESS || upload) return result;
-  return call.connection().take_async_error();
+  return upload ? result : end_of_download(call, stream, result);
 }
 
 }  // namespace vgpu::client

@@ -71,6 +71,7 @@ struct Process {
     const ThreadState* thread = nullptr;
     bool invalidated = false;  ///< a forbidden call was made meanwhile
   };
+  std::once_flag last_words;  ///< what kernels wrote before a fault has been fetched
   std::mutex captures_mutex;
   std::vector<Capture> open_captures;  ///< under captures_mutex; `captures` is its size
 

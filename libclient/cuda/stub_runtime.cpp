@@ -27,6 +27,16 @@ std::uint64_t Call::per_thread_stream() {
   return handle;
 }
 
+CUresult Call::failed(CUresult error) {
+  if (connection().error() == CUDA_SUCCESS) return error;
+  std::call_once(process_->last_words, [this] {
+    record::cuStreamSynchronize record;
+    prepare(record.header);
+    static_cast<void>(connection().ask(*thread_, bytes_of(record), {}, [](std::uint64_t) {}));
+  });
+  return error;
+}
+
 void Call::count_work(std::uint64_t position) const {
   AllWork& all = process_->work;
   const bool blocking = stream_ == nullptr || (stream_->flags & CU_STREAM_NON_BLOCKING) == 0;

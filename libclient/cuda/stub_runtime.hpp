@@ -68,8 +68,12 @@ class Call {
     thread_ = &this_thread();
     context_ = thread_->current;
     if (thread_->in_host_function) return CUDA_ERROR_NOT_PERMITTED;
-    return process_->connection->error();
+    const CUresult error = process_->connection->error();
+    return error == CUDA_SUCCESS ? CUDA_SUCCESS : failed(error);
   }
+  /// The call ends with an error of the device's that no answer has told: what kernels wrote before a fault
+  /// comes out first. Returns `error`.
+  CUresult failed(CUresult error);
 
   /// The call is about this device of the process's: its record carries the device's primary context.
   /// CUDA_ERROR_INVALID_DEVICE where there is none such.

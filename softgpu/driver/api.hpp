@@ -46,7 +46,10 @@ CUresult with_device(CUdevice ordinal, Body&& body) noexcept {
 inline CUresult context_error(const Context* context) {
   if (context == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
   if (!context->alive.load(std::memory_order_acquire)) return CUDA_ERROR_CONTEXT_IS_DESTROYED;
-  return context->error();
+  const CUresult error = context->error();
+  // What kernels wrote before a fault is out when a call has told it.
+  if (error != CUDA_SUCCESS) flush_printf();
+  return error;
 }
 
 /// Runs body(Driver&, Context&) with the current context, which is alive and has no sticky error.

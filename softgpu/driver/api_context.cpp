@@ -77,7 +77,9 @@ SOFTGPU_API cuDevicePrimaryCtxRelease(CUdevice device) {
 }
 
 SOFTGPU_API cuDevicePrimaryCtxReset_v2(CUdevice device) {
-  return on_primary(device, [&](Device&, Context& primary) -> CUresult {
+  return on_primary(device, [](Device&, Context& primary) -> CUresult {
+    // What its kernels print is written out by its end, so they are not cut short.
+    primary.synchronize();
     primary.reset();
     return CUDA_SUCCESS;
   });

@@ -2,11 +2,15 @@
 
 #include <pthread.h>
 
+#include <algorithm>
 #include <array>
+#include <cctype>
 #include <cstdio>
 #include <cstdlib>
+#include <set>
 #include <type_traits>
 
+#include "softgpu/assert_text.hpp"
 #include "softgpu/driver/api.hpp"
 #include "softgpu/driver/device.hpp"
 #include "softgpu/driver/graph.hpp"
@@ -37,6 +41,7 @@ ContextStack& context_stack() {
 struct Printf {
   std::mutex mutex;
   std::string text;
+  std::string assertions;
   void (*target)(void*, const char*, std::size_t) = nullptr;
   void* user = nullptr;
   std::atomic<bool> any{false};
@@ -75,6 +80,12 @@ Driver::Driver()
       memory(configured_device_memory(device_count())),
       kernel_counts(wanted_kernel_counts()) {
   set_printf_sink(keep_printf);
+  set_assert_sink([](std::string_view text) {
+    Printf& kept = kept_printf();
+    const std::unique_lock lock(kept.mutex);
+    kept.assertions += text;
+    kept.any.store(true, std::memory_order_release);
+  });
 }
 
 Driver& Driver::get() {
@@ -141,6 +152,9 @@ void flush_printf() {
     std::fwrite(kept.text.data(), 1, kept.text.size(), stdout);
     std::fflush(stdout);
   }
+  // Source: CUDA C++ Programming Guide, "Assertion": the message goes to stderr.
+  std::fwrite(kept.assertions.data(), 1, kept.assertions.size(), stderr);
+  kept.assertions.clear();
   kept.text.clear();
   kept.any.store(false, std::memory_order_release);
 }
@@ -150,6 +164,19 @@ void set_printf_target(void (*target)(void*, const char*, std::size_t), void* us
   const std::unique_lock lock(kept.mutex);
   kept.target = target;
   kept.user = user;
+}
+
+void log_refusal(std::string_view text) {
+  // Each once, and not for ever: programs may come with any number of kernels, and with any names.
+  constexpr std::size_t most_lines = 64;
+  static auto* const told = new std::set<std::string>;
+  static std::mutex mutex;
+  std::string line(text.substr(0, 500));
+  std::replace_if(
+      line.begin(), line.end(), [](unsigned char letter) { return std::isprint(letter) == 0; }, '?');
+  const std::lock_guard lock(mutex);
+  if (told->size() >= most_lines || !told->insert(line).second) return;
+  std::fprintf(stderr, "softgpu: %s\n", line.c_str());
 }
 
 void log_line(std::string_view text) {

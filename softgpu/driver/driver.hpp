@@ -97,13 +97,16 @@ bool push_context(Context* context);
 Context* pop_context();
 void set_context(Context* context);
 
-/// Writes what device-side printf produced so far to standard output (or to the sink set by the worker).
+/// Writes what device-side printf produced so far to standard output (or to the sink set by the worker), and
+/// the messages of failed assertions to standard error.
 void flush_printf();
 /// Keeps text for flush_printf(); the engine's sink.
 void keep_printf(std::string_view text);
 /// Replaces standard output as the target of flush_printf(); null: standard output.
 void set_printf_target(void (*target)(void* user, const char* text, std::size_t bytes), void* user);
 
+/// One line to standard error about code that a program may have and that is not supported here; each once.
+void log_refusal(std::string_view text);
 /// One line to standard error, if SOFTGPU_LOG or VGPU_LOG is set.
 void log_line(std::string_view text);
 

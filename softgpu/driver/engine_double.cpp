@@ -5,6 +5,7 @@
 #include <map>
 #include <thread>
 
+#include "softgpu/assert_text.hpp"
 #include "softgpu/engine.hpp"
 
 namespace softgpu {
@@ -181,5 +182,7 @@ std::uint64_t Executor::total_busy_ns() const {
 void set_printf_sink(std::function<void(std::string_view)> function) {
   sink() = std::move(function);
 }
+
+void set_assert_sink(std::function<void(std::string_view)>) {}
 
 }  // namespace softgpu

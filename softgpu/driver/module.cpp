@@ -40,7 +40,11 @@ struct Code {
 
 ModuleError module_error(const LoadError& error) {
   std::string log = "line " + std::to_string(error.line) + ": " + error.reason;
-  log_line("PTX refused: " + log);
+  if (error.kind == LoadError::Kind::unsupported) {
+    log_refusal("PTX refused: " + log);
+  } else {
+    log_line("PTX refused: " + log);
+  }
   CUresult result = CUDA_ERROR_INVALID_PTX;
   if (error.kind == LoadError::Kind::out_of_memory) result = CUDA_ERROR_OUT_OF_MEMORY;
   if (error.kind == LoadError::Kind::newer_version || error.kind == LoadError::Kind::unsupported)
@@ -177,8 +181,8 @@ CUresult make_kernel_work(const LaunchRequest& request, KernelWork& work) {
   Function& function = *request.function;
   if (!function.prepared.load(std::memory_order_acquire)) {
     if (const auto ready = prepare(*function.kernel); !ready) {
-      log_line("kernel " + function.name + " refused: line " + std::to_string(ready.error().line) + ": " +
-               ready.error().reason);
+      log_refusal("kernel " + function.name + " refused: line " + std::to_string(ready.error().line) + ": " +
+                  ready.error().reason);
       return CUDA_ERROR_NOT_SUPPORTED;
     }
     function.prepared.store(true, std::memory_order_release);

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstring>
 
+#include "softgpu/assert_text.hpp"
 #include "softgpu/exec/fault.hpp"
 #include "softgpu/exec/heap.hpp"
 #include "softgpu/exec/machine.hpp"
@@ -17,6 +18,11 @@ constexpr std::uint64_t heap_bytes = std::uint64_t{8} << 20;
 
 std::mutex sink_mutex;
 std::function<void(std::string_view)>& sink() {
+  static std::function<void(std::string_view)> f;
+  return f;
+}
+
+std::function<void(std::string_view)>& assert_sink() {
   static std::function<void(std::string_view)> f;
   return f;
 }
@@ -153,6 +159,17 @@ void write_printf(std::string_view text) {
   }
 }
 
+namespace {
+void write_assert(std::string_view text) {
+  const std::lock_guard lock(sink_mutex);
+  if (assert_sink()) {
+    assert_sink()(text);
+  } else {
+    std::fwrite(text.data(), 1, text.size(), stderr);
+  }
+}
+}  // namespace
+
 const Op* op_vprintf(Context& c, const Op* op) {
   check_arguments(c, op, 2);
   c.op = op;
@@ -207,7 +224,7 @@ const Op* op_assertfail(Context& c, const Op* op) {
   std::snprintf(where, sizeof where, ": block: [%u,%u,%u], thread: [%u,%u,%u] Assertion `", b.x, b.y, b.z,
                 c.warp->tid_x[lane], c.warp->tid_y[lane], c.warp->tid_z[lane]);
   file += ":" + std::to_string(line) + ": " + function + where + text + "` failed.\n";
-  write_printf(file);
+  write_assert(file);
   raise_fault(c, op, Fault::assert_failed, 0, text.c_str());
 }
 
@@ -262,6 +279,11 @@ namespace softgpu {
 void set_printf_sink(std::function<void(std::string_view)> sink) {
   const std::lock_guard lock(exec::sink_mutex);
   exec::sink() = std::move(sink);
+}
+
+void set_assert_sink(std::function<void(std::string_view)> sink) {
+  const std::lock_guard lock(exec::sink_mutex);
+  exec::assert_sink() = std::move(sink);
 }
 
 }  // namespace softgpu

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 import unittest
 
@@ -163,6 +164,49 @@ class Faults(unittest.TestCase):
             for program in both:
                 output, _ = program.communicate(timeout=60)
                 self.assertEqual(program.returncode, 0, output)
+
+
+# A kernel with an instruction that the software GPU does not have, and a call that is refused for its arguments.
+REFUSED = """
+import ctypes
+cuda = ctypes.CDLL("libcuda.so.1")
+ptx = b'''.version 7.5
+.target sm_75
+.address_size 64
+.visible .entry odd_kernel() {
+  .reg .b32 %r<3>;
+  mov.u32 %r1, 1;
+  vadd2.s32.s32.s32 %r2.h10, %r1.h10, %r1.h10, %r1;
+  ret;
+}
+'''
+def ok(result):
+    assert result == 0, result
+ok(cuda.cuInit(0))
+context, module, function = (ctypes.c_void_p() for _ in range(3))
+ok(cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0))
+ok(cuda.cuCtxSetCurrent(context))
+ok(cuda.cuModuleLoadData(ctypes.byref(module), ptx))
+ok(cuda.cuModuleGetFunction(ctypes.byref(function), module, b"odd_kernel"))
+launched = cuda.cuLaunchKernel(function, 1, 1, 1, 1, 1, 1, 0, None, None, None)
+waited = cuda.cuCtxSynchronize()
+assert 801 in (launched, waited), (launched, waited)
+properties = (ctypes.c_int * 16)(1, 0, 2, 0)  # pinned memory of the host
+size = ctypes.c_size_t()
+assert cuda.cuMemGetAllocationGranularity(ctypes.byref(size), properties, 0) != 0
+"""
+
+
+class Refusals(unittest.TestCase):
+    @unittest.skipUnless(harness.DEVICE_KIND == "software", "a card has the instruction")
+    def test_the_log_names_what_was_refused(self):
+        with Service() as service:
+            command = [sys.executable, "-c", REFUSED]
+            result = subprocess.run(command, env=service.environment(), capture_output=True, text=True, check=False)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            log = service.log_text()
+            self.assertRegex(log, r"softgpu: kernel odd_kernel refused: line 7: .*video instruction")
+            self.assertIn("the client called cuMemGetAllocationGranularity: not on the device, which", log)
 
 
 class Endings(unittest.TestCase):

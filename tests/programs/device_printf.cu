@@ -1,4 +1,5 @@
-// printf from the device reaches standard output at synchronisation, with every argument right.
+// printf from the device reaches standard output at synchronisation, at blocking copies and at the end of the
+// context, with every argument right.
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -56,6 +57,23 @@ int main() {
     CUDA_OK(cudaStreamSynchronize(nullptr));
   });
   EXPECT(text == wanted, "behind a copy: printed «%s»", text.c_str());
-  CUDA_OK(cudaFree(device));
+  // Blocking copies write it out by themselves, as a reset does.
+  int there[4] = {};
+  text = printed([&] { CUDA_OK(cudaMemcpy(there, device, sizeof *device, cudaMemcpyDeviceToHost)); });
+  EXPECT(text == wanted, "by a copy: printed «%s»", text.c_str());
+  text = printed([&] {
+    CUDA_OK(
+        cudaMemcpy2D(there, sizeof *there, device, sizeof *there, sizeof *there, 1, cudaMemcpyDeviceToHost));
+  });
+  EXPECT(text == wanted, "by a 2D copy: printed «%s»", text.c_str());
+  cudaEvent_t event = nullptr;
+  CUDA_OK(cudaEventCreate(&event));
+  text = printed([&] {
+    CUDA_OK(cudaEventRecord(event));
+    CUDA_OK(cudaEventSynchronize(event));
+  });
+  EXPECT(text == wanted, "by an event: printed «%s»", text.c_str());
+  text = printed([] { CUDA_OK(cudaDeviceReset()); });
+  EXPECT(text == wanted, "by a reset: printed «%s»", text.c_str());
   return check::done("device_printf");
 }
