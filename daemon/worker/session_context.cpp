@@ -21,6 +21,7 @@ CUresult Session::handle(const record::cuDevicePrimaryCtxReset_v2&, reply::cuDev
   } else {
     empty_primary_context();
   }
+  if (parts_.library != nullptr) parts_.library->renew_libraries(device());
   return CUDA_SUCCESS;
 }
 

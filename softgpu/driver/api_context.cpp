@@ -1,6 +1,7 @@
 // cuCtx* and cuDevicePrimaryCtx*: contexts, the threads' stacks of current ones, limits.
 #include "softgpu/driver/api.hpp"
 #include "softgpu/driver/graph.hpp"
+#include "softgpu/driver/library.hpp"
 
 using namespace softgpu;
 
@@ -77,10 +78,11 @@ SOFTGPU_API cuDevicePrimaryCtxRelease(CUdevice device) {
 }
 
 SOFTGPU_API cuDevicePrimaryCtxReset_v2(CUdevice device) {
-  return on_primary(device, [](Device&, Context& primary) -> CUresult {
+  return on_primary(device, [&](Device&, Context& primary) -> CUresult {
     // What its kernels print is written out by its end, so they are not cut short.
     primary.synchronize();
     primary.reset();
+    renew_libraries(device);
     return CUDA_SUCCESS;
   });
 }

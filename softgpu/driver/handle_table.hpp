@@ -41,6 +41,14 @@ class HandleTable {
     return object;
   }
 
+  std::vector<std::shared_ptr<Object>> all() const {
+    std::vector<std::shared_ptr<Object>> objects;
+    const std::shared_lock lock(mutex_);
+    objects.reserve(objects_.size());
+    for (const auto& [handle, object] : objects_) objects.push_back(object);
+    return objects;
+  }
+
   /// Takes out all objects for which `chosen` is true.
   template <class Predicate>
   std::vector<std::shared_ptr<Object>> remove_if(Predicate chosen) {

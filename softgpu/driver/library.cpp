@@ -50,6 +50,18 @@ CUresult bind_library_kernel(std::shared_ptr<Function>& function, const Context*
   return bind_to(function, context->device);
 }
 
+void renew_libraries(int device) {
+  for (const auto& library : Driver::get().libraries.all()) {
+    if (library->modules == nullptr || device == 0) {
+      library->restore_variables();
+      continue;
+    }
+    const std::unique_lock lock(library->modules->mutex);
+    const auto& module = library->modules->of[static_cast<std::size_t>(device)];
+    if (module != nullptr) module->restore_variables();
+  }
+}
+
 void forget_modules(const LoadedModule& library) {
   if (library.modules == nullptr) return;
   const std::unique_lock lock(library.modules->mutex);

@@ -32,6 +32,9 @@ CUresult module_on(const std::shared_ptr<LoadedModule>& library, int device,
 CUresult bind_to(std::shared_ptr<Function>& function, int device);
 /// The same for the context's device; without a context, and where it is no library's kernel, it stays.
 CUresult bind_library_kernel(std::shared_ptr<Function>& function, const Context* context);
+/// Gives the variables that libraries have on a device their first values, as a new context has them. No work
+/// of the device's is under way.
+void renew_libraries(int device);
 /// Forgets a library's modules that is unloaded.
 void forget_modules(const LoadedModule& library);
 

@@ -1,6 +1,7 @@
 #include "softgpu/driver/module.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "softgpu/driver/device.hpp"
@@ -19,6 +20,7 @@ class VariableMemory final : public DeviceAllocator {
     if (align > 4096) return 0;
     const auto address =
         Driver::get().memory.allocate(bytes, MemoryKind::device, owner_, {.device = device_});
+    if (address) parts_.push_back({*address, bytes, {}});
     return address ? *address : 0;
   }
   void release(std::uint64_t address) override {
@@ -26,7 +28,34 @@ class VariableMemory final : public DeviceAllocator {
     (void)Driver::get().memory.release(address, {MemoryKind::device});
   }
 
+  /// Remembers what the variables are now.
+  void remember() {
+    static constexpr std::array<std::byte, page> zeros{};
+    for (Part& part : parts_) {
+      for (std::uint64_t at = 0; at < part.bytes; at += page) {
+        const std::size_t size = std::min(page, part.bytes - at);
+        const auto* const from = reinterpret_cast<const std::byte*>(part.address + at);
+        if (std::memcmp(from, zeros.data(), size) != 0) part.pages.push_back({at, {from, from + size}});
+      }
+    }
+  }
+  void restore() const {
+    for (const Part& part : parts_) {
+      std::memset(reinterpret_cast<void*>(part.address), 0, part.bytes);
+      for (const auto& [at, bytes] : part.pages)
+        std::memcpy(reinterpret_cast<void*>(part.address + at), bytes.data(), bytes.size());
+    }
+  }
+
  private:
+  static constexpr std::uint64_t page = 4096;
+  struct Part {
+    std::uint64_t address;
+    std::uint64_t bytes;
+    std::vector<std::pair<std::uint64_t, std::vector<std::byte>>> pages;  // without those of zeros
+  };
+
+  std::vector<Part> parts_;
   const void* owner_;
   int device_;
 };
@@ -146,7 +175,14 @@ tl::expected<std::shared_ptr<LoadedModule>, ModuleError> load_text(
   auto code = Module::load(ptx, holder->memory, original.get());
   if (!code) return tl::unexpected(module_error(code.error()));
   holder->module = std::move(*code);
-  return module_of(std::shared_ptr<const Module>(holder, holder->module.get()), context, device);
+  auto loaded = module_of(std::shared_ptr<const Module>(holder, holder->module.get()), context, device);
+  if (context == nullptr) {
+    holder->memory.remember();
+    loaded->restore_variables = [memory = std::shared_ptr<const VariableMemory>(holder, &holder->memory)] {
+      memory->restore();
+    };
+  }
+  return loaded;
 }
 
 std::shared_ptr<LoadedModule> module_of(std::shared_ptr<const Module> code, const Context* context,

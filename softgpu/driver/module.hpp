@@ -4,6 +4,7 @@
 #include <cuda.h>
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <string>
 #include <tl/expected.hpp>
@@ -51,6 +52,8 @@ struct LoadedModule {
   std::vector<std::shared_ptr<Function>> functions;
   std::unique_ptr<LibraryModules> modules;  ///< of a library, where there are several devices
   std::weak_ptr<LoadedModule> library;      ///< of such a module
+  /// Gives a library's variables the values that they had when it was loaded. Nothing may use them meanwhile.
+  std::function<void()> restore_variables;
 
   const std::vector<std::shared_ptr<Function>>& all_functions() const { return functions; }
   std::shared_ptr<Function> find(std::string_view name) const;
