@@ -192,7 +192,8 @@ void Vm::open(std::uint32_t index) {
   place.control_offset = division.control(index);
   slot.state = stub::SlotState::opening;
   slot.socket = std::move(pair->first);
-  slot.identity = 0;
+  // What the words say now is of the slot's last process: of this session they speak once they change.
+  slot.identity = memory_->slot(index).guest.identity.load(std::memory_order_acquire);
   loop_.watch(slot.socket.get(), EPOLLIN | EPOLLRDHUP, [this, index](std::uint32_t) { on_session(index); });
   slot.session =
       sessions_.admit_guest(std::move(pair->second), std::move(place), *client_class, config_.device);

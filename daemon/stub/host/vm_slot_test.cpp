@@ -39,6 +39,23 @@ class VmSlot : public ::testing::Test {
     return pids;
   }
 
+  // What the host shows of the one session of the VM.
+  [[nodiscard]] nlohmann::json shown() const {
+    const nlohmann::json stats = broker_.stats();
+    for (const nlohmann::json& row : stats["clients"]) {
+      if (row["vm"] == "web") return row;
+    }
+    return {};
+  }
+  // Says who slot 0's session is for.
+  void name(std::int32_t pid, std::uint32_t uid, const char* program) const {
+    stub::SlotGuest& guest = qemu_->slot(0).guest;
+    guest.pid = pid;
+    guest.uid = uid;
+    set_text(guest.program, program);
+    guest.identity.fetch_add(1);
+  }
+
   BrokerProcess broker_{"ok", kWebVm};
   std::unique_ptr<Qemu> qemu_;
 };
@@ -70,6 +87,25 @@ TEST_F(VmSlot, IsEmptyWhenItsClosingIsAnswered) {
   EXPECT_TRUE(is(0, stub::SlotState::free));
   EXPECT_NE(kill(before[0], 0), 0);
   EXPECT_EQ(qemu_->channel(0).closed.load(), 0U);
+}
+
+TEST_F(VmSlot, NewSessionIsNobodysUntilTheGuestSaysWhose) {
+  ASSERT_TRUE(ask(0, true)) << broker_.log();
+  name(4711, 1000, "first");
+  ASSERT_TRUE(eventually([&] { return shown()["guest_pid"] == 4711; })) << shown().dump();
+  for (const bool closed_first : {true, false}) {
+    SCOPED_TRACE(closed_first);
+    if (closed_first) {
+      ASSERT_TRUE(ask(0, false));
+    }
+    ASSERT_TRUE(ask(0, true)) << broker_.log();
+    EXPECT_FALSE(eventually([&] { return shown()["guest_pid"] == 4711; }, 150)) << shown().dump();
+    EXPECT_EQ(shown()["guest_pid"], 0);
+    EXPECT_NE(shown()["program"], "first");
+  }
+  name(4712, 1001, "second");
+  EXPECT_TRUE(eventually([&] { return shown()["guest_pid"] == 4712; })) << shown().dump();
+  EXPECT_EQ(shown()["program"], "second");
 }
 
 TEST_F(VmSlot, RequestsThatTheHostSeesLateCountAsTheLastOfThem) {
