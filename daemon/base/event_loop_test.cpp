@@ -95,6 +95,12 @@ TEST(LogLimiter, LetsSomeLinesThroughInEachPeriod) {
   EXPECT_EQ(limiter.held_back(), 1000U);
   EXPECT_TRUE(limiter.allows(start + seconds(10)));
   EXPECT_EQ(limiter.held_back(), 0U);
+  EXPECT_TRUE(limiter.allows(start + seconds(11)));
+  EXPECT_FALSE(limiter.allows(start + seconds(12)));
+  limiter.look(start + seconds(13));
+  EXPECT_EQ(limiter.held_back(), 1U);
+  limiter.look(start + seconds(30));  // the flood has ended
+  EXPECT_EQ(limiter.held_back(), 0U);
 }
 
 }  // namespace

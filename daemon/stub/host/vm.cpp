@@ -19,6 +19,9 @@ namespace {
 
 constexpr std::chrono::milliseconds kBeat{25};
 constexpr unsigned kOpensAtOnce = 64;
+// What a guest or who connects as its QEMU can cause over and over.
+constexpr unsigned kLinesAtOnce = 20;
+constexpr std::chrono::seconds kLinesPeriod{10};
 
 // Text of the guest's, for a table or a log: copied once, cut at its end, unprintable bytes replaced.
 template <std::size_t N>
@@ -41,7 +44,8 @@ Vm::Vm(EventLoop& loop, SessionManager& sessions, DescriptorStore& store, VmConf
       config_(std::move(config)),
       configured_(configured),
       class_of_(std::move(class_of)),
-      keeper_(store, config_.name) {}
+      keeper_(store, config_.name),
+      lines_(kLinesAtOnce, kLinesPeriod, "vm=" + config_.name) {}
 
 Vm::~Vm() {
   loop_.cancel(timer_);
@@ -123,11 +127,12 @@ void Vm::beat() {
     } else if (attached_ && now - guest_seen_ > config_.guest_timeout) {
       attached_ = false;
       close_all("its guest has not shown a heartbeat in time");
-      log::warning("guest is silent vm={}", config_.name);
+      if (lines_.allows()) log::warning("guest is silent vm={}", config_.name);
     }
   }
   scan();
   share_out();
+  lines_.look();
 }
 
 // False while no guest's vgpud is attached. A new one ends what the one before had open.
@@ -139,7 +144,9 @@ bool Vm::guest_is_current() {
   guest_generation_ = generation;
   guest_seen_ = EventLoop::Clock::now();
   attached_ = true;
-  log::info("guest attached vm={} guest={}", config_.name, log::quoted(printable(memory_->guest().name)));
+  if (lines_.allows()) {
+    log::info("guest attached vm={} guest={}", config_.name, log::quoted(printable(memory_->guest().name)));
+  }
   return true;
 }
 
@@ -270,7 +277,9 @@ void Vm::close_all(const std::string& why) {
   }
   if (open != 0) {
     ++lost_;
-    log::info("sessions of a VM ended vm={} sessions={} why={}", config_.name, open, log::quoted(why));
+    if (lines_.allows()) {
+      log::info("sessions of a VM ended vm={} sessions={} why={}", config_.name, open, log::quoted(why));
+    }
   }
 }
 
@@ -282,7 +291,7 @@ void Vm::publish(std::uint32_t index, stub::SlotState state, const std::string& 
   words.code = static_cast<std::uint32_t>(code);
   words.state.store(static_cast<std::uint32_t>(state), std::memory_order_release);
   words.answered.store(slot.answered, std::memory_order_release);
-  if (state == stub::SlotState::refused) {
+  if (state == stub::SlotState::refused && lines_.allows()) {
     log::info("guest process refused vm={} slot={} reason={}", config_.name, index, log::quoted(reason));
   }
 }

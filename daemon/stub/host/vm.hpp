@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "daemon/base/log.hpp"
 #include "daemon/config/config.hpp"
 #include "daemon/session/session_manager.hpp"
 #include "daemon/stub/host/doorbell_thread.hpp"
@@ -101,6 +102,7 @@ class Vm {
   bool configured_;
   ClassOf class_of_;
   VmKeeper keeper_;
+  log::Limiter lines_;
   std::unique_ptr<VmMemory> memory_;
   IvshmemServer::Doorbells doorbells_;
   UniqueFd requests_;  // eventfd, raised by the doorbell thread

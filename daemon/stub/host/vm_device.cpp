@@ -79,26 +79,28 @@ void Vm::write_host_page() {
 IvshmemServer::Device Vm::on_qemu() {
   keeper_.update(record());
   if (auto made = make_device(); !made) {
-    log::warning("QEMU cannot be served vm={} reason={}", config_.name, log::quoted(made.error()));
+    if (lines_.allows())
+      log::warning("QEMU cannot be served vm={} reason={}", config_.name, log::quoted(made.error()));
     return {};
   }
   guest_generation_ = 0;
   attached_ = false;
   for (Slot& slot : slots_) slot.answered = slot.identity = 0;
   begin_device();
-  log::info("QEMU connected vm={}", config_.name);
+  if (lines_.allows()) log::info("QEMU connected vm={}", config_.name);
   return {memory_->fd(), &doorbells_};
 }
 
 void Vm::on_qemu_gone() {
   keeper_.qemu_left();
-  log::info("QEMU has gone vm={}", config_.name);
+  if (lines_.allows()) log::info("QEMU has gone vm={}", config_.name);
   close_all("its QEMU has gone");
   attached_ = false;
   memory_->clear_all();
   // Nobody is listened to any more who may have kept what that QEMU had.
   if (auto made = make_device(); !made) {
-    log::warning("VM has no fresh memory vm={} reason={}", config_.name, log::quoted(made.error()));
+    if (lines_.allows())
+      log::warning("VM has no fresh memory vm={} reason={}", config_.name, log::quoted(made.error()));
   }
   begin_device();
 }

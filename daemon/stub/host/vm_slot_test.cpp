@@ -4,6 +4,7 @@
 
 #include <cerrno>
 #include <csignal>
+#include <thread>
 
 #include "daemon/testing/qemu.hpp"
 
@@ -106,6 +107,22 @@ TEST_F(VmSlot, NewSessionIsNobodysUntilTheGuestSaysWhose) {
   name(4712, 1001, "second");
   EXPECT_TRUE(eventually([&] { return shown()["guest_pid"] == 4712; })) << shown().dump();
   EXPECT_EQ(shown()["program"], "second");
+}
+
+TEST_F(VmSlot, GuestCannotFillTheLog) {
+  for (std::uint64_t generation = 2; generation < 2000; ++generation) {
+    qemu_->guest().generation.store(generation);
+    qemu_->ring(stub::vector_request);
+    std::this_thread::sleep_for(std::chrono::microseconds(200));
+  }
+  const std::string log = broker_.log();
+  std::size_t lines = 0;
+  for (std::size_t at = 0; (at = log.find("guest attached", at)) != std::string::npos; ++at) ++lines;
+  EXPECT_GE(lines, 10U);
+  EXPECT_LE(lines, 60U);
+  EXPECT_TRUE(eventually([&] { return broker_.log().find("left out count=") != std::string::npos; }, 15000))
+      << "not told how many lines are missing";
+  EXPECT_NE(broker_.log().find("vm=web", broker_.log().find("left out count=")), std::string::npos);
 }
 
 TEST_F(VmSlot, RequestsThatTheHostSeesLateCountAsTheLastOfThem) {
