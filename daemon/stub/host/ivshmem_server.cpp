@@ -60,14 +60,16 @@ void IvshmemServer::accept_one() {
   if (!socket) return;
   if (qemu_) {
     // Two guests in one memory would write over each other.
-    log::warning("a second QEMU was turned away from a VM's socket");
+    if (lines_.allows()) log::warning("a second QEMU was turned away from a VM's socket");
     return;
   }
   const std::int64_t peer = next_peer_++;
   const Device device = callbacks_.on_connect();
   if (device.doorbells == nullptr) return;
   if (!introduce(socket.get(), peer, device)) {
-    log::warning("QEMU could not be given the VM's memory reason={}", std::strerror(errno));
+    const int why = errno;
+    if (lines_.allows())
+      log::warning("QEMU could not be given the VM's memory reason={}", std::strerror(why));
     callbacks_.on_disconnect();  // it may have been told a part
     return;
   }

@@ -10,6 +10,7 @@
 #include <tl/expected.hpp>
 
 #include "daemon/base/event_loop.hpp"
+#include "daemon/base/log.hpp"
 #include "daemon/session/listen.hpp"
 #include "protocol/stub_layout.hpp"
 #include "protocol/unique_fd.hpp"
@@ -58,6 +59,7 @@ class IvshmemServer {
   UniqueFd qemu_;
   Doorbells guest_doorbells_;  // nothing is ever written to them: the guest polls
   std::int64_t next_peer_ = 1;
+  log::Limiter lines_{20, std::chrono::seconds(10)};  // that whoever may connect can cause
 };
 
 }  // namespace vgpu::daemon::stub_host
