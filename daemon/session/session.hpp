@@ -17,6 +17,9 @@
 
 namespace vgpu::daemon {
 
+// The uid of processes in VMs: nobody of this machine.
+inline constexpr uid_t kNobody = static_cast<uid_t>(-1);
+
 enum class SessionState {
   waiting,  // admitted by policy, no worker is ready yet
   running,

@@ -14,7 +14,50 @@ std::uint64_t ns(std::chrono::nanoseconds time) {
   return static_cast<std::uint64_t>(time.count());
 }
 
+bool same_owner(const Identity& one, const Identity& other) {
+  return one.uid == other.uid && (one.uid != kNobody || one.unit == other.unit);
+}
+
 }  // namespace
+
+std::string SessionManager::over_limit(const Identity& who, const ClassConfig& client_class) const {
+  const LimitsConfig& limits = config_->limits;
+  if (sessions_.size() >= limits.clients)
+    return fmt::format("vgpud serves at most {} clients", limits.clients);
+  const auto count = [&](auto&& condition) {
+    return static_cast<unsigned>(std::count_if(sessions_.begin(), sessions_.end(),
+                                               [&](const auto& entry) { return condition(*entry.second); }));
+  };
+  const auto of_owner = [&](const Session& other) { return same_owner(other.peer.identity, who); };
+  const auto of_class = [&](const Session& other) { return other.client_class.name == client_class.name; };
+  const char* const owner = who.uid == kNobody ? "VM" : "user";
+  if (count(of_owner) >= limits.clients_per_user) {
+    return fmt::format("vgpud serves at most {} clients of one {}", limits.clients_per_user, owner);
+  }
+  if (client_class.max_clients_per_user != 0 && count([&](const Session& other) {
+                                                  return of_class(other) && of_owner(other);
+                                                }) >= client_class.max_clients_per_user) {
+    return fmt::format("class '{}' is limited to {} clients of one {}", client_class.name,
+                       client_class.max_clients_per_user, owner);
+  }
+  if (client_class.max_clients != 0 && count(of_class) >= client_class.max_clients) {
+    return fmt::format("class '{}' is limited to {} clients", client_class.name, client_class.max_clients);
+  }
+  return {};
+}
+
+std::string SessionManager::over_vms_share(const std::string& vm, const Device& device) const {
+  const unsigned workers = device.pool()->options().max_workers;
+  const unsigned most = std::max(1U, std::min(config_->limits.clients, workers) / 2);
+  const auto has = std::count_if(sessions_.begin(), sessions_.end(), [&](const auto& entry) {
+    const Session& other = *entry.second;
+    return other.guest && other.guest->vm == vm && other.device == &device &&
+           other.state != SessionState::failed;
+  });
+  if (static_cast<unsigned>(has) < most) return {};
+  return fmt::format("one VM has at most {} of the {} workers of device '{}'", most, workers,
+                     device.config().name);
+}
 
 std::vector<PlacingDevice> SessionManager::placing_devices() const {
   std::vector<PlacingDevice> all;

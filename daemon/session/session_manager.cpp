@@ -87,33 +87,6 @@ Device* SessionManager::find_device(const std::string& name) const {
   return found == devices_.end() ? nullptr : *found;
 }
 
-std::string SessionManager::over_limit(const Identity& who, const ClassConfig& client_class) const {
-  const LimitsConfig& limits = config_->limits;
-  if (sessions_.size() >= limits.clients)
-    return fmt::format("vgpud serves at most {} clients", limits.clients);
-  const auto count = [&](auto&& condition) {
-    return static_cast<unsigned>(std::count_if(sessions_.begin(), sessions_.end(),
-                                               [&](const auto& entry) { return condition(*entry.second); }));
-  };
-  if (count([&](const Session& other) { return other.peer.identity.uid == who.uid; }) >=
-      limits.clients_per_user) {
-    return fmt::format("vgpud serves at most {} clients of one user", limits.clients_per_user);
-  }
-  if (client_class.max_clients_per_user != 0 && count([&](const Session& other) {
-                                                  return other.client_class.name == client_class.name &&
-                                                         other.peer.identity.uid == who.uid;
-                                                }) >= client_class.max_clients_per_user) {
-    return fmt::format("class '{}' is limited to {} clients of one user", client_class.name,
-                       client_class.max_clients_per_user);
-  }
-  if (client_class.max_clients != 0 && count([&](const Session& other) {
-                                         return other.client_class.name == client_class.name;
-                                       }) >= client_class.max_clients) {
-    return fmt::format("class '{}' is limited to {} clients", client_class.name, client_class.max_clients);
-  }
-  return {};
-}
-
 void SessionManager::admit(UniqueFd socket, const DeviceWish& wish) {
   auto peer = identify_peer(socket.get());
   if (!peer) {
@@ -176,13 +149,15 @@ std::uint64_t SessionManager::start(std::unique_ptr<Session> session) {
 std::uint64_t SessionManager::admit_guest(UniqueFd socket, GuestPlace guest, const ClassConfig& client_class,
                                           const std::string& device_name) {
   Identity who;
-  who.uid = static_cast<uid_t>(-1);              // nobody of this machine
+  who.uid = kNobody;
   who.unit = who.executable = "vm:" + guest.vm;  // a VM goes into quarantine as a whole
-  if (sessions_.size() >= config_->limits.clients) {
-    refuse(socket.get(), who, client_class.name,
-           {RefusalCode::busy, RejectionReason::limit, "the host's vgpud serves no more clients"});
-    return 0;
-  }
+  const auto over = [&](const std::string& reason) {
+    if (reason.empty()) return false;
+    ++counters_.refused_limits;
+    refuse(socket.get(), who, client_class.name, {RefusalCode::busy, RejectionReason::limit, reason});
+    return true;
+  };
+  if (over(over_limit(who, client_class))) return 0;
   if (const QuarantineEntry* kept = quarantine_.find({who.uid, who.executable}, EventLoop::Clock::now())) {
     ++counters_.refused_quarantined;
     refuse(socket.get(), who, client_class.name,
@@ -197,6 +172,7 @@ std::uint64_t SessionManager::admit_guest(UniqueFd socket, GuestPlace guest, con
            {RefusalCode::no_device, RejectionReason::device, found.error()});
     return 0;
   }
+  if (over(over_vms_share(guest.vm, *found->device))) return 0;
   auto session = std::make_unique<Session>();
   session->channel.reset(fcntl(guest.memory, F_DUPFD_CLOEXEC, 0));
   if (!session->channel) {

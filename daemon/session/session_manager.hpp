@@ -125,7 +125,10 @@ class SessionManager {
   void refuse(int socket, const Identity& who, const std::string& class_name, const Refusal& refusal);
   // One that has been placed on a device.
   void refuse(const Session& session, const Refusal& refusal);
+  // Why one more client is too many, or empty (session_limits.cpp). A VM counts as a user of its own.
   [[nodiscard]] std::string over_limit(const Identity& who, const ClassConfig& client_class) const;
+  // The same for one more process of a VM on a device: some of its workers are left to everybody else.
+  [[nodiscard]] std::string over_vms_share(const std::string& vm, const Device& device) const;
   Device* find_device(const std::string& name) const;
   std::uint64_t start(std::unique_ptr<Session> session);
   // session_limits.cpp

@@ -106,40 +106,49 @@ void Vm::on_request() {
 void Vm::beat() {
   write_host_page();
   may_open_ = std::min(may_open_ + 1, kOpensAtOnce);  // 40 a second
-  if (guest_is_current()) {
-    const std::uint64_t heartbeat = memory_->guest().heartbeat.load(std::memory_order_relaxed);
-    const auto now = EventLoop::Clock::now();
-    if (heartbeat != guest_heartbeat_) {
-      guest_heartbeat_ = heartbeat;
-      guest_seen_ = now;
-    } else if (attached_ && now - guest_seen_ > config_.guest_timeout) {
-      attached_ = false;
-      close_all("its guest has not shown a heartbeat in time");
-      if (lines_.allows()) log::warning("guest is silent vm={}", config_.name);
-    }
-  }
+  watch_heartbeat();
   scan();
   share_out();
   lines_.look();
 }
 
-// False while no guest's vgpud is attached. A new one ends what the one before had open.
-bool Vm::guest_is_current() {
+// Whatever the guest's generation says: who does not beat holds nothing.
+void Vm::watch_heartbeat() {
+  const bool attached = guest_is_attached();
+  const std::uint64_t heartbeat = memory_->guest().heartbeat.load(std::memory_order_relaxed);
+  const auto now = EventLoop::Clock::now();
+  if (heartbeat != guest_heartbeat_) {
+    guest_heartbeat_ = heartbeat;
+    guest_seen_ = now;
+    if (attached || guest_generation_ == 0) return;
+    attached_ = true;
+    if (lines_.allows()) log::info("guest is back vm={}", config_.name);
+  } else if (attached && now - guest_seen_ > config_.guest_timeout) {
+    attached_ = false;
+    close_all("its guest has not shown a heartbeat in time");
+    if (lines_.allows()) log::warning("guest is silent vm={}", config_.name);
+  }
+}
+
+// False while no guest's vgpud is attached or the one that was is silent. With another generation, be it
+// none, all ends that the guest had open.
+bool Vm::guest_is_attached() {
   const std::uint64_t generation = memory_->guest().generation.load(std::memory_order_acquire);
-  if (generation == 0) return false;
-  if (generation == guest_generation_) return true;
-  if (guest_generation_ != 0) close_all("its guest's vgpud was started anew");
+  if (generation == guest_generation_) return attached_;
+  if (guest_generation_ != 0) {
+    close_all(generation == 0 ? "its guest's vgpud has left" : "its guest's vgpud was started anew");
+  }
   guest_generation_ = generation;
   guest_seen_ = EventLoop::Clock::now();
-  attached_ = true;
-  if (lines_.allows()) {
+  attached_ = generation != 0;
+  if (attached_ && lines_.allows()) {
     log::info("guest attached vm={} guest={}", config_.name, log::quoted(printable(memory_->guest().name)));
   }
-  return true;
+  return attached_;
 }
 
 void Vm::scan() {
-  if (!guest_is_current()) return;
+  if (!guest_is_attached()) return;
   for (std::uint32_t index = 0; index < slots_.size(); ++index) look_at(index);
 }
 

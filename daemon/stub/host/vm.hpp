@@ -77,7 +77,8 @@ class Vm {
   void write_host_page();
   void beat();
   void scan();
-  bool guest_is_current();
+  void watch_heartbeat();
+  bool guest_is_attached();
   void look_at(std::uint32_t index);
   void open(std::uint32_t index);
   void leave(std::uint32_t index);

@@ -95,6 +95,7 @@ void Vm::on_qemu_gone() {
   keeper_.qemu_left();
   if (lines_.allows()) log::info("QEMU has gone vm={}", config_.name);
   close_all("its QEMU has gone");
+  guest_generation_ = 0;
   attached_ = false;
   memory_->clear_all();
   // Nobody is listened to any more who may have kept what that QEMU had.

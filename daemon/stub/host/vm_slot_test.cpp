@@ -57,8 +57,23 @@ class VmSlot : public ::testing::Test {
     guest.identity.fetch_add(1);
   }
 
-  BrokerProcess broker_{"ok", kWebVm};
+  explicit VmSlot(const std::string& configuration = kWebVm) : broker_("ok", configuration) {}
+
+  BrokerProcess broker_;
   std::unique_ptr<Qemu> qemu_;
+};
+
+struct VmWithLittlePatience : VmSlot {
+  VmWithLittlePatience() : VmSlot("vms: [{name: web, size: 16MiB, slots: 2, guest_timeout: 1s}]\n") {}
+};
+
+struct VmOfAClassForOne : VmSlot {
+  VmOfAClassForOne() : VmSlot(std::string(kWebVm) + "classes: {default: {max_clients: 1}}\n") {}
+};
+
+struct VmAmongFewClients : VmSlot {
+  VmAmongFewClients()
+      : VmSlot("vms: [{name: web, size: 16MiB, slots: 4}]\nlimits: {clients: 5, clients_per_user: 3}\n") {}
 };
 
 TEST_F(VmSlot, HasOneWorkerAtATimeWhenItIsOpenedAnew) {
@@ -107,6 +122,61 @@ TEST_F(VmSlot, NewSessionIsNobodysUntilTheGuestSaysWhose) {
   name(4712, 1001, "second");
   EXPECT_TRUE(eventually([&] { return shown()["guest_pid"] == 4712; })) << shown().dump();
   EXPECT_EQ(shown()["program"], "second");
+}
+
+TEST_F(VmSlot, GuestWithoutAGenerationHoldsNothing) {
+  ASSERT_TRUE(ask(0, true)) << broker_.log();
+  ASSERT_EQ(serving().size(), 1U);
+  qemu_->guest().generation.store(0);
+  EXPECT_TRUE(eventually([&] { return serving().empty(); }));
+  qemu_->slot(1).guest.request.store(1);
+  qemu_->ring(stub::vector_request);
+  EXPECT_FALSE(eventually([&] { return !serving().empty(); }, 200)) << "served, though nobody is attached";
+  qemu_->guest().generation.store(2);
+  ASSERT_TRUE(ask(0, true)) << broker_.log();
+  EXPECT_TRUE(is(0, stub::SlotState::open));
+}
+
+TEST_F(VmWithLittlePatience, IsHeldToItsHeartbeat) {
+  ASSERT_TRUE(ask(0, true)) << broker_.log();
+  for (std::uint64_t beat = 1; beat < 30; ++beat) {
+    qemu_->guest().heartbeat.store(beat);
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+  EXPECT_EQ(serving().size(), 1U) << "it was alive";
+  EXPECT_TRUE(eventually([&] { return serving().empty(); }, 5000)) << "it is silent";
+  EXPECT_TRUE(is(0, stub::SlotState::ended));
+  qemu_->slot(1).guest.request.store(1);
+  qemu_->ring(stub::vector_request);
+  EXPECT_FALSE(eventually([&] { return !serving().empty(); }, 200)) << "served, though it is silent";
+  qemu_->guest().heartbeat.store(100);
+  EXPECT_TRUE(eventually([&] { return is(1, stub::SlotState::open); }, 5000))
+      << "it was suspended, and is back";
+}
+
+TEST_F(VmAmongFewClients, LeavesHalfOfThemToOthers) {
+  ASSERT_TRUE(ask(0, true)) << broker_.log();
+  ASSERT_TRUE(ask(1, true));
+  ASSERT_TRUE(is(1, stub::SlotState::open)) << broker_.log();
+  ASSERT_TRUE(ask(2, true));
+  EXPECT_TRUE(is(2, stub::SlotState::refused));
+  EXPECT_NE(std::string(qemu_->slot(2).host.reason).find("one VM has at most 2"), std::string::npos)
+      << qemu_->slot(2).host.reason;
+  ASSERT_TRUE(ask(0, false));
+  ASSERT_TRUE(ask(2, true));
+  EXPECT_TRUE(is(2, stub::SlotState::open)) << "there is room again";
+}
+
+TEST_F(VmOfAClassForOne, IsRefusedWhatItsClassRefuses) {
+  ASSERT_TRUE(ask(0, true)) << broker_.log();
+  ASSERT_TRUE(is(0, stub::SlotState::open)) << broker_.log();
+  ASSERT_TRUE(ask(1, true));
+  EXPECT_TRUE(is(1, stub::SlotState::refused));
+  EXPECT_STREQ(qemu_->slot(1).host.reason, "class 'default' is limited to 1 clients");
+  EXPECT_EQ(qemu_->slot(1).host.code, static_cast<std::uint32_t>(RefusalCode::busy));
+  ASSERT_TRUE(ask(0, false));
+  ASSERT_TRUE(ask(1, true));
+  EXPECT_TRUE(is(1, stub::SlotState::open));
 }
 
 TEST_F(VmSlot, GuestCannotFillTheLog) {
