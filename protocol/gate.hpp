@@ -32,9 +32,9 @@ struct GatePage {
   std::atomic<std::uint64_t> memory_quota;              ///< bytes, 0 = none
   std::atomic<std::uint64_t> window_ns;    ///< predicted device time that may be in flight; 0 = no bound
   std::atomic<std::uint64_t> watchdog_ns;  ///< device time that one command may take; 0 = no limit
-  std::atomic<std::uint64_t> launch_rate;  ///< launches a second; 0 = no limit
-  std::atomic<std::uint64_t> byte_rate;    ///< bytes copied from or to the host a second; 0 = no limit
-  std::atomic<std::uint32_t> queue_limit;  ///< commands in flight; 0 = the worker's own bound
+  std::atomic<std::uint64_t> launch_rate_micro;  ///< launches in 1,000,000 s; 0 = no limit
+  std::atomic<std::uint64_t> byte_rate;          ///< bytes copied from or to the host a second; 0 = no limit
+  std::atomic<std::uint32_t> queue_limit;        ///< commands in flight; 0 = the worker's own bound
   std::atomic<std::uint32_t> level;        ///< of the client's priority, for its streams: 0 is the highest
   std::atomic<std::uint32_t> others_busy;  ///< 1: tell the broker when there is work again
   std::atomic<std::uint32_t> others_wait;  ///< 1: tell the broker when nothing is in flight any more

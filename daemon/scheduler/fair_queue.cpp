@@ -17,7 +17,7 @@ FairQueue::FairQueue(std::uint64_t quantum_ns, std::uint64_t idle_after_ns)
 
 void FairQueue::add(ClientId client, const Terms& terms, std::uint64_t consumed_ns) {
   Account account;
-  account.weight = std::max<std::uint32_t>(terms.weight, 1);
+  account.weight = std::max(terms.weight, kLeastWeight);
   account.consumed_ns = consumed_ns;
   account.clock = present_;
   accounts_[client] = account;
@@ -29,7 +29,7 @@ void FairQueue::remove(ClientId client) {
 
 void FairQueue::set_terms(ClientId client, const Terms& terms) {
   const auto found = accounts_.find(client);
-  if (found != accounts_.end()) found->second.weight = std::max<std::uint32_t>(terms.weight, 1);
+  if (found != accounts_.end()) found->second.weight = std::max(terms.weight, kLeastWeight);
 }
 
 void FairQueue::charge(Account& account, const Usage& usage, std::uint64_t now_ns) {
@@ -93,7 +93,13 @@ std::vector<Grant> FairQueue::update(std::uint64_t now_ns, std::span<const Usage
       if (!alone) {
         // An idle client may start at once, with one quantum; the next update sees it.
         const double lead = account.active ? floor + quantum_ - account.clock : quantum_;
-        grant.more_ns = static_cast<std::uint64_t>(std::max(0.0, lead) * account.weight / kUnitWeight);
+        // Who may run may use something, however small its weight.
+        if (lead <= 0) {
+          grant.more_ns = 0;
+        } else {
+          grant.more_ns =
+              std::max<std::uint64_t>(static_cast<std::uint64_t>(lead * account.weight / kUnitWeight), 1);
+        }
       }
       // Whoever paused for a moment must not find all that the other ones had queued on the device.
       grant.bounded = !alone || others_expected(accounts_, one.client, now_ns);

@@ -24,7 +24,7 @@ class FairQueue final : public SchedulingPolicy {
 
  private:
   struct Account {
-    std::uint32_t weight = kUnitWeight;
+    double weight = kUnitWeight;
     std::uint64_t consumed_ns = 0;
     std::uint64_t last_busy_ns = 0;
     double clock = 0;  // virtual time: ns of device time at weight 100

@@ -13,7 +13,7 @@ using namespace simulation;
 constexpr std::uint64_t kQuantum = 4 * kMs;
 constexpr std::uint64_t kIdleAfter = 20 * kMs;
 
-Terms weight(std::uint32_t value) {
+Terms weight(double value) {
   Terms terms;
   terms.weight = value;
   return terms;
@@ -75,6 +75,16 @@ TEST(FairQueue, ChangedWeightHoldsFromThenOn) {
   queue.set_terms(1, weight(300));
   const auto grants = queue.update(0, std::vector<Usage>{{1, 0, true, true}, {2, 0, true, true}});
   EXPECT_EQ(grants[0].more_ns, 3 * kQuantum);
+  EXPECT_EQ(grants[1].more_ns, kQuantum);
+}
+
+TEST(FairQueue, WhoMayRunMayUseSomethingHoweverLittleHisWeight) {
+  FairQueue queue(kQuantum, kIdleAfter);
+  queue.add(1, weight(0.01003), 0);
+  queue.add(2, {}, 0);
+  // Of 401.2 ns that are its lead, the first has had all but a part of one.
+  const auto grants = queue.update(0, std::vector<Usage>{{1, 401, true, true}, {2, 0, true, true}});
+  EXPECT_EQ(grants[0].more_ns, 1U);
   EXPECT_EQ(grants[1].more_ns, kQuantum);
 }
 

@@ -31,9 +31,12 @@ template <class Accounts>
 // The weight of a class that names none.
 inline constexpr std::uint32_t kUnitWeight = 100;
 
+// The least that is taken for a weight; a class's is 1 at least, a part of one may be less.
+inline constexpr double kLeastWeight = 1e-3;
+
 // What a client is promised.
 struct Terms {
-  std::uint32_t weight = kUnitWeight;      // >= 1, relative to other clients'
+  double weight = kUnitWeight;             // relative to other clients'
   unsigned level = 1;                      // priority: 0 is served first; below kLevels
   std::uint64_t deadline_ns = 50'000'000;  // from becoming busy to when it wants its turn
 };

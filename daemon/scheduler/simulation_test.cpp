@@ -69,10 +69,10 @@ std::uint64_t longest_wait(PolicyKind kind, const std::vector<Program>& programs
   const auto ns = [](std::chrono::nanoseconds time) { return static_cast<std::uint64_t>(time.count()); };
   std::uint64_t bound = ns(chosen.aging);  // lower levels: until they are let in
   for (const Program& other : programs) {
+    const std::uint64_t length =
+        kind == PolicyKind::time_slice || kind == PolicyKind::turns ? ns(chosen.slice) : ns(chosen.quantum);
     const std::uint64_t turn =
-        (kind == PolicyKind::time_slice || kind == PolicyKind::turns ? ns(chosen.slice)
-                                                                     : ns(chosen.quantum)) *
-            other.terms.weight / 100 +
+        static_cast<std::uint64_t>(static_cast<double>(length) * other.terms.weight / kUnitWeight) +
         other.kernel_ns + other.kernel_spread_ns + ns(chosen.linger);
     // A deadline twenty times as near means twenty turns for one.
     const std::uint64_t turns =
@@ -158,7 +158,7 @@ TEST_P(SharingPolicy, SharesAreByWeightWithinTwoPercent) {
   std::mt19937 random(11);
   for (unsigned seed = 0; seed < kPatterns; ++seed) {
     std::vector<Program> programs(2 + random() % 4);
-    std::uint64_t weights = 0;
+    double weights = 0;
     for (Program& program : programs) {
       program.terms.weight = 100 * (1 + static_cast<std::uint32_t>(random() % 4));
       weights += program.terms.weight;
@@ -172,12 +172,33 @@ TEST_P(SharingPolicy, SharesAreByWeightWithinTwoPercent) {
     Simulator simulator(make_policy(GetParam(), chosen), programs, whim(seed), seed);
     simulator.run(2500 * kMs);
     for (std::size_t i = 0; i < programs.size(); ++i) {
-      const double wanted = static_cast<double>(programs[i].terms.weight) / static_cast<double>(weights);
+      const double wanted = programs[i].terms.weight / weights;
       const double got =
           static_cast<double>(simulator.outcome(i).consumed_ns) / static_cast<double>(simulator.now_ns());
       ASSERT_NEAR(got / wanted, 1.0, 0.02)
           << "pattern " << seed << " client " << i << " of " << programs.size();
     }
+  }
+}
+
+// As of a VM whose weight is divided among its busy processes.
+TEST_P(SharingPolicy, PartsOfASmallWeightMakeUpTheWhole) {
+  struct Case {
+    double whole, divided;
+    unsigned parts;
+  };
+  for (const Case& one : {Case{3, 1, 3}, Case{1, 1, 64}, Case{1, 3, 64}, Case{100, 100, 64}}) {
+    SCOPED_TRACE(std::to_string(one.parts));
+    std::vector<Program> programs(1 + one.parts);
+    programs[0].terms.weight = one.whole;
+    for (unsigned i = 1; i <= one.parts; ++i) programs[i].terms.weight = one.divided / one.parts;
+    for (Program& program : programs) program.kernel_ns = 500 * kUs;
+    Simulator simulator(make_policy(GetParam(), options()), programs, whim(2), 1);
+    simulator.run(8000 * kMs);
+    double parts = 0;
+    for (unsigned i = 1; i <= one.parts; ++i) parts += static_cast<double>(simulator.outcome(i).consumed_ns);
+    const double got = static_cast<double>(simulator.outcome(0).consumed_ns) / parts;
+    EXPECT_NEAR(got / (one.whole / one.divided), 1.0, 0.04) << got;
   }
 }
 

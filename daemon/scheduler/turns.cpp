@@ -9,15 +9,19 @@ namespace {
 // another's.
 constexpr double kMostLagSlices = 4;
 
-std::uint64_t weight_of(const Terms& terms) {
-  return std::max<std::uint32_t>(terms.weight, 1);
+double weight_of(const Terms& terms) {
+  return std::max(terms.weight, kLeastWeight);
+}
+
+std::uint64_t times_weight(std::uint64_t ns, double weight) {
+  return std::max<std::uint64_t>(static_cast<std::uint64_t>(static_cast<double>(ns) * weight / kUnitWeight),
+                                 1);
 }
 
 }  // namespace
 
 std::int64_t EarliestDeadline::budget_of(const Account& account) const {
-  return static_cast<std::int64_t>(
-      std::max<std::uint64_t>(quantum_ns_ * weight_of(account.terms) / kUnitWeight, 1));
+  return static_cast<std::int64_t>(times_weight(quantum_ns_, weight_of(account.terms)));
 }
 
 void EarliestDeadline::arrived(Account& account, std::uint64_t now_ns) {
@@ -48,7 +52,8 @@ void EarliestDeadline::used(Account& account, std::uint64_t ns) {
 }
 
 std::uint64_t TimeSlices::slice_of(const Account& account) const {
-  return std::max<std::uint64_t>(slice_ns_ * weight_of(account.terms) / kUnitWeight, 1);
+  // Parts of a weight below 1 have its turns, less often: shorter ones would be spent on changing contexts.
+  return times_weight(slice_ns_, std::max(weight_of(account.terms), 1.0));
 }
 
 void TimeSlices::arrived(Account& account, std::uint64_t now_ns) {
@@ -67,8 +72,7 @@ void TimeSlices::arrived(Account& account, std::uint64_t now_ns) {
 }
 
 void TimeSlices::used(Account& account, std::uint64_t ns) {
-  account.clock += static_cast<double>(ns) * static_cast<double>(kUnitWeight) /
-                   static_cast<double>(weight_of(account.terms));
+  account.clock += static_cast<double>(ns) * kUnitWeight / weight_of(account.terms);
 }
 
 std::uint64_t TimeSlices::remaining(const Account& holder) const {

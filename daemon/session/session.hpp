@@ -62,7 +62,8 @@ struct Session {
   std::optional<GuestPlace> guest;  // of a process in a VM; then `socket` leads to the VM's own object
   pid_t guest_pid = 0;              // in its VM
   std::optional<uid_t> guest_uid;   // in its VM, as that says; empty: not said yet
-  ClassConfig client_class;  // what holds for this client: class, rule and adjustments together; a VM's part
+  ClassConfig client_class;  // what holds for this client: class, rule and adjustments together; its VM's
+  unsigned parts = 1;        // among how many processes the VM's weight and rates are divided
   Adjustments adjustments;
   bool quarantined = false;  // gets no device time, because of what its program did or the operator said
   bool fault_counted = false;
@@ -84,6 +85,7 @@ struct Session {
   std::array<std::uint64_t, most_client_devices> sampled_ns{};
   std::array<double, most_client_devices> share{};
 
+  [[nodiscard]] double weight() const { return static_cast<double>(client_class.weight) / parts; }
   [[nodiscard]] std::size_t device_count() const { return 1 + further.size(); }
   [[nodiscard]] Device& device_at(std::size_t place) const {
     return place == 0 ? *device : *further[place - 1];

@@ -1,5 +1,6 @@
 // What is told of sessions and devices: shares, use and counters. Never changes a session.
 #include <algorithm>
+#include <cmath>
 #include <map>
 
 #include "daemon/session/session_manager.hpp"
@@ -88,7 +89,7 @@ ClientStats SessionManager::describe(const Session& session, StatsDetail detail)
                 : session.adjustments.paused()         ? "paused"
                                                        : "running";
   stats.priority = to_string(session.client_class.priority);
-  stats.weight = session.client_class.weight;
+  stats.weight = std::max(1U, static_cast<std::uint32_t>(std::lround(session.weight())));
   stats.ending = session.failure;
   stats.age_ns = static_cast<std::uint64_t>(nanoseconds(EventLoop::Clock::now() - session.since).count());
   stats.memory_quota = session.client_class.memory_quota.value_or(0);

@@ -1,6 +1,7 @@
 // What holds for a client while it runs, where it is placed, and what happens to it when it goes too far: the
 // session manager's part of limits.
 #include <algorithm>
+#include <cmath>
 
 #include "daemon/session/session_manager.hpp"
 
@@ -12,6 +13,11 @@ constexpr std::uint64_t kExternalDevice = 911;  // CUDA_ERROR_EXTERNAL_DEVICE
 
 std::uint64_t ns(std::chrono::nanoseconds time) {
   return static_cast<std::uint64_t>(time.count());
+}
+
+// Of a limit, where 0 is none.
+std::uint64_t part_of(std::uint64_t limit, unsigned parts) {
+  return limit == 0 ? 0 : std::max<std::uint64_t>(1, limit / parts);
 }
 
 bool same_owner(const Identity& one, const Identity& other) {
@@ -72,7 +78,7 @@ std::vector<PlacingDevice> SessionManager::placing_devices() const {
       seen.uuid_known = true;
     }
     for (const auto& [id, session] : sessions_) {
-      if (session->place_of(*device)) seen.load += session->client_class.weight;
+      if (session->place_of(*device)) seen.load += static_cast<std::uint64_t>(std::ceil(session->weight()));
     }
     if (const auto& driver = device->driver()) {
       seen.driver = std::string(to_string(driver->kind)) + " " + driver->path;
@@ -131,9 +137,10 @@ bool SessionManager::settle(Session& session) {
   return false;
 }
 
-GateTerms SessionManager::gate_terms(const ClassConfig& from) const {
+GateTerms SessionManager::gate_terms(const Session& session) const {
+  const ClassConfig& from = session.client_class;
   GateTerms terms;
-  terms.terms.weight = from.weight;
+  terms.terms.weight = session.weight();
   terms.terms.level = static_cast<unsigned>(from.priority);
   terms.terms.deadline_ns = ns(from.deadline);
   terms.brief_ns = ns(config_->scheduler.brief_window);
@@ -150,11 +157,12 @@ void SessionManager::push(Session& session) {
     page.memory_quota.store(holds.memory_quota.value_or(0));
     page.level.store(static_cast<std::uint32_t>(holds.priority), std::memory_order_relaxed);
     page.watchdog_ns.store(ns(holds.watchdog), std::memory_order_relaxed);
-    page.launch_rate.store(holds.launch_rate, std::memory_order_relaxed);
-    page.byte_rate.store(holds.bandwidth.value_or(0), std::memory_order_relaxed);
+    page.launch_rate_micro.store(part_of(std::uint64_t{holds.launch_rate} * 1'000'000, session.parts),
+                                 std::memory_order_relaxed);
+    page.byte_rate.store(part_of(holds.bandwidth.value_or(0), session.parts), std::memory_order_relaxed);
     page.queue_limit.store(holds.queue_depth, std::memory_order_relaxed);
     if (session.state != SessionState::running) continue;
-    session.device_at(i).gates().set_terms(session.id, gate_terms(holds));
+    session.device_at(i).gates().set_terms(session.id, gate_terms(session));
   }
   if (session.state == SessionState::running) {
     session.device->residence().set_level(session.id, static_cast<unsigned>(holds.priority));
@@ -164,9 +172,8 @@ void SessionManager::push(Session& session) {
 void SessionManager::watch_gates(Session& session) {
   const int attention = session.worker->fds.attention.get();
   for (std::size_t i = 0; i < session.device_count(); ++i) {
-    session.device_at(i).gates().add(session.id, gate_terms(session.client_class),
-                                     GateMapping::page_of(session.gate, i), i == 0 ? attention : -1,
-                                     held(session));
+    session.device_at(i).gates().add(session.id, gate_terms(session), GateMapping::page_of(session.gate, i),
+                                     i == 0 ? attention : -1, held(session));
   }
   if (session.further.empty()) return;
   // One descriptor tells of the worker's work on any of its devices.

@@ -196,11 +196,14 @@ void SessionManager::name_guest(std::uint64_t id, pid_t pid, uid_t uid, const st
   found->second->peer.identity.program = program;
 }
 
-void SessionManager::share_guest(std::uint64_t id, const ClassConfig& part) {
+void SessionManager::share_guest(std::uint64_t id, const ClassConfig& whole, unsigned parts) {
   const auto found = sessions_.find(id);
-  if (found == sessions_.end() || found->second->client_class == part) return;
-  found->second->client_class = part;
-  push(*found->second);
+  if (found == sessions_.end()) return;
+  Session& session = *found->second;
+  if (session.client_class == whole && session.parts == parts) return;
+  session.client_class = whole;
+  session.parts = parts;
+  push(session);
 }
 
 const GatePage* SessionManager::page_of(std::uint64_t id) const {

@@ -45,8 +45,8 @@ class SessionManager {
                             const std::string& device);
   // Who it is for, as the guest says: for display, and to tell the users of one VM apart.
   void name_guest(std::uint64_t id, pid_t pid, uid_t uid, const std::string& program);
-  // Sets a guest process's part of what its VM may have.
-  void share_guest(std::uint64_t id, const ClassConfig& part);
+  // What a guest process's VM may have, and among how many processes weight and rates are divided now.
+  void share_guest(std::uint64_t id, const ClassConfig& whole, unsigned parts);
   // The figures of a session's worker, or null.
   [[nodiscard]] const GatePage* page_of(std::uint64_t id) const;
   // A connection that asks for the state of a device of its own: answers and closes.
@@ -158,7 +158,7 @@ class SessionManager {
   [[nodiscard]] tl::expected<std::vector<const Device*>, Refused> listed_for(
       pid_t pid, const Session* session, const tl::expected<Placement, std::string>& placement,
       const DeviceWish& wish);
-  [[nodiscard]] GateTerms gate_terms(const ClassConfig& from) const;
+  [[nodiscard]] GateTerms gate_terms(const Session& session) const;
   // Whose memory may be moved out, or counts beside such memory.
   static void watch_residence(const Session& session);
   // Puts a client's worker under the policies of all of its devices.

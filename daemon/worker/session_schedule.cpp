@@ -27,20 +27,22 @@ Prediction Session::predict_copy(std::uint64_t bytes) {
 
 void Session::throttle(OwnDevice& device, const Cost& cost) {
   GatePage& page = device.accounting->page();
-  const std::uint64_t launches = page.launch_rate.load(std::memory_order_relaxed);
+  const std::uint64_t launches = page.launch_rate_micro.load(std::memory_order_relaxed);
   const std::uint64_t bytes = page.byte_rate.load(std::memory_order_relaxed);
   if (launches == 0 && bytes == 0) return;
   const std::uint64_t began = now_ns();
   const std::uint64_t delay =
-      std::max(cost.launches != 0 ? device.launch_bucket.take(cost.launches, launches, began) : 0,
-               cost.bytes != 0 ? device.byte_bucket.take(cost.bytes, bytes, began) : 0);
+      std::max(cost.launches != 0
+                   ? device.launch_bucket.take(cost.launches, static_cast<double>(launches) / 1e6, began)
+                   : 0,
+               cost.bytes != 0 ? device.byte_bucket.take(cost.bytes, static_cast<double>(bytes), began) : 0);
   if (delay == 0) return;
   settle_soon();
   fence_busy_streams();
   const std::uint32_t refill = page.refill.load(std::memory_order_acquire);
   for (std::uint64_t now = began; now - began < delay && peers_alive(); now = now_ns()) {
     // A limit that was lifted lets the call go at once.
-    if (page.launch_rate.load(std::memory_order_relaxed) != launches ||
+    if (page.launch_rate_micro.load(std::memory_order_relaxed) != launches ||
         page.byte_rate.load(std::memory_order_relaxed) != bytes) {
       break;
     }

@@ -10,20 +10,18 @@ class TokenBucket {
  public:
   /// Takes `tokens` at `now_ns`, at `rate` tokens a second, and says for how many ns the caller must wait
   /// before it acts: 0 when there were enough. What was taken in advance is paid by those who come later.
-  std::uint64_t take(std::uint64_t tokens, std::uint64_t rate, std::uint64_t now_ns) {
+  std::uint64_t take(std::uint64_t tokens, double rate, std::uint64_t now_ns) {
     if (rate == 0) {
       tokens_ = 0;
       last_ns_ = 0;
       return 0;
     }
-    const auto per_second = static_cast<double>(rate);
-    const double most = std::max(per_second / 10, 1.0);
-    tokens_ = last_ns_ == 0
-                  ? most
-                  : std::min(most, tokens_ + static_cast<double>(now_ns - last_ns_) * per_second / 1e9);
+    const double most = std::max(rate / 10, 1.0);
+    tokens_ =
+        last_ns_ == 0 ? most : std::min(most, tokens_ + static_cast<double>(now_ns - last_ns_) * rate / 1e9);
     last_ns_ = now_ns;
     tokens_ -= static_cast<double>(tokens);
-    return tokens_ >= 0 ? 0 : static_cast<std::uint64_t>(-tokens_ * 1e9 / per_second);
+    return tokens_ >= 0 ? 0 : static_cast<std::uint64_t>(-tokens_ * 1e9 / rate);
   }
 
  private:

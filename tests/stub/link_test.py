@@ -231,23 +231,31 @@ class Shares(unittest.TestCase):
         return guest.popen(program, "--seconds", self.SECONDS, "--start-at", start, "--rounds", 20000, "--blocks", 16,
                            "--in-flight", 64)
 
-    def test_the_hosts_classes_order_the_vms(self):
+    def ratio_of_vms(self, weights, light_processes=1):
+        """Of the device time of two VMs of such weights, the second with several processes."""
         tree = pathlib.Path(tempfile.mkdtemp(prefix="vgpud-pci-", dir=memory_folder("64MiB")))
-        classes = {"default": {}, "heavy": {"weight": 300}, "light": {"weight": 100}}
-        vms = {"heavy": {"class": "heavy"}, "light": {"class": "light"}}
+        names = ("heavy", "light")
+        classes = {"default": {}} | {name: {"weight": weight} for name, weight in zip(names, weights)}
         try:
-            with Host(tree, vms, classes) as host, Guest(tree / "heavy") as heavy, Guest(tree / "light") as light:
+            with Host(tree, {name: {"class": name} for name in names}, classes) as host, \
+                    Guest(tree / "heavy") as heavy, Guest(tree / "light", prestart=light_processes) as light:
                 heavy.wait_for_device()
                 light.wait_for_device()
 
                 def device_time(_):
-                    rows = {row["vm"]: row["device_ns"] for row in host.clients() if row["guest_pid"]}
-                    return rows["heavy"], rows["light"]
+                    rows = [row for row in host.clients() if row["guest_pid"]]
+                    return [sum(row["device_ns"] for row in rows if row["vm"] == name) for name in names]
 
-                ratio = self.ratio(lambda start: [self.busy(one, "busy", start) for one in (heavy, light)], device_time)
-            self.assertAlmostEqual(ratio, 3.0, delta=0.4)
+                return self.ratio(lambda start: [self.busy(one, "busy", start) for one in [heavy] + [light] * light_processes],
+                                  device_time)
         finally:
             shutil.rmtree(tree, ignore_errors=True)
+
+    def test_the_hosts_classes_order_the_vms(self):
+        self.assertAlmostEqual(self.ratio_of_vms((300, 100)), 3.0, delta=0.4)
+
+    def test_a_small_weight_is_divided_among_a_vms_processes(self):
+        self.assertAlmostEqual(self.ratio_of_vms((3, 1), light_processes=3), 3.0, delta=0.4)
 
     def test_the_guests_classes_order_its_processes(self):
         classes = {"default": {}, "heavy": {"weight": 300}, "light": {"weight": 100}}

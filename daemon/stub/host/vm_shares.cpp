@@ -21,9 +21,6 @@ void Vm::share_out() {
   }
   busy = std::max(1U, busy);
   ClassConfig part = *client_class;
-  part.weight = std::max(1U, part.weight / busy);
-  if (part.launch_rate != 0) part.launch_rate = std::max(1U, part.launch_rate / busy);
-  if (part.bandwidth) part.bandwidth = std::max<std::uint64_t>(1, *part.bandwidth / busy);
   const std::uint64_t quota = client_class->memory_quota.value_or(0);
   for (std::uint32_t index = 0; index < slots_.size(); ++index) {
     const Slot& slot = slots_[index];
@@ -32,7 +29,7 @@ void Vm::share_out() {
     const std::uint64_t own = page->memory_used.load(std::memory_order_relaxed);
     const std::uint64_t others = used - std::min(used, own);
     if (quota != 0) part.memory_quota = std::max<std::uint64_t>(1, quota - std::min(quota, others));
-    sessions_.share_guest(slot.session, part);
+    sessions_.share_guest(slot.session, part, busy);
     stub::SlotHost& words = memory_->slot(index).host;
     words.memory_used.store(own, std::memory_order_relaxed);
     words.memory_peak.store(page->memory_peak.load(std::memory_order_relaxed), std::memory_order_relaxed);
