@@ -122,7 +122,7 @@ struct Refused {
 };
 
 /// Broker -> worker: serve this client. Comes with two descriptors: the channel's memfd, the worker's end of
-/// the direct socket.
+/// the direct socket; of a process in a VM with a third, the VM's MemoryAccount.
 struct Attach {
   static constexpr auto message_type = MessageType::attach;
   MessageType type = message_type;
@@ -133,8 +133,8 @@ struct Attach {
   std::uint64_t slot_offset = 0;                        ///< of the channel in the memory, bytes
   std::uint64_t arena_bytes = 0;                        ///< not 0: the channel lies at slot_offset
   std::uint64_t control_offset = 0;                     ///< of the slot's stub::SlotControl, bytes
+  std::uint32_t account_place = 0;                      ///< in the VM's MemoryAccount
   std::uint32_t further[most_client_devices - 1] = {};  ///< their numbers with the driver
-  std::uint32_t reserved = 0;
   // Who the client is, for display.
   std::int32_t pid = 0;
   std::uint32_t uid = 0;

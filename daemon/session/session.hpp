@@ -33,6 +33,8 @@ struct GuestPlace {
   std::uint64_t slot_offset = 0;  // of the channel in it, bytes
   std::uint64_t arena_bytes = 0;
   std::uint64_t control_offset = 0;  // of the slot's stub::SlotControl
+  int account = -1;                  // the VM's MemoryAccount; used at admission only
+  std::uint32_t account_place = 0;   // its place there
 };
 
 // What was changed of one client while it runs, over what the policy gives it.
@@ -74,6 +76,7 @@ struct Session {
   Worker* worker = nullptr;           // null unless running
   std::shared_ptr<GateMapping> gate;  // a page a device; outlives the worker, for the last figures
   UniqueFd channel;                   // memfd shared by client and worker
+  UniqueFd account;                   // of a process in a VM: the VM's MemoryAccount, for its worker
   bool welcomed = false;              // its client knows of it
   EventLoop::Clock::time_point since;
   EventLoop::TimerId wait_timer = 0;

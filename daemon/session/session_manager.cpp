@@ -175,7 +175,8 @@ std::uint64_t SessionManager::admit_guest(UniqueFd socket, GuestPlace guest, con
   if (over(over_vms_share(guest.vm, *found->device))) return 0;
   auto session = std::make_unique<Session>();
   session->channel.reset(fcntl(guest.memory, F_DUPFD_CLOEXEC, 0));
-  if (!session->channel) {
+  session->account.reset(fcntl(guest.account, F_DUPFD_CLOEXEC, 0));
+  if (!session->channel || !session->account) {
     refuse(socket.get(), who, client_class.name,
            {RefusalCode::internal, RejectionReason::internal, "the host's vgpud is out of descriptors"});
     return 0;
@@ -316,8 +317,10 @@ bool SessionManager::attach(Session& session, Worker& worker) {
     attach_message.slot_offset = session.guest->slot_offset;
     attach_message.arena_bytes = session.guest->arena_bytes;
     attach_message.control_offset = session.guest->control_offset;
+    attach_message.account_place = session.guest->account_place;
   }
-  const std::array<int, 2> worker_fds{session.channel.get(), direct->second.get()};
+  std::vector<int> worker_fds{session.channel.get(), direct->second.get()};
+  if (session.guest) worker_fds.push_back(session.account.get());
   Welcome welcome;
   welcome.session = id;
   welcome.device_count = static_cast<std::uint32_t>(session.device_count());

@@ -247,9 +247,11 @@ void Accounting::refund(std::uint64_t bytes) {
 
 bool Accounting::charge_quota(std::uint64_t bytes) {
   const std::uint64_t quota = page_.memory_quota.load(std::memory_order_relaxed);
+  if (account_ != nullptr && !account_->charge(account_place_, bytes, quota)) return false;
   std::uint64_t used = page_.memory_used.load(std::memory_order_relaxed);
   do {
-    if (quota != 0 && (used > quota || quota - used < bytes)) return false;
+    // What all of a VM hold has been looked at above.
+    if (account_ == nullptr && quota != 0 && (used > quota || quota - used < bytes)) return false;
   } while (!page_.memory_used.compare_exchange_weak(used, used + bytes, std::memory_order_relaxed));
   if (page_.memory_peak.load(std::memory_order_relaxed) < used + bytes) {
     page_.memory_peak.store(used + bytes, std::memory_order_relaxed);
@@ -259,6 +261,7 @@ bool Accounting::charge_quota(std::uint64_t bytes) {
 
 void Accounting::refund_quota(std::uint64_t bytes) {
   page_.memory_used.fetch_sub(bytes, std::memory_order_relaxed);
+  if (account_ != nullptr) account_->refund(account_place_, bytes);
 }
 
 }  // namespace vgpu::worker

@@ -8,6 +8,7 @@
 
 #include "daemon/worker/driver_library.hpp"
 #include "protocol/gate.hpp"
+#include "protocol/memory_account.hpp"
 #include "protocol/stub_layout.hpp"
 
 namespace vgpu::worker {
@@ -88,6 +89,17 @@ class Accounting {
     give_room_ = std::move(give);
   }
 
+  /// The client is one of several that have the quota together (a VM's), at this place of their account,
+  /// which lives longer.
+  void share_quota(MemoryAccount& account, std::size_t place) {
+    account_ = &account;
+    account_place_ = place;
+  }
+  /// What counts against the quota: the client's memory, or that of all who have it together.
+  std::uint64_t quota_used() const {
+    return account_ != nullptr ? account_->used() : page_.memory_used.load(std::memory_order_relaxed);
+  }
+
   void wake_broker() const;
 
  private:
@@ -113,6 +125,8 @@ class Accounting {
   int attention_;
   std::size_t place_;
   stub::SlotControl* slot_ = nullptr;
+  MemoryAccount* account_ = nullptr;
+  std::size_t account_place_ = 0;
   std::uint64_t meter_start_ = 0;
   std::atomic<std::uint32_t> in_flight_{0};
   std::atomic<std::uint64_t> predicted_{0};  // of what is in flight

@@ -73,16 +73,20 @@ int main(int argc, char** argv) {
   if (!message) return started.fail(message.error());
   if (message->closed) return 0;
   const auto* const attach = message->as<Attach>();
-  if (attach == nullptr || message->fds.size() != 2)
-    return started.fail("vgpud sent something else than a client");
   // Of a process in a VM: a part of the VM's memory, which vgpud made and divided.
-  const bool in_vm = attach->arena_bytes != 0;
+  const bool in_vm = attach != nullptr && attach->arena_bytes != 0;
+  if (attach == nullptr || message->fds.size() != (in_vm ? 3 : 2))
+    return started.fail("vgpud sent something else than a client");
   const UniqueFd memory = std::move(message->fds[0]);
   auto channel = in_vm ? Channel::attach_at(memory.get(), attach->slot_offset, attach->arena_bytes)
                        : Channel::attach(memory.get());
   if (!channel) return started.fail(channel.error());
   stub::SlotControl* slot = nullptr;
+  std::unique_ptr<MemoryAccount> vms_account;
   if (in_vm) {
+    auto account = MemoryAccount::attach(message->fds[2].get());
+    if (!account) return started.fail(account.error());
+    vms_account = std::move(*account);
     void* const page = mmap(nullptr, sizeof(stub::SlotControl), PROT_READ | PROT_WRITE, MAP_SHARED,
                             memory.get(), static_cast<off_t>(attach->control_offset));
     if (page == MAP_FAILED) return started.fail("the slot of the VM's memory cannot be mapped");
@@ -104,6 +108,7 @@ int main(int argc, char** argv) {
     GatePage& page = (*gate)->page(i);
     page.memory_quota.store(attach->memory_quota);
     worker::Accounting& account = accounts.emplace_back(page, driver->get(), started.attention, i);
+    if (vms_account != nullptr) account.share_quota(*vms_account, attach->account_place);
     const worker::RetainedDevice& device = (*driver)->devices()[i];
     if (i != 0) further.push_back({device.device, device.context, &account});
   }

@@ -32,14 +32,14 @@ CUresult Session::allocate(const std::function<CUresult(CUdeviceptr&)>& call, st
 
 CUresult Session::handle(const record::cuMemGetInfo_v2& record, reply::cuMemGetInfo_v2& reply, Tail) {
   if (driver_.cuMemGetInfo_v2 == nullptr) return unsupported(record.header.call);
-  const auto ask = [this, &page = here().page(),
+  const auto ask = [this, &accounting = here(),
                     context = contexts_.current()](reply::cuMemGetInfo_v2& answer) {
     std::size_t free = 0;
     std::size_t total = 0;
     const CUresult result =
         contexts_.in_context(context, [&] { return driver_.cuMemGetInfo_v2(&free, &total); });
-    const std::uint64_t quota = page.memory_quota.load(std::memory_order_relaxed);
-    const std::uint64_t used = page.memory_used.load(std::memory_order_relaxed);
+    const std::uint64_t quota = accounting.page().memory_quota.load(std::memory_order_relaxed);
+    const std::uint64_t used = accounting.quota_used();
     // What lies on the device of others' can be moved out.
     if (residence_) free = room_left();
     if (quota != 0) {

@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 import struct
+import sys
 import tempfile
 import pathlib
 import time
@@ -17,6 +18,7 @@ from link import Guest, Host, Link, harness, memory_folder
 from harness import first_line, wait_until
 
 FUNCTION = "bus/pci/devices/0000:00:05.0"
+GRAB = pathlib.Path(__file__).resolve().parent / "grab.py"
 
 
 def kill(service):
@@ -97,6 +99,33 @@ class Loud(unittest.TestCase):
         with Link(host_classes={"default": {"memory_quota": "256MiB"}}) as link:
             result = link.guest.run("out_of_quota", env=link.guest.environment(VGPU_TEST_QUOTA_MB="256"))
             self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
+
+    def test_the_quota_holds_for_processes_that_allocate_at_once(self):
+        with Link(slots=4, prestart=3, host_classes={"default": {"memory_quota": "256MiB"}}) as link:
+            for _ in range(3):
+                start = f"{time.time() + 1.5:.3f}"
+                programs = [link.guest.popen(sys.executable, GRAB, 200, start, 1) for _ in range(3)]
+                outputs = [program.communicate(timeout=60) for program in programs]
+                said = [[int(word) for word in output.split()] for output, _ in outputs]
+                self.assertEqual(sorted(words[0] for words in said), [0, 2, 2], outputs)
+                for _, free, total in said:
+                    self.assertEqual(total, 256 << 20)
+                    self.assertLessEqual(free, 56 << 20, "one process of the VM has 200 MiB")
+            wait_until(lambda: link.host.vms()["vm1"]["memory_used"] == 0, 10, "the VM holds nothing any more")
+
+    def test_a_vms_class_bounds_its_processes(self):
+        with Link(slots=8, prestart=1, host_classes={"default": {"max_clients": 1}}) as link:
+            first = link.guest.popen("busy", "--seconds", 3)
+            first_line(first)
+            start = time.monotonic()
+            second = link.guest.run("vector_add")
+            self.assertNotEqual(second.returncode, 0)
+            self.assertLess(time.monotonic() - start, 20, second.stdout + second.stderr)
+            self.assertIn("class 'default' is limited to 1 clients", link.guest.log_text())
+            first.communicate(timeout=60)
+            self.assertEqual(first.returncode, 0)
+            link.guest.wait_for_device()
+            self.assertEqual(link.guest.run("vector_add").returncode, 0)
 
     def test_cuda_visible_devices_chooses_among_the_guests_devices(self):
         with Link() as link:

@@ -67,6 +67,9 @@ tl::expected<void, std::string> Vm::start(const std::string& group, std::optiona
   } else if (auto made = make_device(); !made) {
     return made;
   }
+  auto account = MemoryAccount::create(account_fd_);
+  if (!account) return tl::unexpected(account.error());
+  account_ = std::move(*account);
   requests_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!requests_) return tl::unexpected(errno_text("eventfd"));
   slots_.resize(config_.slots);
@@ -194,6 +197,8 @@ void Vm::open(std::uint32_t index) {
   place.slot_offset = division.memory(index);
   place.arena_bytes = division.arena_bytes();
   place.control_offset = division.control(index);
+  place.account = account_fd_.get();
+  place.account_place = index;
   slot.state = stub::SlotState::opening;
   slot.socket = std::move(pair->first);
   // What the words say now is of the slot's last process: of this session they speak once they change.
@@ -257,6 +262,7 @@ void Vm::close(std::uint32_t index) {
     slot.socket.reset();
     slot.direct.reset();
   }
+  account_->clear(index);
   slot.leaving = false;
   slot.session = 0;
   slot.state = stub::SlotState::free;

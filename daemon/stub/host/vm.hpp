@@ -15,6 +15,7 @@
 #include "daemon/stub/host/ivshmem_server.hpp"
 #include "daemon/stub/host/kept_vm.hpp"
 #include "daemon/stub/host/vm_memory.hpp"
+#include "protocol/memory_account.hpp"
 
 namespace vgpu::daemon::stub_host {
 
@@ -105,6 +106,8 @@ class Vm {
   VmKeeper keeper_;
   log::Limiter lines_;
   std::unique_ptr<VmMemory> memory_;
+  UniqueFd account_fd_;
+  std::unique_ptr<MemoryAccount> account_;  // of all slots' device memory; a slot's worker has its place
   IvshmemServer::Doorbells doorbells_;
   UniqueFd requests_;  // eventfd, raised by the doorbell thread
   std::unique_ptr<IvshmemServer> server_;
