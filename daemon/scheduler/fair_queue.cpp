@@ -1,6 +1,7 @@
 #include "daemon/scheduler/fair_queue.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 namespace vgpu::daemon {
@@ -62,10 +63,19 @@ bool FairQueue::someone_may_run(double floor) const {
 }
 
 std::vector<Grant> FairQueue::update(std::uint64_t now_ns, std::span<const Usage> usage) {
+  // What those have used who were here already, they used before the others came, who start at the present.
+  std::vector<const Usage*> others;
   for (const Usage& one : usage) {
     const auto found = accounts_.find(one.client);
-    if (found != accounts_.end()) charge(found->second, one, now_ns);
+    if (found == accounts_.end()) continue;
+    if (found->second.active) {
+      charge(found->second, one, now_ns);
+    } else {
+      others.push_back(&one);
+    }
   }
+  if (const double floor = slowest(false); !std::isinf(floor)) present_ = std::max(present_, floor);
+  for (const Usage* one : others) charge(accounts_.at(one->client), *one, now_ns);
   active_ = static_cast<std::size_t>(std::count_if(accounts_.begin(), accounts_.end(),
                                                    [](const auto& entry) { return entry.second.active; }));
 

@@ -30,20 +30,6 @@ PolicyOptions options() {
   return made;
 }
 
-// A device that prefers: the first client, the last, any.
-Simulator::Pick whim(unsigned seed) {
-  switch (seed % 3) {
-    case 0:
-      return [](const std::vector<std::size_t>& ready) { return ready.front(); };
-    case 1:
-      return [](const std::vector<std::size_t>& ready) { return ready.back(); };
-    default:
-      return [random = std::make_shared<std::mt19937>(seed)](const std::vector<std::size_t>& ready) {
-        return ready[(*random)() % ready.size()];
-      };
-  }
-}
-
 // Up to six clients of every sort: busy and pausing, short and long kernels, that come and go.
 std::vector<Program> random_programs(unsigned seed, bool levels) {
   std::mt19937 random(seed);

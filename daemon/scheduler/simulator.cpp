@@ -28,6 +28,12 @@ void Simulator::set_terms(std::size_t i, const Terms& terms) {
   policy_->set_terms(i, terms);
 }
 
+std::uint64_t Simulator::Client::next() const {
+  const bool away = next_job_ns >= program.away_from_ns && next_job_ns < program.away_until_ns;
+  const std::uint64_t wanted = away ? program.away_until_ns : next_job_ns;
+  return wanted < program.until_ns ? wanted : UINT64_MAX;
+}
+
 void Simulator::arrive() {
   for (std::size_t i = 0; i < clients_.size(); ++i) {
     Client& client = clients_[i];
@@ -36,7 +42,7 @@ void Simulator::arrive() {
       policy_->add(i, program.terms, 0);
       client.added = true;
     }
-    if (client.job || now_ < client.next_job_ns || client.next_job_ns >= program.until_ns) continue;
+    if (client.job || now_ < client.next()) continue;
     client.job = true;
     client.job_since_ns = client.wants_since_ns = now_;
     for (unsigned n = 0; n < program.burst; ++n) {
@@ -54,6 +60,9 @@ void Simulator::decide() {
       usage.push_back(
           {i, client.outcome.consumed_ns, client.job, !client.submitted.empty(), client.in_flight_ns});
   }
+  const bool alone = usage.size() == 1;
+  if (alone && alone_) return;
+  alone_ = alone;
   for (const Grant& grant : policy_->update(now_, usage)) {
     Client& client = clients_[grant.client];
     client.grant = grant;
@@ -110,8 +119,7 @@ void Simulator::stand_still(std::uint64_t end) {
   bool wanted = false;
   for (const Client& client : clients_) {
     wanted = wanted || client.job;
-    if (!client.job && client.next_job_ns < client.program.until_ns)
-      next = std::min(next, client.next_job_ns);
+    if (!client.job) next = std::min(next, client.next());
   }
   // The broker looks again after a millisecond at the latest, or when the policy wishes.
   const std::uint64_t look =
@@ -142,6 +150,19 @@ void Simulator::run(std::uint64_t duration_ns) {
     } else {
       stand_still(end);
     }
+  }
+}
+
+Simulator::Pick whim(unsigned seed) {
+  switch (seed % 3) {
+    case 0:
+      return [](const std::vector<std::size_t>& ready) { return ready.front(); };
+    case 1:
+      return [](const std::vector<std::size_t>& ready) { return ready.back(); };
+    default:
+      return [random = std::make_shared<std::mt19937>(seed)](const std::vector<std::size_t>& ready) {
+        return ready[(*random)() % ready.size()];
+      };
   }
 }
 

@@ -26,6 +26,8 @@ struct Program {
   std::uint64_t pause_spread_ns = 0;
   std::uint64_t from_ns = 0;            // comes then
   std::uint64_t until_ns = UINT64_MAX;  // starts no job later
+  std::uint64_t away_from_ns = 0;       // nor between these two times
+  std::uint64_t away_until_ns = 0;
 };
 
 // What became of a client.
@@ -36,6 +38,8 @@ struct Outcome {
   std::vector<std::uint64_t> job_ns;  // each job's time from its arrival to its end
 };
 
+//
+// As the broker does, it does not look at the device while there is only one client.
 class Simulator {
  public:
   // Which of the clients whose kernels are on the device goes next.
@@ -75,6 +79,9 @@ class Simulator {
     std::uint64_t wants_since_ns = 0;
     bool job = false;
     bool added = false;
+
+    // When it begins its next job; UINT64_MAX: never.
+    [[nodiscard]] std::uint64_t next() const;
     Grant grant;
     std::uint64_t granted_at_consumed = 0;
   };
@@ -98,6 +105,10 @@ class Simulator {
   std::uint64_t longest_stall_ns_ = 0;
   std::uint64_t stall_ns_ = 0;
   bool overlapped_ = false;
+  bool alone_ = false;  // there was one client at the last decision
 };
+
+// A device that prefers: the first client, the last, any.
+[[nodiscard]] Simulator::Pick whim(unsigned seed);
 
 }  // namespace vgpu::daemon::simulation

@@ -44,9 +44,9 @@ void TurnPolicy::charge(Account& account, const Usage& usage, std::uint64_t now_
   account.consumed_ns += measured;
   const std::uint64_t more = rules_.by_clock ? held_ns(account, usage, now_ns) : measured;
   const bool busy = usage.backlogged || usage.in_flight;
-  if (busy && !account.backlogged) {
+  if ((busy || more > 0) && !account.backlogged) {
     // A pause that kept the turn is no new arrival.
-    if (!held_ || holder_ != account.client) account.arrived_ns = now_ns;
+    if (busy && (!held_ || holder_ != account.client)) account.arrived_ns = now_ns;
     arrived(account, now_ns);
   }
   if (busy) account.last_busy_ns = now_ns;
@@ -56,7 +56,7 @@ void TurnPolicy::charge(Account& account, const Usage& usage, std::uint64_t now_
   if (!usage.in_flight) account.owes_ns = 0;
   if (more > 0) {
     account.turn_used_ns += more;
-    used(account, more);
+    used(account, more, now_ns);
   }
 }
 
@@ -104,7 +104,7 @@ bool TurnPolicy::pass_on(std::uint64_t now_ns) {
         holder.owes_ns = holder.in_flight_ns;
       } else {
         paid_ns_ = holder.in_flight_ns;
-        used(holder, paid_ns_);
+        used(holder, paid_ns_, now_ns);
       }
     }
     held_ = false;
@@ -122,10 +122,18 @@ bool TurnPolicy::pass_on(std::uint64_t now_ns) {
 std::vector<Grant> TurnPolicy::update(std::uint64_t now_ns, std::span<const Usage> usage) {
   together_ = static_cast<std::size_t>(std::count_if(
       accounts_.begin(), accounts_.end(), [this](const auto& entry) { return on_device(entry.second); }));
+  // What those have used who had work already, they used before the others came.
+  std::vector<const Usage*> others;
   for (const Usage& one : usage) {
     const auto found = accounts_.find(one.client);
-    if (found != accounts_.end()) charge(found->second, one, now_ns);
+    if (found == accounts_.end()) continue;
+    if (found->second.backlogged) {
+      charge(found->second, one, now_ns);
+    } else {
+      others.push_back(&one);
+    }
   }
+  for (const Usage* one : others) charge(accounts_.at(one->client), *one, now_ns);
   updated_ns_ = now_ns;
   active_ = static_cast<std::size_t>(std::count_if(
       accounts_.begin(), accounts_.end(), [](const auto& entry) { return entry.second.backlogged; }));

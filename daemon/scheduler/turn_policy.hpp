@@ -52,16 +52,17 @@ class TurnPolicy : public SchedulingPolicy {
     std::uint64_t in_flight_ns = 0;
     std::uint64_t owes_ns = 0;  // for work that goes on beside the next turns: its own was not waited for
     // For the derived policies.
-    double clock = 0;               // virtual time used
-    std::uint64_t deadline_ns = 0;  // when it wants to be served
-    std::int64_t budget_ns = 0;     // device time until the deadline moves
+    double clock = 0;            // virtual time used
+    std::uint64_t since_ns = 0;  // from when its deadline counts
+    std::int64_t budget_ns = 0;  // device time until the deadline moves
   };
   using Accounts = std::unordered_map<ClientId, Account>;
 
-  // A client had no work and has some now.
+  // A client had no work and has some now, or has had some in between. What the others have used until now is
+  // known.
   virtual void arrived(Account& account, std::uint64_t now_ns) = 0;
   // It has used device time.
-  virtual void used(Account& account, std::uint64_t ns) = 0;
+  virtual void used(Account& account, std::uint64_t ns, std::uint64_t now_ns) = 0;
   // Its turn has ended although it has more work.
   virtual void turn_ended(Account& account, std::uint64_t now_ns) = 0;
   // Which of two clients with work goes first.
@@ -73,6 +74,7 @@ class TurnPolicy : public SchedulingPolicy {
   [[nodiscard]] virtual std::uint64_t remaining(const Account& holder) const = 0;
 
   [[nodiscard]] const Accounts& accounts() const { return accounts_; }
+  [[nodiscard]] Accounts& accounts() { return accounts_; }
   [[nodiscard]] const TurnRules& rules() const { return rules_; }
   // Whether it has come since the holder's turn began.
   [[nodiscard]] bool is_new(const Account& account) const { return account.arrived_ns > began_ns_; }

@@ -1,6 +1,8 @@
 #include "daemon/scheduler/turns.hpp"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 namespace vgpu::daemon {
 namespace {
@@ -28,27 +30,37 @@ void EarliestDeadline::arrived(Account& account, std::uint64_t now_ns) {
   // Under overload deadlines lie in the past. Whoever comes then lines up with the others, not behind them.
   std::uint64_t present = now_ns;
   for (const auto& [id, other] : accounts()) {
-    if (other.backlogged) present = std::min(present, other.deadline_ns);
+    if (other.backlogged) present = std::min(present, deadline_of(other));
   }
   const std::int64_t whole = budget_of(account);
-  const std::uint64_t period = account.terms.deadline_ns;
+  const std::uint64_t deadline = deadline_of(account);
   // What is left of the old budget may be used until the old deadline if that is no more than its bandwidth.
   const bool keeps_deadline =
-      account.deadline_ns > present && account.budget_ns > 0 &&
-      static_cast<double>(account.budget_ns) * static_cast<double>(period) <
-          static_cast<double>(account.deadline_ns - present) * static_cast<double>(whole);
+      deadline > present && account.budget_ns > 0 &&
+      static_cast<double>(account.budget_ns) * static_cast<double>(account.terms.deadline_ns) <
+          static_cast<double>(deadline - present) * static_cast<double>(whole);
   if (keeps_deadline) return;
-  account.deadline_ns = present + period;
+  account.since_ns = present;
   account.budget_ns = whole;
 }
 
-void EarliestDeadline::used(Account& account, std::uint64_t ns) {
+void EarliestDeadline::used(Account& account, std::uint64_t ns, std::uint64_t now_ns) {
   account.budget_ns -= static_cast<std::int64_t>(ns);
   const std::int64_t whole = budget_of(account);
   if (account.budget_ns > 0) return;
   const std::int64_t times = -account.budget_ns / whole + 1;
   account.budget_ns += times * whole;
-  account.deadline_ns += static_cast<std::uint64_t>(times) * account.terms.deadline_ns;
+  account.since_ns += static_cast<std::uint64_t>(times) * account.terms.deadline_ns;
+
+  // When all who have work are ahead of the clock, they have used what nobody else wanted. All go back
+  // together: what one has had more than another it still owes.
+  std::uint64_t least = account.since_ns;
+  for (const auto& [id, other] : accounts()) {
+    if (other.backlogged) least = std::min(least, other.since_ns);
+  }
+  if (least <= now_ns) return;
+  const std::uint64_t ahead = least - now_ns;
+  for (auto& [id, other] : accounts()) other.since_ns -= std::min(other.since_ns, ahead);
 }
 
 std::uint64_t TimeSlices::slice_of(const Account& account) const {
@@ -57,22 +69,24 @@ std::uint64_t TimeSlices::slice_of(const Account& account) const {
 }
 
 void TimeSlices::arrived(Account& account, std::uint64_t now_ns) {
-  // Idleness is not saved up; a short lag behind the others is made up for.
-  double present = account.clock;
-  bool found = false;
+  // Idleness is not saved up; a short lag behind the others is made up for. Where all others pause at this
+  // moment, the present is where they left it.
+  double least = std::numeric_limits<double>::infinity();
   for (const auto& [id, other] : accounts()) {
-    if (!other.backlogged) continue;
-    present = found ? std::min(present, other.clock) : other.clock;
-    found = true;
+    if (other.backlogged) least = std::min(least, other.clock);
   }
-  if (!found) return;
+  const double present = std::isinf(least) ? present_ : least;
   const bool paused = account.last_busy_ns != 0 && now_ns - account.last_busy_ns <= idle_after_ns_;
   const double lag = paused ? kMostLagSlices * static_cast<double>(slice_ns_) : 0;
   account.clock = std::max(account.clock, present - lag);
 }
 
-void TimeSlices::used(Account& account, std::uint64_t ns) {
+void TimeSlices::used(Account& account, std::uint64_t ns, std::uint64_t) {
   account.clock += static_cast<double>(ns) * kUnitWeight / weight_of(account.terms);
+  present_ = account.clock;
+  for (const auto& [id, other] : accounts()) {
+    if (other.backlogged) present_ = std::min(present_, other.clock);
+  }
 }
 
 std::uint64_t TimeSlices::remaining(const Account& holder) const {

@@ -15,7 +15,7 @@ class Fifo final : public TurnPolicy {
 
  protected:
   void arrived(Account&, std::uint64_t) override {}
-  void used(Account&, std::uint64_t) override {}
+  void used(Account&, std::uint64_t, std::uint64_t) override {}
   void turn_ended(Account& account, std::uint64_t now_ns) override { account.arrived_ns = now_ns; }
   [[nodiscard]] bool before(const Account& a, const Account& b) const override {
     return a.arrived_ns != b.arrived_ns ? a.arrived_ns < b.arrived_ns : a.client < b.client;
@@ -32,7 +32,9 @@ class Fifo final : public TurnPolicy {
 
 // The client whose deadline is nearest has the device. Its deadline is its terms' time after it became busy,
 // and is put off by that time whenever it has used a quantum (times weight / 100), so that a client with
-// endless work starves nobody. Source: the constant bandwidth server of Abeni and Buttazzo (1998).
+// endless work starves nobody. Source: the constant bandwidth server of Abeni and Buttazzo (1998). Device
+// time that nobody else wanted is free, as with the reclaiming server of Lipari and Baruah (2000): whoever
+// comes finds no deadline put off for it.
 class EarliestDeadline final : public TurnPolicy {
  public:
   EarliestDeadline(std::uint64_t quantum_ns, const TurnRules& rules)
@@ -40,10 +42,12 @@ class EarliestDeadline final : public TurnPolicy {
 
  protected:
   void arrived(Account& account, std::uint64_t now_ns) override;
-  void used(Account& account, std::uint64_t ns) override;
+  void used(Account& account, std::uint64_t ns, std::uint64_t now_ns) override;
   void turn_ended(Account&, std::uint64_t) override {}
   [[nodiscard]] bool before(const Account& a, const Account& b) const override {
-    return a.deadline_ns != b.deadline_ns ? a.deadline_ns < b.deadline_ns : a.client < b.client;
+    const std::uint64_t first = deadline_of(a);
+    const std::uint64_t second = deadline_of(b);
+    return first != second ? first < second : a.client < b.client;
   }
   [[nodiscard]] bool keeps(const Account& holder, const Account& next, std::uint64_t) const override {
     return !before(next, holder);
@@ -53,6 +57,9 @@ class EarliestDeadline final : public TurnPolicy {
   }
 
  private:
+  [[nodiscard]] static std::uint64_t deadline_of(const Account& account) {
+    return account.since_ns + account.terms.deadline_ns;
+  }
   [[nodiscard]] std::int64_t budget_of(const Account& account) const;
 
   std::uint64_t quantum_ns_;
@@ -67,7 +74,7 @@ class TimeSlices final : public TurnPolicy {
 
  protected:
   void arrived(Account& account, std::uint64_t now_ns) override;
-  void used(Account& account, std::uint64_t ns) override;
+  void used(Account& account, std::uint64_t ns, std::uint64_t now_ns) override;
   void turn_ended(Account&, std::uint64_t) override {}
   [[nodiscard]] bool before(const Account& a, const Account& b) const override {
     return a.clock != b.clock ? a.clock < b.clock : a.client < b.client;
@@ -84,6 +91,7 @@ class TimeSlices final : public TurnPolicy {
 
   std::uint64_t slice_ns_;
   std::uint64_t idle_after_ns_;
+  double present_ = 0;  // the clock of who had had the least of those with work, when somebody last had some
 };
 
 }  // namespace vgpu::daemon
