@@ -63,12 +63,26 @@ constexpr std::array<Figure, 12> kDevice{{
     {"clients_admitted", "vgpud_device_clients_admitted_total", kCounter, 1,
      "Clients that were given a worker of the device."},
     {"clients_refused", "vgpud_device_clients_refused_total", kCounter, 1,
-     "Clients placed on the device that were refused for want of a worker."},
+     "Clients refused that were or would have been placed on the device, for any reason."},
     {"faults", "vgpud_device_faults_total", kCounter, 1,
      "Clients that ended with a fault of the device or of their worker."},
     {"queue_depth", "vgpud_device_queue_depth", kGauge, 1, "Ring units that its workers have not taken yet."},
-    {"charged_ns", "vgpud_device_gpu_seconds_total", kCounter, kNanosecond,
-     "Device time charged to clients."},
+    {"device_ns", "vgpud_device_gpu_seconds_total", kCounter, kNanosecond,
+     "Device time used by its clients, those that have ended included."},
+}};
+
+// Of a device whose clients may hold more memory than it has.
+constexpr std::array<Figure, 7> kMoves{{
+    {"moves_out", "vgpud_device_moves_out_total", kCounter, 1, "Times that a client's memory was moved out."},
+    {"moves_in", "vgpud_device_moves_in_total", kCounter, 1, "Times that a client's memory came back."},
+    {"bytes_moved_out", "vgpud_device_moved_out_bytes_total", kCounter, 1, "Bytes moved out."},
+    {"bytes_moved_in", "vgpud_device_moved_in_bytes_total", kCounter, 1, "Bytes that came back."},
+    {"move_out_ns", "vgpud_device_move_out_seconds_total", kCounter, kNanosecond,
+     "Time that moving out took."},
+    {"move_in_ns", "vgpud_device_move_in_seconds_total", kCounter, kNanosecond,
+     "Time that coming back took."},
+    {"memory_wait_ns", "vgpud_device_memory_wait_seconds_total", kCounter, kNanosecond,
+     "Time that calls waited for room on the device."},
 }};
 
 constexpr std::array<Figure, 35> kClient{{
@@ -218,6 +232,7 @@ void add_client(Families& families, const json& client) {
 void add_device(Families& families, const json& device) {
   const Labels labels{{"device", text(device, "name")}};
   families.add_all(kDevice, device, labels);
+  families.add_all(kMoves, device.value("oversubscribe", json::object()), labels);
   add_histograms(families, "vgpud_device", device, labels);
   families.add("vgpud_device_up", kGauge, "1 while the device can serve.", labels,
                text(device, "problem").empty() ? 1 : 0);

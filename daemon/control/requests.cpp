@@ -138,6 +138,7 @@ json device_json(const BrokerState& state, const Device& device, bool histograms
       {"pool", device.config().pool},
       {"pool_index", pool_index(state, device)},
       {"switches", device.gates().switches()},
+      {"device_ns", figures.device_ns},
       {"charged_ns", device.gates().charged_ns()},
       {"clients_admitted", figures.admitted},
       {"clients_refused", figures.refused},
@@ -165,7 +166,14 @@ json device_json(const BrokerState& state, const Device& device, bool histograms
   if (const ResidenceKeeper& residence = device.residence(); residence.enabled()) {
     result["oversubscribe"] = {{"host_limit", device.config().oversubscribe.host_limit.value_or(0)},
                                {"capacity", residence.capacity()},
-                               {"moves", residence.moves()}};
+                               {"moves", residence.moves()},
+                               {"moves_out", figures.moves_out},
+                               {"moves_in", figures.moves_in},
+                               {"bytes_moved_out", figures.bytes_moved_out},
+                               {"bytes_moved_in", figures.bytes_moved_in},
+                               {"move_out_ns", figures.move_out_ns},
+                               {"move_in_ns", figures.move_in_ns},
+                               {"memory_wait_ns", figures.memory_wait_ns}};
   }
   if (const GuestLink* link = device.link()) {
     const LinkStats stats = link->stats();

@@ -23,10 +23,19 @@ void DeviceFigures::add(const GatePage& page) {
   const auto add_counts = [](LatencyCounts& to, const LatencyCounts& more) {
     std::transform(to.begin(), to.end(), more.begin(), to.begin(), std::plus<>());
   };
+  const auto get = [](const auto& counter) { return counter.load(std::memory_order_relaxed); };
   add_counts(latency, read_counts(page.latency));
   add_counts(wait, read_counts(page.gate_wait));
-  latency_sum_ns += page.latency_sum_ns.load(std::memory_order_relaxed);
-  wait_sum_ns += page.gate_wait_ns.load(std::memory_order_relaxed);
+  device_ns += get(page.consumed_ns);
+  moves_out += get(page.moves_out);
+  moves_in += get(page.moves_in);
+  bytes_moved_out += get(page.bytes_moved_out);
+  bytes_moved_in += get(page.bytes_moved_in);
+  move_out_ns += get(page.move_out_ns);
+  move_in_ns += get(page.move_in_ns);
+  memory_wait_ns += get(page.memory_wait_ns);
+  latency_sum_ns += get(page.latency_sum_ns);
+  wait_sum_ns += get(page.gate_wait_ns);
 }
 
 void read_page(const GatePage& page, ClientStats& stats) {

@@ -30,11 +30,14 @@ struct Percentiles {
 [[nodiscard]] Percentiles percentiles(const LatencyCounts& counts);
 [[nodiscard]] Histogram histogram(const LatencyCounts& counts, std::uint64_t sum_ns);
 
-// What a device's clients did and had done to them since the broker started, those that have ended included.
+// What a device's clients did and had done to them, those that have ended included.
 struct DeviceFigures {
   std::uint64_t admitted = 0;
-  std::uint64_t refused = 0;  // for want of a worker; who is refused by policy or limits has no device yet
+  std::uint64_t refused = 0;  // that were or would have been placed on it
   std::uint64_t faults = 0;
+  std::uint64_t device_ns = 0;  // the sum of theirs, as the next ones
+  std::uint64_t moves_out = 0, moves_in = 0, bytes_moved_out = 0, bytes_moved_in = 0;
+  std::uint64_t move_out_ns = 0, move_in_ns = 0, memory_wait_ns = 0;
   std::uint64_t queue_depth = 0;  // now
   LatencyCounts latency{};        // of calls that were waited for
   LatencyCounts wait{};           // of commands, for their turn

@@ -71,6 +71,7 @@ void GateKeeper::forget_attention(const Entry& entry) {
 void GateKeeper::remove(ClientId client) {
   const auto found = entries_.find(client);
   if (found == entries_.end()) return;
+  tick();  // what it has used since the last one counts
   forget_attention(found->second);
   if (!found->second.held) policy_->remove(client);
   entries_.erase(found);
@@ -100,6 +101,7 @@ void GateKeeper::hold(ClientId client, bool held) {
 
 void GateKeeper::read_pages(std::uint64_t now) {
   std::uint64_t unmetered = 0;
+  std::uint64_t metered = 0;
   for (auto& [client, entry] : entries_) {
     const GatePage& page = *entry.page;
     // A counter that went back is a lie or a fault of the worker: it earns nothing.
@@ -110,9 +112,10 @@ void GateKeeper::read_pages(std::uint64_t now) {
     entry.backlogged = page.backlogged.load(std::memory_order_acquire) != 0 && !entry.silent;
     // Nobody is held back for it: whom it waits for may be among them.
     if (is_stalled(entry, now)) entry.backlogged = false;
-    if (page.metered.load(std::memory_order_relaxed) == 0) unmetered += entry.more_ns;
+    (page.metered.load(std::memory_order_relaxed) == 0 ? unmetered : metered) += entry.more_ns;
   }
   const std::uint64_t elapsed = now - last_tick_ns_;
+  charged_ns_ += metered + std::min(unmetered, elapsed);
   last_tick_ns_ = now;
   for (auto& [client, entry] : entries_) {
     const GatePage& page = *entry.page;
@@ -121,7 +124,6 @@ void GateKeeper::read_pages(std::uint64_t now) {
           static_cast<double>(entry.more_ns) * static_cast<double>(elapsed) / static_cast<double>(unmetered));
     }
     entry.figures.charged_ns += entry.more_ns;
-    charged_ns_ += entry.more_ns;
     if (is_stuck(entry, elapsed) && stuck_) {
       // Later: what is done about it removes the client.
       loop_.after(std::chrono::nanoseconds(0), [this, id = client] {
@@ -202,6 +204,17 @@ void GateKeeper::tick() {
   }
   if (look_) look_();
   schedule_next();
+}
+
+std::uint64_t GateKeeper::charged_ns() const {
+  std::uint64_t unmetered = 0;
+  std::uint64_t metered = 0;
+  for (const auto& [client, entry] : entries_) {
+    const GatePage& page = *entry.page;
+    const std::uint64_t used = std::max(page.consumed_ns.load(std::memory_order_acquire), entry.seen_ns);
+    (page.metered.load(std::memory_order_relaxed) == 0 ? unmetered : metered) += used - entry.seen_ns;
+  }
+  return charged_ns_ + metered + std::min(unmetered, now_ns() - last_tick_ns_);
 }
 
 GateFigures GateKeeper::figures(ClientId client) const {

@@ -70,8 +70,13 @@ class GateKeeper {
   [[nodiscard]] GateFigures figures(ClientId client) const;
   // How often the device was given to a client that had had to wait.
   [[nodiscard]] std::uint64_t switches() const { return switches_; }
-  // Device time of all clients so far, as the policy counts it.
-  [[nodiscard]] std::uint64_t charged_ns() const { return charged_ns_; }
+  // Device time of all clients so far, as the policy counts it: what several had at once counts once.
+  [[nodiscard]] std::uint64_t charged_ns() const;
+  // Both count on from what an earlier broker had counted.
+  void go_on_from(std::uint64_t switches, std::uint64_t charged_ns) {
+    switches_ += switches;
+    charged_ns_ += charged_ns;
+  }
 
  private:
   struct Entry {

@@ -82,15 +82,25 @@ TEST_F(Keeper, OneDescriptorTellsTheKeepersOfAllOfAClientsDevices) {
   other.add(1, GateTerms{}, page, -1);
   keeper.on_attention(1, [&] { other.tick(); });
   page->consumed_ns.store(5 * kMs);
-  EXPECT_EQ(other.charged_ns(), 0U);
+  EXPECT_EQ(other.figures(1).charged_ns, 0U);
   const std::uint64_t one = 1;
   ASSERT_EQ(write(first.attention.get(), &one, sizeof one), 8);
   loop.after(milliseconds(20), [this] { loop.stop(); });
   loop.run();
-  EXPECT_EQ(other.charged_ns(), 5 * kMs);
+  EXPECT_EQ(other.figures(1).charged_ns, 5 * kMs);
   EXPECT_EQ(keeper.figures(1).charged_ns, 0U) << "each device is accounted for by itself";
   other.open_all();
   EXPECT_EQ(page->allowance_ns.load(), no_limit_ns);
+}
+
+TEST_F(Keeper, TimeOfALoneClientIsTheDevicesWithoutALookAtItsPage) {
+  keeper.remove(2);
+  const std::uint64_t before = keeper.charged_ns();
+  first.page().consumed_ns.fetch_add(5 * kMs);
+  EXPECT_EQ(keeper.charged_ns(), before + 5 * kMs);
+  first.page().consumed_ns.fetch_add(2 * kMs);
+  keeper.remove(1);
+  EXPECT_EQ(keeper.charged_ns(), before + 7 * kMs) << "also when it has ended";
 }
 
 TEST_F(Keeper, ClientThatWaitsAtTheGateKeepsItsClaim) {

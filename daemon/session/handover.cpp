@@ -88,7 +88,11 @@ void SessionManager::keep_broker() {
     broker_record_ = std::move(*record);
     store_.keep(kBroker, kRecord, broker_record_->fd());
   }
-  BrokerRecord record{next_id_, counters_, quarantined(), rejections()};
+  BrokerRecord record{next_id_, counters_, quarantined(), rejections(), {}};
+  for (Device* device : devices_) {
+    record.devices.push_back(
+        {device->config().name, past_[device], device->gates().switches(), device->gates().charged_ns()});
+  }
   auto bytes = encode(record);
   if (bytes.size() > StateMemory::max_bytes) {
     log::warning("programs in quarantine will be free again when vgpud is restarted: they are too many");
@@ -116,6 +120,12 @@ void SessionManager::adopt_broker() {
   counters_ = record->counters;
   for (const QuarantineEntry& entry : record->quarantined) quarantine_.restore(entry);
   for (const Rejection& rejection : record->rejections) rejections_.restore(rejection);
+  for (const DeviceRecord& one : record->devices) {
+    Device* const device = one.name.empty() ? nullptr : find_device(one.name);
+    if (device == nullptr) continue;
+    past_[device] = one.past;
+    device->gates().go_on_from(one.switches, one.charged_ns);
+  }
 }
 
 void SessionManager::adopt() {

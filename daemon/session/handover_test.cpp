@@ -164,6 +164,11 @@ TEST(Oversubscription, WhoIsMovedOutComesBackWithTheNextBroker) {
 }
 
 TEST_F(Handover, AnAdoptedClientEndsAsAnyOther) {
+  {
+    const auto gate = GateMapping::attach(manager_.stored().at("vgpud/session-1/gate").get());
+    ASSERT_TRUE(gate);
+    (*gate)->page().consumed_ns.store(1500);
+  }
   broker_.end_with(SIGKILL);
   start();
   client_ = Answer();
@@ -171,6 +176,18 @@ TEST_F(Handover, AnAdoptedClientEndsAsAnyOther) {
   EXPECT_TRUE(eventually([&] { return broker_.stats()["clients"].empty(); }));
   EXPECT_EQ(broker_.stats()["ended"][0]["launches"], 7);
   EXPECT_TRUE(only_the_broker_is_kept());
+  // What it did stays the device's with every further broker.
+  const auto device = broker_.stats()["devices"][0];
+  EXPECT_EQ(device["clients_admitted"], 1);
+  EXPECT_EQ(device["device_ns"], 1500);
+  for (const int number : {SIGTERM, SIGKILL}) {
+    broker_.end_with(number);
+    start();
+    const auto again = broker_.stats()["devices"][0];
+    for (const char* key : {"clients_admitted", "device_ns", "charged_ns", "latency_p99_ns"}) {
+      EXPECT_EQ(again[key], device[key]) << key;
+    }
+  }
 }
 
 TEST_F(Handover, AWorkerThatCrashesAfterwardsEndsItsSession) {

@@ -75,6 +75,12 @@ void SessionManager::refuse(int socket, const Identity& who, const std::string& 
   send_refusal(socket, refusal.code, refusal.text);
 }
 
+void SessionManager::refuse_before_placing(int socket, const Identity& who, const Placement& placement,
+                                           const DeviceWish& wish, const Refusal& refusal) {
+  if (const auto found = place(placement, wish, who.pid)) ++past_[found->device].refused;
+  refuse(socket, who, placement.client_class.name, refusal);
+}
+
 void SessionManager::refuse(const Session& session, const Refusal& refusal) {
   ++past_[session.device].refused;
   refuse(session.socket.get(), session.peer.identity, session.client_class.name, refusal);
@@ -101,15 +107,15 @@ void SessionManager::admit(UniqueFd socket, const DeviceWish& wish) {
   }
   if (const std::string reason = over_limit(who, placement->client_class); !reason.empty()) {
     ++counters_.refused_limits;
-    refuse(socket.get(), who, placement->client_class.name,
-           {RefusalCode::busy, RejectionReason::limit, reason});
+    refuse_before_placing(socket.get(), who, *placement, wish,
+                          {RefusalCode::busy, RejectionReason::limit, reason});
     return;
   }
   if (const QuarantineEntry* kept = quarantine_.find({who.uid, who.executable}, EventLoop::Clock::now())) {
     ++counters_.refused_quarantined;
-    refuse(socket.get(), who, placement->client_class.name,
-           {RefusalCode::not_allowed, RejectionReason::quarantine,
-            "this program is in quarantine: " + kept->why});
+    refuse_before_placing(socket.get(), who, *placement, wish,
+                          {RefusalCode::not_allowed, RejectionReason::quarantine,
+                           "this program is in quarantine: " + kept->why});
     return;
   }
   const auto found = place(*placement, wish, who.pid);
@@ -334,6 +340,7 @@ bool SessionManager::attach(Session& session, Worker& worker) {
   // Before the client hears of it: if vgpud is killed in between, the next one finds a session whose client
   // has not been welcomed, lets it go, and the client says hello again.
   ++counters_.admitted;
+  for (std::size_t i = 0; i < session.device_count(); ++i) ++past_[&session.device_at(i)].admitted;
   keep(session);
   if (const auto sent = send_message(session.socket.get(), welcome, client_fds); !sent) return false;
   for (const Device* device : session.further) {
@@ -345,7 +352,6 @@ bool SessionManager::attach(Session& session, Worker& worker) {
 
   session.state = SessionState::running;
   watch_gates(session);
-  for (std::size_t i = 0; i < session.device_count(); ++i) ++past_[&session.device_at(i)].admitted;
   const Identity& who = session.peer.identity;
   log::info("client admitted session={} pid={} uid={} program={} unit={} class={} device={} worker_pid={}",
             id, who.pid, who.uid, log::quoted(who.program), log::quoted(who.unit), session.client_class.name,
@@ -413,6 +419,7 @@ void SessionManager::end(std::uint64_t id, const std::string& why) {
               last.pid, log::quoted(last.program), last.launches, last.device_ns / 1'000'000, last.errors,
               log::quoted(last.ending));
     ended_.add(std::move(last));
+    keep_broker();  // a killed broker must not lose what is no more to be read of the client's page
   }
   count_waiting(*session->device);
 }

@@ -123,6 +123,9 @@ class SessionManager {
     std::string text;
   };
   void refuse(int socket, const Identity& who, const std::string& class_name, const Refusal& refusal);
+  // One that is admitted to no device: counted for the one on which it would have been placed, if any.
+  void refuse_before_placing(int socket, const Identity& who, const Placement& placement,
+                             const DeviceWish& wish, const Refusal& refusal);
   // One that has been placed on a device.
   void refuse(const Session& session, const Refusal& refusal);
   // Why one more client is too many, or empty (session_limits.cpp). A VM counts as a user of its own.

@@ -10,7 +10,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr unsigned kVersion = 4;
+constexpr unsigned kVersion = 5;
 
 json head() {
   // The protocol's hash covers the layouts of channel, gate page and device report.
@@ -101,6 +101,28 @@ void fields(Field& field, One& rejection) {
   field("last_ns", rejection.last);
 }
 
+template <class Field, Either<DeviceRecord> Record>
+void fields(Field& field, Record& record) {
+  field("name", record.name);
+  field("admitted", record.past.admitted);
+  field("refused", record.past.refused);
+  field("faults", record.past.faults);
+  field("device_ns", record.past.device_ns);
+  field("moves_out", record.past.moves_out);
+  field("moves_in", record.past.moves_in);
+  field("bytes_moved_out", record.past.bytes_moved_out);
+  field("bytes_moved_in", record.past.bytes_moved_in);
+  field("move_out_ns", record.past.move_out_ns);
+  field("move_in_ns", record.past.move_in_ns);
+  field("memory_wait_ns", record.past.memory_wait_ns);
+  field("latency", record.past.latency);
+  field("wait", record.past.wait);
+  field("latency_sum_ns", record.past.latency_sum_ns);
+  field("wait_sum_ns", record.past.wait_sum_ns);
+  field("switches", record.switches);
+  field("charged_ns", record.charged_ns);
+}
+
 constexpr auto kOfPart = [](auto& field, auto& part) { fields(field, part); };
 
 // All but the report, which is written as its bytes.
@@ -122,6 +144,7 @@ void fields(Field& field, Record& record) {
   field.part("counters", record.counters, kOfPart);
   field.parts("quarantined", record.quarantined, kOfPart);
   field.parts("rejections", record.rejections, kOfPart);
+  field.parts("devices", record.devices, kOfPart);
 }
 
 json to_json(const DeviceReport& report) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "daemon/config/config.hpp"
+#include "daemon/metrics/client_stats.hpp"
 #include "daemon/metrics/rejections.hpp"
 #include "daemon/policy/policy.hpp"
 #include "daemon/policy/quarantine.hpp"
@@ -30,12 +31,21 @@ struct SessionRecord {
   DeviceReport report;  // its worker's
 };
 
+// What a device's figures go on from.
+struct DeviceRecord {
+  std::string name;
+  DeviceFigures past;  // of clients that have ended; counts of all
+  std::uint64_t switches = 0;
+  std::uint64_t charged_ns = 0;
+};
+
 // What the broker as a whole goes on with.
 struct BrokerRecord {
   std::uint64_t next_session = 1;
   SessionCounters counters;
   std::vector<QuarantineEntry> quarantined;
   std::vector<Rejection> rejections;  // without their sentences
+  std::vector<DeviceRecord> devices;
 };
 
 [[nodiscard]] std::vector<std::uint8_t> encode(const SessionRecord& record);

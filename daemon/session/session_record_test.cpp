@@ -80,15 +80,27 @@ TEST(SessionRecord, AnotherVersionIsRefused) {
 
 TEST(BrokerRecord, ComesBackWhole) {
   using Time = QuarantineEntry::TimePoint;
-  BrokerRecord record{5, {9, 8, 7, 6, 5, 4, 3, 2}, {}, {}};
+  BrokerRecord record{5, {9, 8, 7, 6, 5, 4, 3, 2}, {}, {}, {}};
   record.rejections.push_back(
       {1000, "batch", RejectionReason::quarantine, 7, "a\xff", "", Time(std::chrono::hours(4))});
   record.quarantined.push_back({{1000, "/opt/\xff"}, "by hand", 3, Time(std::chrono::hours(1)), {}});
   record.quarantined.push_back(
       {{1001, ""}, "faults", 1, Time(std::chrono::hours(2)), Time(std::chrono::hours(3))});
+  DeviceRecord device{"gpu0", {}, 11, 12};
+  device.past.device_ns = 13;
+  device.past.bytes_moved_in = 14;
+  device.past.latency.back() = 15;
+  record.devices.push_back(device);
   const auto back = decode_broker(encode(record));
   ASSERT_TRUE(back) << back.error();
   EXPECT_EQ(back->next_session, 5U);
+  ASSERT_EQ(back->devices.size(), 1U);
+  EXPECT_EQ(back->devices[0].name, "gpu0");
+  EXPECT_EQ(back->devices[0].switches, 11U);
+  EXPECT_EQ(back->devices[0].charged_ns, 12U);
+  EXPECT_EQ(back->devices[0].past.device_ns, 13U);
+  EXPECT_EQ(back->devices[0].past.bytes_moved_in, 14U);
+  EXPECT_EQ(back->devices[0].past.latency, device.past.latency);
   EXPECT_EQ(back->counters, record.counters);
   ASSERT_EQ(back->quarantined.size(), 2U);
   EXPECT_EQ(back->quarantined[0].subject, record.quarantined[0].subject);

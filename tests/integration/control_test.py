@@ -489,7 +489,7 @@ class Metrics(unittest.TestCase):
             self.assertGreater(total("vgpud_device_switches_total", ""), 0)
             device = service.stats()["devices"][0]
             ended = sum(row["device_ns"] for row in service.stats()["ended"])
-            self.assertGreater(device["charged_ns"], 0)
+            self.assertAlmostEqual(device["device_ns"], ended, delta=0.01 * ended)
             self.assertLessEqual(device["charged_ns"], 1.01 * ended)
             self.assertEqual((device["clients_admitted"], device["faults"]), (2, 0))
 
@@ -510,6 +510,7 @@ class Metrics(unittest.TestCase):
             self.assertEqual(row["faults"], 1)
             for name, value in (("vgpud_faults_total", 1), ("vgpud_device_faults_total", 1),
                                 ("vgpud_clients_refused_total", refused), ("vgpud_clients_refused_by_limits_total", refused),
+                                ("vgpud_device_clients_refused_total", refused),
                                 ("vgpud_clients_admitted_total", 2), ("vgpud_device_clients_admitted_total", 2)):
                 self.assertEqual(self.value(page, name), value, name)
 
@@ -521,20 +522,6 @@ class Metrics(unittest.TestCase):
             self.assertEqual(self.page().splitlines()[-1], "vgpud_up 0")
             service.start()
             self.assertEqual(self.value(self.page(), "vgpud_up"), 1)
-
-    def test_every_figure_of_the_dashboard_is_exposed(self):
-        dashboard = (harness.ROOT / "docs" / "grafana-dashboard.json").read_text()
-        wanted = set(re.findall(r"\bvgpud_[a-z_]+", dashboard))
-        self.assertGreater(len(wanted), 10)
-        with Service() as service:
-            self.start(service)
-            client = Client(service)
-            try:
-                page = self.page()
-                missing = [name for name in wanted if not re.search(rf"^{name}[{{ ]", page, re.MULTILINE)]
-                self.assertEqual(missing, [])
-            finally:
-                client.stop()
 
 
 @unittest.skipUnless(os.geteuid() == 0, "becoming other users needs root")
