@@ -58,6 +58,11 @@ std::vector<Program> late_programs(std::mt19937& random, bool equal_deadlines) {
   return programs;
 }
 
+// The patterns have whole weights.
+std::uint64_t weight_of(const Program& program) {
+  return static_cast<std::uint64_t>(program.terms.weight);
+}
+
 // For how long client `i` may have to wait for a kernel of its to begin.
 std::uint64_t longest_wait(PolicyKind kind, const std::vector<Program>& programs, std::size_t i) {
   const auto ns = [](std::chrono::nanoseconds time) { return static_cast<std::uint64_t>(time.count()); };
@@ -72,11 +77,10 @@ std::uint64_t longest_wait(PolicyKind kind, const std::vector<Program>& programs
     // Turns in advance that a far deadline lets those with near ones have, which whoever comes has too; or
     // what the other lags behind.
     const std::uint64_t turns = kind == PolicyKind::deadline ? farthest / other.terms.deadline_ns + 2 : 6;
-    bound += turns * ns(options().quantum) * other.terms.weight / 100 + kernel(other) + ns(options().linger);
+    bound += turns * ns(options().quantum) * weight_of(other) / 100 + kernel(other) + ns(options().linger);
     // Who was alone when it submitted a job, which nothing can take back, has it done first and owes it then.
     bound += 2 * other.burst * kernel(other);
-    double owed = static_cast<double>(2 * self.burst * kernel(self) * other.terms.weight) /
-                  static_cast<double>(self.terms.weight);
+    double owed = static_cast<double>(2 * self.burst * kernel(self) * weight_of(other)) / self.terms.weight;
     if (kind == PolicyKind::deadline) {
       owed *= static_cast<double>(self.terms.deadline_ns) / static_cast<double>(other.terms.deadline_ns);
     }
@@ -120,7 +124,7 @@ TEST_P(LateShares, AreByWeightWithinThreePercent) {
     std::uint64_t weights = 0;
     for (const Program& program : programs) {
       begin = std::max({begin, program.from_ns, program.away_until_ns});
-      weights += program.terms.weight;
+      weights += weight_of(program);
     }
     Simulator simulator(make_policy(GetParam(), options()), programs, whim(seed), seed);
     // Until what the lone one had sent before the others came has been done and made up for.

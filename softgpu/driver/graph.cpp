@@ -298,7 +298,7 @@ CUresult capture_launch(const GraphExec& exec, Stream& stream) {
   auto child = std::make_shared<Graph>();
   {
     const std::unique_lock lock(driver.graph_mutex);
-    if (!exec.memory->addresses.empty()) return CUDA_ERROR_NOT_SUPPORTED;
+    if (!exec.memory->empty()) return CUDA_ERROR_NOT_SUPPORTED;
     std::vector<GraphNode*> nodes;
     for (const GraphExec::Node& node : exec.nodes) {
       std::vector<GraphNode*> before;
