@@ -39,8 +39,10 @@ struct KernelAttributes {
   std::uint32_t required_block[3] = {0, 0, 0};
 };
 
-/// What the engine compiles at most: PTX ISA 9.0 (10 * major + minor) for sm_75.
-inline constexpr std::uint32_t newest_ptx_version = 90;
+/// What the engine compiles at most: PTX ISA 9 (10 * major + minor) for sm_75. It knows 9.0; text of later
+/// minor versions, as newer toolkits than this one write it, is read all the same, and what is new in it
+/// refused where it stands.
+inline constexpr std::uint32_t newest_ptx_version = 99;
 inline constexpr std::uint32_t newest_ptx_target = 75;
 
 class Kernel;  ///< owned by its Module; immutable; decoded at first launch, thread-safely

@@ -337,8 +337,8 @@ TEST(Exec, WhatACompilerWouldRefuseIsRefusedWhenLoaded) {
     return std::pair(static_cast<int>(kind), std::string(reason));
   };
   const std::string entry = ".address_size 64\n.visible .entry k() { ret; }\n";
-  EXPECT_EQ(refused(".version 9.1\n.target sm_75\n" + entry),
-            because(Kind::newer_version, "Unsupported .version 9.1; current version is '9.0'"));
+  EXPECT_EQ(refused(".version 10.0\n.target sm_75\n" + entry),
+            because(Kind::newer_version, "Unsupported .version 10.0; current version is '9.9'"));
   for (const char* const target : {"sm_80", "sm_90a", "compute_100f"}) {
     EXPECT_EQ(refused(std::string(".version 9.0\n.target ") + target + "\n" + entry).first,
               static_cast<int>(Kind::invalid_ptx))
