@@ -488,9 +488,9 @@ class Session {
   ClientContexts contexts_;
   RingConsumer ring_;
   EarlyQuestions early_;
-  const bool spin_long_;  // a GPU, on a machine with CPUs to spare
-  SpinTime idle_spin_;    // of the dispatcher at an empty ring
-  SpinTime wait_spin_;    // while the client waits for a stream
+  const bool spin_long_;             // a GPU, on a machine with CPUs to spare
+  SpinTime idle_spin_;               // of the dispatcher at an empty ring
+  SpinTime wait_spin_;               // while the client waits for a stream
   std::atomic<bool> prints_{false};  // kernels were loaded that may print
   bool asserts_ = false;             // and such whose assertions may fail
   HandleTable handles_;

@@ -192,7 +192,8 @@ CUresult copy_to_device(Call& call, CUdeviceptr target, const void* source, std:
   if (!taken_along) {
     bool device_source = false;
     range = call.process().memory.find(target, bits(source), device_source);
-    if (device_source && unmapped(bits(source), bytes)) return CUDA_ERROR_INVALID_VALUE;
+    if (device_source && unmapped(bits(source), bytes))
+      return copy_within(call, target, bits(source), bytes, stream, mode);
   }
   CUresult result = CUDA_SUCCESS;
   const InCapture captured = in_capture(call, stream, mode, result);
@@ -216,7 +217,8 @@ CUresult copy_from_device(Call& call, void* target, CUdeviceptr source, std::siz
   }
   bool device_target = false;
   const auto range = call.process().memory.find(source, bits(target), device_target);
-  if (device_target && unmapped(bits(target), bytes)) return CUDA_ERROR_INVALID_VALUE;
+  if (device_target && unmapped(bits(target), bytes))
+    return copy_within(call, bits(target), source, bytes, stream, mode);
   if (range && !holds(range, source, bytes) && !may_continue(range->kind)) return CUDA_ERROR_INVALID_VALUE;
   CUresult problem = CUDA_SUCCESS;
   const InCapture captured = in_capture(call, stream, mode, problem);

@@ -192,7 +192,21 @@ CUresult copy_box(Call& call, const CUDA_MEMCPY3D& given, std::uint64_t stream, 
            device_alone(call.process(), bits(first),
                         reach(side) - static_cast<std::uint64_t>(first - side.base));
   };
-  if (misplaced(from, source) || misplaced(to, target)) return CUDA_ERROR_INVALID_VALUE;
+  const bool from_device = misplaced(from, source);
+  const bool to_device = misplaced(to, target);
+  if (from_device || to_device) {
+    // With unified addresses memory is what it is, whatever the copy calls it.
+    CUDA_MEMCPY3D right = given;
+    if (from_device) {
+      right.srcMemoryType = CU_MEMORYTYPE_DEVICE;
+      right.srcDevice = bits(source.base);
+    }
+    if (to_device) {
+      right.dstMemoryType = CU_MEMORYTYPE_DEVICE;
+      right.dstDevice = bits(target.base);
+    }
+    return copy_box(call, right, stream, mode);
+  }
 
   if (from == Place::pageable && to == Place::pageable) {
     if (const CUresult result = synchronize(call, stream); result != CUDA_SUCCESS) return result;

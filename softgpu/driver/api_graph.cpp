@@ -276,7 +276,7 @@ SOFTGPU_API cuGraphLaunch(CUgraphExec handle, CUstream stream_handle) {
   return on_stream(stream_handle, [&](Driver& driver, Context&, Stream& stream) -> CUresult {
     const auto exec = driver.graph_execs.find(handle);
     if (exec == nullptr) return CUDA_ERROR_INVALID_VALUE;
-    if (stream.capturing.load()) return capture_launch(*exec, stream);
+    if (stream.capturing.load()) return refuse_capturing(stream);
     if (const CUresult error = refuse_implicit(stream); error != CUDA_SUCCESS) return error;
     const std::unique_lock lock(driver.graph_mutex);
     return launch(*exec, stream);

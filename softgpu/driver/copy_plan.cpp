@@ -56,8 +56,6 @@ CUresult classify(std::uint64_t address, std::size_t bytes, Claim claim, Place& 
   if (const auto found = memory.find(address)) {
     const bool host = found->kind == MemoryKind::host || found->kind == MemoryKind::registered;
     place = host ? Place::pinned : Place::device;
-    // The host cannot see it.
-    if (claim == Claim::host && !host && found->kind != MemoryKind::managed) return CUDA_ERROR_INVALID_VALUE;
     if (memory.accessible(address, bytes)) return CUDA_SUCCESS;
     // A run that begins in registered memory and goes on in other memory of the program is ordinary host
     // memory.

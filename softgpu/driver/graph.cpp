@@ -293,34 +293,6 @@ CUresult launch(GraphExec& exec, Stream& stream) {
   return CUDA_SUCCESS;
 }
 
-CUresult capture_launch(const GraphExec& exec, Stream& stream) {
-  Driver& driver = Driver::get();
-  auto child = std::make_shared<Graph>();
-  {
-    const std::unique_lock lock(driver.graph_mutex);
-    if (!exec.memory->empty()) return CUDA_ERROR_NOT_SUPPORTED;
-    std::vector<GraphNode*> nodes;
-    for (const GraphExec::Node& node : exec.nodes) {
-      std::vector<GraphNode*> before;
-      for (const std::size_t earlier : node.before) before.push_back(nodes[earlier]);
-      // The nodes of child graphs stand before the node that holds them.
-      const bool idle = !node.enabled || std::holds_alternative<ChildGraphWork>(*node.work);
-      nodes.push_back(child->add(idle ? Work(EmptyWork{}) : *node.work, before));
-    }
-    if (exec.source != nullptr) {
-      for (const auto& [object, count] : exec.source->user_objects) {
-        object->references.fetch_add(count);
-        child->user_objects[object] = count;
-      }
-    }
-    child->owned_by_node = true;
-    driver.graphs.add(child);
-  }
-  const CUresult result = capture_work(stream, ChildGraphWork{child});
-  if (result != CUDA_SUCCESS) driver.graphs.remove(child.get());
-  return result;
-}
-
 CUresult replace_work(GraphExec& exec, const GraphNode* node, Work work) {
   const auto found = exec.index.find(node);
   if (found == exec.index.end()) return CUDA_ERROR_INVALID_VALUE;

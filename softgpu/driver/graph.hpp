@@ -99,9 +99,6 @@ CUresult instantiate(Context& context, const Graph& graph, std::uint64_t flags,
 /// Submits a launch to a stream that is not capturing. An error when memory that the launch would allocate
 /// has not been freed since the last one.
 CUresult launch(GraphExec& exec, Stream& stream);
-/// A launch in a stream that is capturing: a child graph that does what the executable does now. Call without
-/// the graph mutex. CUDA_ERROR_NOT_SUPPORTED where it allocates memory.
-CUresult capture_launch(const GraphExec& exec, Stream& stream);
 /// Takes over the parameters of a graph of the same shape.
 CUresult update(GraphExec& exec, const Graph& graph, CUgraphExecUpdateResultInfo& info);
 /// Checks that `work` may replace the node's work, and replaces it.

@@ -38,7 +38,7 @@ VmStats Vm::stats() const {
   stats.slots = config_.slots;
   stats.connected = server_ ? server_->connected() : attached_;
   stats.attached = attached_;
-  stats.doorbells = doorbell_thread_ ? doorbell_thread_->received() : 0;
+  stats.doorbells = doorbells_received();
   stats.sessions = opened_;
   stats.refused = refused_;
   stats.lost = lost_;
