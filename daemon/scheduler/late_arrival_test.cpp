@@ -17,7 +17,7 @@ using simulation::Program;
 using simulation::Simulator;
 using simulation::whim;
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#ifdef VGPU_SIMULATION_SANITIZED
 constexpr unsigned kPatterns = 20;
 #else
 constexpr unsigned kPatterns = 300;

@@ -14,7 +14,7 @@ namespace {
 using namespace simulation;
 
 // A sanitizer looks at the code, which a tenth of the patterns runs through too, some thirty times slower.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#ifdef VGPU_SIMULATION_SANITIZED
 constexpr unsigned kPatterns = 100;
 #else
 constexpr unsigned kPatterns = 1000;

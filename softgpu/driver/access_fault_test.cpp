@@ -23,7 +23,7 @@ class AccessFaultTest : public DriverTest {
   CUdeviceptr read_only() {
     CUmemAllocationProp prop{};
     prop.type = CU_MEM_ALLOCATION_TYPE_PINNED;
-    prop.location = {CU_MEM_LOCATION_TYPE_DEVICE, {0}};
+    prop.location.type = CU_MEM_LOCATION_TYPE_DEVICE;
     CUmemGenericAllocationHandle memory = 0;
     CUdeviceptr address = 0;
     EXPECT_EQ(cuMemCreate(&memory, granularity, &prop, 0), CUDA_SUCCESS);
