@@ -32,6 +32,11 @@ void each_line(Context& c, const Op* op, SmallForm form, F f) {
   }
 }
 
+// Where the k-th word of an accumulator's line stands among its registers.
+u32 place(SmallForm form, u32 line, u32 k) {
+  return form.column ? size * k + line : size * line + k;
+}
+
 s32 nibble(u32 word, unsigned k, bool is_unsigned) {
   const u32 bits = word >> (4 * k) & 15;
   return is_unsigned || bits < 8 ? static_cast<s32>(bits) : static_cast<s32>(bits) - 16;
@@ -62,7 +67,7 @@ const Op* load_small(Context& c, const Op* op) {
     if (form.input) {
       std::memcpy(registers + line_words * line, at, line_words * sizeof(u32));
     } else {
-      for (u32 k = 0; k < size; ++k) registers[form.column ? size * k + line : size * line + k] = at[k];
+      for (u32 k = 0; k < size; ++k) registers[place(form, line, k)] = at[k];
     }
   });
   for (u32 k = 0; k < (form.input ? 1U : 2U); ++k)
@@ -78,7 +83,7 @@ const Op* store_small(Context& c, const Op* op) {
   alignas(64) u32 registers[most_registers * lanes];
   for (u32 k = 0; k < 2; ++k) std::memcpy(registers + lanes * k, reg<u32>(c, op->r[k]), lanes * sizeof(u32));
   each_line(c, op, form, [&](u32* at, u32 line) {
-    for (u32 k = 0; k < size; ++k) at[k] = registers[form.column ? size * k + line : size * line + k];
+    for (u32 k = 0; k < size; ++k) at[k] = registers[place(form, line, k)];
   });
   return op + 1;
 }

@@ -12,6 +12,25 @@ void put(Context& c, const Op* op, T value) {
   T* d = reg<T>(c, op->r[0]);
   for (unsigned i = 0; i < lanes; ++i) d[i] = (c.mask >> i & 1) != 0 ? value : d[i];
 }
+// A place in local memory, in a register of the width (in bytes) that op->aux says.
+void put_local(Context& c, const Op* op, std::uint64_t place) {
+  if (op->aux == 8) {
+    put<std::uint64_t>(c, op, place);
+  } else {
+    put<std::uint32_t>(c, op, static_cast<std::uint32_t>(place));
+  }
+}
+// The greatest value that a lane has in such a register.
+std::uint64_t most_of(Context& c, const Op* op, std::uint32_t offset) {
+  std::uint64_t most = 0;
+  for (unsigned i = 0; i < lanes; ++i) {
+    if ((c.mask >> i & 1) == 0) continue;
+    const std::uint64_t n =
+        op->aux == 8 ? reg<std::uint64_t>(c, offset)[i] : reg<std::uint32_t>(c, offset)[i];
+    most = std::max(most, n);
+  }
+  return most;
+}
 Frame& frame_of(Context& c) {
   return *split(*c.warp, c.warp->current).frame;
 }
@@ -31,42 +50,22 @@ const Op* op_param_address(Context& c, const Op* op) {
 }
 const Op* op_alloca(Context& c, const Op* op) {
   Frame& f = frame_of(c);
-  std::uint64_t most = 0;
-  for (unsigned i = 0; i < lanes; ++i) {
-    if ((c.mask >> i & 1) == 0) continue;
-    const std::uint64_t n =
-        op->aux == 8 ? reg<std::uint64_t>(c, op->r[1])[i] : reg<std::uint32_t>(c, op->r[1])[i];
-    most = std::max(most, n);
-  }
+  const std::uint64_t most = most_of(c, op, op->r[1]);
   const std::uint64_t align = std::max<std::uint64_t>(op->imm, 16);
   const std::uint64_t base = (f.local_top + align - 1) / align * align;
   if (most > c.grid->code->stack_bytes || base + most > c.grid->code->stack_bytes)
     raise_fault(c, op, Fault::stack_overflow, 0, "alloca beyond a thread's local memory");
   f.local_top = static_cast<std::uint32_t>(base + most);
-  if (op->aux == 8) {
-    put<std::uint64_t>(c, op, base);
-  } else {
-    put<std::uint32_t>(c, op, static_cast<std::uint32_t>(base));
-  }
+  put_local(c, op, base);
   return op + 1;
 }
 const Op* op_stacksave(Context& c, const Op* op) {
-  if (op->aux == 8) {
-    put<std::uint64_t>(c, op, frame_of(c).local_top);
-  } else {
-    put<std::uint32_t>(c, op, frame_of(c).local_top);
-  }
+  put_local(c, op, frame_of(c).local_top);
   return op + 1;
 }
 const Op* op_stackrestore(Context& c, const Op* op) {
   Frame& f = frame_of(c);
-  std::uint64_t most = 0;
-  for (unsigned i = 0; i < lanes; ++i) {
-    if ((c.mask >> i & 1) == 0) continue;
-    const std::uint64_t n =
-        op->aux == 8 ? reg<std::uint64_t>(c, op->r[0])[i] : reg<std::uint32_t>(c, op->r[0])[i];
-    most = std::max(most, n);
-  }
+  const std::uint64_t most = most_of(c, op, op->r[0]);
   if (f.references == 1 && most >= f.local_base && most <= f.local_top)
     f.local_top = static_cast<std::uint32_t>(most);
   return op + 1;

@@ -91,13 +91,8 @@ const Op* diverge(Context& c, const Op* a, std::uint32_t first, const Op* b, con
   Warp& w = *c.warp;
   const std::int32_t i = w.current;
   const std::uint32_t second = c.mask & ~first;
-  if (rejoin != nullptr && rejoin == c.rejoin) {
-    // The parent already waits there: lanes that go straight to it have arrived.
-    if (a == rejoin || b == rejoin) {
-      Split& s = split(w, i);
-      s.mask = c.mask = a == rejoin ? second : first;
-      return a == rejoin ? b : a;
-    }
+  // The first lanes become a split beside this one, which keeps the rest.
+  const auto split_off = [&] {
     const std::int32_t n = new_split(w);
     Split& s = split(w, i);
     Split& t = split(w, n);
@@ -109,7 +104,16 @@ const Op* diverge(Context& c, const Op* a, std::uint32_t first, const Op* b, con
     ++t.frame->references;
     if (t.parent >= 0) ++split(w, t.parent).children;
     s.mask = c.mask = second;
-    s.pc = b;
+  };
+  if (rejoin != nullptr && rejoin == c.rejoin) {
+    // The parent already waits there: lanes that go straight to it have arrived.
+    if (a == rejoin || b == rejoin) {
+      Split& s = split(w, i);
+      s.mask = c.mask = a == rejoin ? second : first;
+      return a == rejoin ? b : a;
+    }
+    split_off();
+    split(w, i).pc = b;
     return b;
   }
   // This split waits at the rejoin point (or, without one, lives on only as the bookkeeper of its lanes).
@@ -128,17 +132,7 @@ const Op* diverge(Context& c, const Op* a, std::uint32_t first, const Op* b, con
     return n;
   };
   if (rejoin == nullptr) {
-    const std::int32_t n = new_split(w);
-    Split& s = split(w, i);
-    Split& t = split(w, n);
-    t = s;
-    t.pc = a;
-    t.mask = first;
-    t.state = Split::State::ready;
-    t.children = 0;
-    ++t.frame->references;
-    if (t.parent >= 0) ++split(w, t.parent).children;
-    s.mask = c.mask = second;
+    split_off();
     return b;
   }
   split(w, i).pc = rejoin;
