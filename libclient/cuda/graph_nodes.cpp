@@ -198,6 +198,16 @@ CUresult keep_bounce(CUgraphNode node, CUgraphNodeParams& params) {
   return CUDA_SUCCESS;
 }
 
+// Sends new parameters: `record` says whose, apart from the node.
+template <class Record>
+CUresult send_params(Call& call, Record& record, CUgraphNode node, const CUgraphNodeParams& params) {
+  record.node = bits(node);
+  record.type = static_cast<std::uint32_t>(params.type);
+  std::vector<std::byte> tail;
+  if (const CUresult result = write_node(call, params, {}, tail); result != CUDA_SUCCESS) return result;
+  return call.ask(record, tail);
+}
+
 }  // namespace
 
 CUresult add_node(CUgraphNode* out, CUgraph graph, const CUgraphNode* dependencies,
@@ -217,11 +227,7 @@ CUresult set_node(CUgraphNode node, const CUgraphNodeParams& given) {
   Call call;
   if (const CUresult result = check_node(call, node); result != CUDA_SUCCESS) return result;
   record::cuGraphNodeSetParams record;
-  record.node = bits(node);
-  record.type = static_cast<std::uint32_t>(params.type);
-  std::vector<std::byte> tail;
-  if (const CUresult result = write_node(call, params, {}, tail); result != CUDA_SUCCESS) return result;
-  return call.ask(record, tail);
+  return send_params(call, record, node, params);
 }
 
 CUresult set_exec_node(CUgraphExec exec, CUgraphNode node, const CUgraphNodeParams& given) {
@@ -232,11 +238,7 @@ CUresult set_exec_node(CUgraphExec exec, CUgraphNode node, const CUgraphNodePara
   if (call.process().graph_nodes.find(bits(node)) == nullptr) return CUDA_ERROR_INVALID_VALUE;
   record::cuGraphExecNodeSetParams record;
   record.exec = bits(exec);
-  record.node = bits(node);
-  record.type = static_cast<std::uint32_t>(params.type);
-  std::vector<std::byte> tail;
-  if (const CUresult result = write_node(call, params, {}, tail); result != CUDA_SUCCESS) return result;
-  return call.ask(record, tail);
+  return send_params(call, record, node, params);
 }
 
 CUresult get_node(Call& call, CUgraphNode node, CUgraphNodeType type, GraphNode*& object,
