@@ -1,7 +1,6 @@
 #include "daemon/config/load.hpp"
 
 #include <fnmatch.h>
-#include <grp.h>
 
 #include <algorithm>
 #include <array>
@@ -235,11 +234,6 @@ Place read_document(const ConfigDocument& document, const Place& before, Config&
   map.finish();
   if (default_class.IsDefined()) return errors.place(default_class.Mark());
   return document.main ? errors.place(root.Mark()) : before;
-}
-
-std::optional<gid_t> gid_of(const std::string& name) {
-  const group* entry = getgrnam(name.c_str());
-  return entry != nullptr ? std::optional(entry->gr_gid) : std::nullopt;
 }
 
 }  // namespace

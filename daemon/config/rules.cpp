@@ -1,4 +1,3 @@
-#include <grp.h>
 #include <pwd.h>
 
 #include <charconv>
@@ -37,35 +36,34 @@ void read_patterns(MapReader& map, const char* key, bool present, std::vector<st
   for (const YAML::Node& item : *values) out.push_back(item.Scalar());
 }
 
+// Users or groups, by number or by the name that `look_up` knows; `what` they are is for messages.
+template <class Id, class LookUp>
+void read_ids(MapReader& map, const char* key, bool present, std::vector<Id>& out, ErrorSink& errors,
+              const char* what, LookUp look_up) {
+  const auto values = condition(map, key, present);
+  if (!values) return;
+  out.clear();
+  for (const YAML::Node& item : *values) {
+    const std::string& text = item.Scalar();
+    auto id = number_of<Id>(text);
+    if (!id) id = look_up(text);
+    if (id) {
+      out.push_back(*id);
+    } else {
+      errors.add(item.Mark(), std::string("there is no ") + what + " '" + text + "' on this system");
+    }
+  }
+}
+
 // Changes the conditions that the document says. `present`: an earlier document has the rule.
 void read_match(const YAML::Node& node, bool present, RuleConfig& rule, ErrorSink& errors) {
   MapReader map(node, "'match'", errors);
-  if (const auto values = condition(map, "uid", present)) {
-    rule.uids.clear();
-    for (const YAML::Node& item : *values) {
-      const std::string& text = item.Scalar();
-      if (const auto id = number_of<uid_t>(text)) {
-        rule.uids.push_back(*id);
-      } else if (const passwd* user = getpwnam(text.c_str())) {
-        rule.uids.push_back(user->pw_uid);
-      } else {
-        errors.add(item.Mark(), "there is no user '" + text + "' on this system");
-      }
-    }
-  }
-  if (const auto values = condition(map, "gid", present)) {
-    rule.gids.clear();
-    for (const YAML::Node& item : *values) {
-      const std::string& text = item.Scalar();
-      if (const auto id = number_of<gid_t>(text)) {
-        rule.gids.push_back(*id);
-      } else if (const group* entry = getgrnam(text.c_str())) {
-        rule.gids.push_back(entry->gr_gid);
-      } else {
-        errors.add(item.Mark(), "there is no group '" + text + "' on this system");
-      }
-    }
-  }
+  read_ids(map, "uid", present, rule.uids, errors, "user",
+           [](const std::string& name) -> std::optional<uid_t> {
+             const passwd* const entry = getpwnam(name.c_str());
+             return entry != nullptr ? std::optional(entry->pw_uid) : std::nullopt;
+           });
+  read_ids(map, "gid", present, rule.gids, errors, "group", gid_of);
   if (const auto values = condition(map, "executable", present)) {
     rule.executables.clear();
     for (const YAML::Node& item : *values) {

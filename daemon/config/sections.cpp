@@ -1,5 +1,7 @@
 #include "daemon/config/sections.hpp"
 
+#include <grp.h>
+
 #include <cctype>
 #include <chrono>
 
@@ -11,6 +13,11 @@ bool good_name(const std::string& name) {
   return !name.empty() && name.size() <= 64 && std::all_of(name.begin(), name.end(), [](unsigned char c) {
     return std::isalnum(c) != 0 || c == '-' || c == '_' || c == '.';
   });
+}
+
+std::optional<gid_t> gid_of(const std::string& name) {
+  const group* const entry = getgrnam(name.c_str());
+  return entry != nullptr ? std::optional(entry->gr_gid) : std::nullopt;
 }
 
 std::string name_of(const YAML::Node& item) {

@@ -1,9 +1,12 @@
 // The parts of vgpud.yaml that more than one file reads. Only for the files of this folder.
 #pragma once
 
+#include <sys/types.h>
+
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -37,6 +40,9 @@ void read_word(MapReader& map, const std::string& key, Value& out,
 
 // The entry of a list of mappings called `name`, or an empty text.
 [[nodiscard]] std::string name_of(const YAML::Node& item);
+
+// The group of this system that has the name.
+[[nodiscard]] std::optional<gid_t> gid_of(const std::string& name);
 
 template <class Entry>
 auto find_named(std::vector<Entry>& list, const std::string& name) {
