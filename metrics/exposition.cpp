@@ -71,21 +71,19 @@ constexpr std::array<Figure, 12> kDevice{{
      "Device time used by its clients, those that have ended included."},
 }};
 
-// Of a device whose clients may hold more memory than it has.
+// Of a device whose clients may hold more memory than it has, and of such a client; behind its prefix.
 constexpr std::array<Figure, 7> kMoves{{
-    {"moves_out", "vgpud_device_moves_out_total", kCounter, 1, "Times that a client's memory was moved out."},
-    {"moves_in", "vgpud_device_moves_in_total", kCounter, 1, "Times that a client's memory came back."},
-    {"bytes_moved_out", "vgpud_device_moved_out_bytes_total", kCounter, 1, "Bytes moved out."},
-    {"bytes_moved_in", "vgpud_device_moved_in_bytes_total", kCounter, 1, "Bytes that came back."},
-    {"move_out_ns", "vgpud_device_move_out_seconds_total", kCounter, kNanosecond,
-     "Time that moving out took."},
-    {"move_in_ns", "vgpud_device_move_in_seconds_total", kCounter, kNanosecond,
-     "Time that coming back took."},
-    {"memory_wait_ns", "vgpud_device_memory_wait_seconds_total", kCounter, kNanosecond,
+    {"moves_out", "_moves_out_total", kCounter, 1, "Times that a client's memory was moved out."},
+    {"moves_in", "_moves_in_total", kCounter, 1, "Times that a client's memory came back."},
+    {"bytes_moved_out", "_moved_out_bytes_total", kCounter, 1, "Bytes moved out."},
+    {"bytes_moved_in", "_moved_in_bytes_total", kCounter, 1, "Bytes that came back."},
+    {"move_out_ns", "_move_out_seconds_total", kCounter, kNanosecond, "Time that moving out took."},
+    {"move_in_ns", "_move_in_seconds_total", kCounter, kNanosecond, "Time that coming back took."},
+    {"memory_wait_ns", "_memory_wait_seconds_total", kCounter, kNanosecond,
      "Time that calls waited for room on the device."},
 }};
 
-constexpr std::array<Figure, 35> kClient{{
+constexpr std::array<Figure, 28> kClient{{
     {"device_ns", "vgpud_client_gpu_seconds_total", kCounter, kNanosecond, "Device time used."},
     {"kernel_ns", "vgpud_client_kernel_seconds_total", kCounter, kNanosecond, "Device time in kernels."},
     {"share", "vgpud_client_share_ratio", kGauge, 1,
@@ -98,16 +96,6 @@ constexpr std::array<Figure, 35> kClient{{
     {"memory_on_device", "vgpud_client_memory_on_device_bytes", kGauge, 1,
      "Of the memory held, where it can be moved: what lies on the device."},
     {"memory_in_host", "vgpud_client_memory_in_host_bytes", kGauge, 1, "The same: what was moved out."},
-    {"moves_out", "vgpud_client_moves_out_total", kCounter, 1, "Times its memory was moved out."},
-    {"moves_in", "vgpud_client_moves_in_total", kCounter, 1, "Times its memory came back."},
-    {"bytes_moved_out", "vgpud_client_moved_out_bytes_total", kCounter, 1, "Bytes moved out."},
-    {"bytes_moved_in", "vgpud_client_moved_in_bytes_total", kCounter, 1, "Bytes that came back."},
-    {"move_out_ns", "vgpud_client_move_out_seconds_total", kCounter, kNanosecond,
-     "Time that moving out took."},
-    {"move_in_ns", "vgpud_client_move_in_seconds_total", kCounter, kNanosecond,
-     "Time that coming back took."},
-    {"memory_wait_ns", "vgpud_client_memory_wait_seconds_total", kCounter, kNanosecond,
-     "Time that calls waited for room on the device."},
     {"launches", "vgpud_client_launches_total", kCounter, 1, "Kernels launched."},
     {"graph_launches", "vgpud_client_graph_launches_total", kCounter, 1, "Graphs launched."},
     {"queue_depth", "vgpud_client_queue_depth", kGauge, 1, "Ring units that its worker has not taken yet."},
@@ -139,7 +127,7 @@ constexpr std::array<Figure, 35> kClient{{
 // Collects samples by metric, in the order in which metrics first come.
 class Families {
  public:
-  void add(const char* name, MetricType type, const char* help, Labels labels, double value) {
+  void add(const std::string& name, MetricType type, const char* help, Labels labels, double value) {
     ClientMetric metric;
     metric.label = std::move(labels);
     if (type == MetricType::Counter) {
@@ -151,11 +139,12 @@ class Families {
   }
 
   template <std::size_t N>
-  void add_all(const std::array<Figure, N>& figures, const json& object, const Labels& labels) {
+  void add_all(const std::array<Figure, N>& figures, const json& object, const Labels& labels,
+               const std::string& prefix = {}) {
     for (const Figure& figure : figures) {
       const auto found = object.find(figure.key);
       if (found == object.end() || !found->is_number()) continue;
-      add(figure.name, figure.type, figure.help, labels, found->get<double>() * figure.scale);
+      add(prefix + figure.name, figure.type, figure.help, labels, found->get<double>() * figure.scale);
     }
   }
 
@@ -223,6 +212,7 @@ void add_client(Families& families, const json& client) {
                       {"uid", text(client, "uid")},         {"program", text(client, "program")},
                       {"class", text(client, "class")},     {"device", text(client, "device")}};
   families.add_all(kClient, client, labels);
+  families.add_all(kMoves, client, labels, "vgpud_client");
   Labels state = labels;
   state.push_back({"state", text(client, "state")});
   families.add("vgpud_client_state", kGauge, "1 for the state that the client is in.", std::move(state), 1);
@@ -232,7 +222,7 @@ void add_client(Families& families, const json& client) {
 void add_device(Families& families, const json& device) {
   const Labels labels{{"device", text(device, "name")}};
   families.add_all(kDevice, device, labels);
-  families.add_all(kMoves, device.value("oversubscribe", json::object()), labels);
+  families.add_all(kMoves, device.value("oversubscribe", json::object()), labels, "vgpud_device");
   add_histograms(families, "vgpud_device", device, labels);
   families.add("vgpud_device_up", kGauge, "1 while the device can serve.", labels,
                text(device, "problem").empty() ? 1 : 0);
