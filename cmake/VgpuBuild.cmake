@@ -24,6 +24,14 @@ if(VGPU_SANITIZE AND CMAKE_CXX_COMPILER_ID MATCHES "Clang")
   set(VGPU_COMPLETE)
 endif()
 
+# What sources do otherwise under a sanitizer they ask by these: gcc and clang say it in different words.
+if(VGPU_SANITIZE)
+  add_compile_definitions(VGPU_SANITIZED)
+endif()
+if(VGPU_SANITIZE MATCHES "thread")
+  add_compile_definitions(VGPU_THREAD_SANITIZER)
+endif()
+
 find_program(VGPU_CCACHE ccache)
 if(VGPU_CCACHE)
   # The sloppiness is what ccache's manual asks for with precompiled headers.

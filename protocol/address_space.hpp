@@ -6,15 +6,7 @@
 
 namespace vgpu {
 
-#if defined(__SANITIZE_THREAD__)
-#define VGPU_LOW_WINDOW 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define VGPU_LOW_WINDOW 1
-#endif
-#endif
-
-#ifdef VGPU_LOW_WINDOW
+#ifdef VGPU_THREAD_SANITIZER
 // ThreadSanitizer's shadow lies where the usual window would be.
 inline constexpr std::uint64_t host_window_base = 0x0000'0040'0000'0000;
 inline constexpr std::uint64_t host_window_size = 0x0000'0010'0000'0000;  // 64 GiB

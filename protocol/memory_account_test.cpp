@@ -73,7 +73,7 @@ TEST_F(MemoryAccountTest, QuotaHoldsForManyAtOnce) {
 }
 
 TEST_F(MemoryAccountTest, WhoIsKilledWhileChargingHoldsUpNobody) {
-#ifdef __SANITIZE_THREAD__
+#ifdef VGPU_THREAD_SANITIZER
   GTEST_SKIP() << "ThreadSanitizer does not know that a lock whose owner has died is the next one's";
 #endif
   for (int round = 0; round < 30; ++round) {

@@ -17,7 +17,7 @@ using simulation::Program;
 using simulation::Simulator;
 using simulation::whim;
 
-#ifdef VGPU_SIMULATION_SANITIZED
+#ifdef VGPU_SANITIZED
 constexpr unsigned kPatterns = 20;
 #else
 constexpr unsigned kPatterns = 300;

@@ -14,7 +14,7 @@ namespace {
 using namespace simulation;
 
 // A sanitizer looks at the code, which a tenth of the patterns runs through too, some thirty times slower.
-#ifdef VGPU_SIMULATION_SANITIZED
+#ifdef VGPU_SANITIZED
 constexpr unsigned kPatterns = 100;
 #else
 constexpr unsigned kPatterns = 1000;

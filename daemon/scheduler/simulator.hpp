@@ -11,15 +11,6 @@
 
 #include "daemon/scheduler/policy.hpp"
 
-// Clang says by __has_feature what gcc says by these macros.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define VGPU_SIMULATION_SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define VGPU_SIMULATION_SANITIZED 1
-#endif
-#endif
-
 namespace vgpu::daemon::simulation {
 
 inline constexpr std::uint64_t kUs = 1000;

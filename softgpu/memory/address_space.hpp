@@ -10,15 +10,7 @@
 
 namespace softgpu {
 
-#if defined(__SANITIZE_THREAD__)
-#define SOFTGPU_LOW_WINDOW 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define SOFTGPU_LOW_WINDOW 1
-#endif
-#endif
-
-#ifdef SOFTGPU_LOW_WINDOW
+#ifdef VGPU_THREAD_SANITIZER
 inline constexpr std::uint64_t device_window_base = 0x0000'0020'0000'0000;
 inline constexpr std::uint64_t device_window_size = 0x0000'0020'0000'0000;  // 128 GiB
 inline constexpr std::uint64_t shared_window_base = 0x0000'0060'0000'0000;
