@@ -1,6 +1,5 @@
 #include "protocol/memory_account.hpp"
 
-#include <fcntl.h>
 #include <pthread.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -12,6 +11,7 @@
 #include <new>
 
 #include "protocol/errno_text.hpp"
+#include "protocol/sealed_memory.hpp"
 
 namespace vgpu {
 namespace {
@@ -32,11 +32,8 @@ struct MemoryAccount::Shared {
 };
 
 tl::expected<std::unique_ptr<MemoryAccount>, std::string> MemoryAccount::create(UniqueFd& fd) {
-  UniqueFd made(memfd_create("vgpud-account", MFD_CLOEXEC | MFD_ALLOW_SEALING));
-  if (!made || ftruncate(made.get(), sizeof(Shared)) != 0 ||
-      fcntl(made.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
-    return tl::unexpected(errno_text("memory for a VM's account"));
-  }
+  UniqueFd made = sealed_memory("vgpud-account", sizeof(Shared));
+  if (!made) return tl::unexpected(errno_text("memory for a VM's account"));
   auto account = attach(made.get());
   if (!account) return account;
   Shared& shared = *new ((*account)->shared_) Shared{};

@@ -1,8 +1,6 @@
 #include "daemon/worker/host_regions.hpp"
 
-#include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -11,6 +9,7 @@
 
 #include "protocol/address_space.hpp"
 #include "protocol/errno_text.hpp"
+#include "protocol/sealed_memory.hpp"
 
 namespace vgpu::worker {
 namespace {
@@ -42,13 +41,9 @@ tl::expected<void, std::string> HostRegions::reserve() {
 }
 
 CUresult HostRegions::map(int fd, std::uint64_t address, std::uint64_t bytes, CUdeviceptr& pointer) {
-  const int seals = fcntl(fd, F_GET_SEALS);
-  struct stat status {};
   // A memfd that could shrink would let the client raise SIGBUS here at any time.
-  if (seals < 0 || (seals & F_SEAL_SHRINK) == 0 || fstat(fd, &status) != 0 ||
-      static_cast<std::uint64_t>(status.st_size) < bytes) {
-    return CUDA_ERROR_INVALID_VALUE;
-  }
+  const auto whole = sealed_bytes(fd);
+  if (!whole || *whole < bytes) return CUDA_ERROR_INVALID_VALUE;
   return map_slot(fd, 0, address, bytes, pointer);
 }
 

@@ -1,7 +1,5 @@
 #include "libclient/cuda/host_memory.hpp"
 
-#include <fcntl.h>
-#include <linux/memfd.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -16,6 +14,7 @@
 #include "protocol/address_space.hpp"
 #include "protocol/handshake.hpp"
 #include "protocol/message_socket.hpp"
+#include "protocol/sealed_memory.hpp"
 #include "protocol/unique_fd.hpp"
 #include "vgpu/records.hpp"
 
@@ -56,14 +55,6 @@ class Window {
 Window& window() {
   static auto* const instance = new Window;  // threads may use it while the process exits
   return *instance;
-}
-
-// A memfd of fixed size; -1 inside if there is no memory.
-UniqueFd make_memory(std::uint64_t bytes) {
-  UniqueFd fd(memfd_create("vgpud-host-memory", MFD_CLOEXEC | MFD_ALLOW_SEALING));
-  if (!fd || ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0) return {};
-  if (fcntl(fd.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) return {};
-  return fd;
 }
 
 // Has the worker map `fd` at `address`; where the device sees it comes back in `device`.
@@ -145,7 +136,7 @@ CUresult register_host(void* pointer, std::size_t bytes, unsigned flags) {
   if (!place) return CUDA_ERROR_OUT_OF_MEMORY;
   CUresult result = CUDA_ERROR_OUT_OF_MEMORY;
   std::uint64_t device = 0;
-  UniqueFd fd = make_memory(size);
+  UniqueFd fd = sealed_memory("vgpud-host-memory", size);
   if (fd) {
     result = map_in_worker(call, fd.get(), *place, size, CU_MEMHOSTALLOC_DEVICEMAP, false, device);
     if (result == CUDA_SUCCESS && !swap_pages_for_file(begin, size, fd.get())) {
@@ -221,7 +212,7 @@ CUresult allocate_host_region(Call& call, MemoryKind kind, std::size_t bytes, un
   if (!place) return CUDA_ERROR_OUT_OF_MEMORY;
   CUresult result = CUDA_ERROR_OUT_OF_MEMORY;
   std::uint64_t device = 0;
-  if (const UniqueFd fd = make_memory(size); fd) {
+  if (const UniqueFd fd = sealed_memory("vgpud-host-memory", size); fd) {
     void* mapped = mmap(from_bits<void*>(*place), size, PROT_READ | PROT_WRITE,
                         MAP_SHARED | MAP_FIXED_NOREPLACE, fd.get(), 0);
     if (bits(mapped) == *place) {

@@ -1,7 +1,5 @@
 // LinkSession: images too large for the client's arena, which come in memfds. They go over in parts of any
 // number, so that a slot need not hold one; the record that names the image follows them.
-#include <fcntl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -12,6 +10,7 @@
 #include "daemon/stub/guest/link_session.hpp"
 #include "protocol/arena.hpp"
 #include "protocol/reply_slots.hpp"
+#include "protocol/sealed_memory.hpp"
 
 namespace vgpu::stub_guest {
 namespace {
@@ -37,10 +36,7 @@ void LinkSession::begin_image(std::span<std::byte> bytes, const Waiting& waiting
   std::memcpy(&token, bytes.data() + places.token, sizeof token);
   std::memcpy(&span, bytes.data() + places.image, sizeof span);
   UniqueFd fd = take_fd(token);
-  struct stat status {};
-  const int seals = fd ? fcntl(fd.get(), F_GET_SEALS) : -1;
-  if (seals < 0 || (seals & F_SEAL_SHRINK) == 0 || fstat(fd.get(), &status) != 0 || span.bytes == 0 ||
-      static_cast<std::uint64_t>(status.st_size) < span.bytes) {
+  if (span.bytes == 0 || sealed_bytes(fd.get()).value_or(0) < span.bytes) {
     refuse(header, CUDA_ERROR_INVALID_VALUE);
     return;
   }

@@ -1,9 +1,4 @@
 // LinkSession: from the client to the host.
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstddef>
 #include <string_view>
@@ -17,6 +12,7 @@
 #include "protocol/handshake.hpp"
 #include "protocol/message_socket.hpp"
 #include "protocol/reply_slots.hpp"
+#include "protocol/sealed_memory.hpp"
 #include "vgpu/records.hpp"
 
 namespace vgpu::stub_guest {
@@ -313,8 +309,7 @@ bool LinkSession::carry_region(std::span<std::byte> bytes, Waiting& waiting) {
   record::host_map record;
   if (!read_as(bytes, record)) return true;  // the host refuses it
   const UniqueFd fd = take_fd(record.address);
-  const int seals = fd ? fcntl(fd.get(), F_GET_SEALS) : -1;
-  if (seals < 0 || (seals & F_SEAL_SHRINK) == 0 || record.bytes == 0 || record.bytes % 4096 != 0) {
+  if (record.bytes == 0 || record.bytes % 4096 != 0 || sealed_bytes(fd.get()).value_or(0) < record.bytes) {
     refuse(record.header, CUDA_ERROR_INVALID_VALUE);
     return false;
   }

@@ -11,6 +11,7 @@
 #include <fstream>
 
 #include "protocol/errno_text.hpp"
+#include "protocol/sealed_memory.hpp"
 
 namespace vgpu::daemon::stub_host {
 namespace {
@@ -74,11 +75,8 @@ tl::expected<void, std::string> VmMemory::map(std::uint64_t bytes, std::uint32_t
 tl::expected<std::unique_ptr<VmMemory>, std::string> VmMemory::create(std::uint64_t bytes,
                                                                       std::uint32_t slots) {
   std::unique_ptr<VmMemory> made(new VmMemory);
-  made->memory_.reset(memfd_create("vgpud-vm", MFD_CLOEXEC | MFD_ALLOW_SEALING));
-  if (!made->memory_ || ftruncate(made->memory_.get(), static_cast<off_t>(bytes)) != 0 ||
-      fcntl(made->memory_.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
-    return problem("memory for a VM");
-  }
+  made->memory_ = sealed_memory("vgpud-vm", bytes);
+  if (!made->memory_) return problem("memory for a VM");
   if (auto mapped = made->map(bytes, slots); !mapped) return tl::unexpected(mapped.error());
   return made;
 }
@@ -86,14 +84,9 @@ tl::expected<std::unique_ptr<VmMemory>, std::string> VmMemory::create(std::uint6
 tl::expected<std::unique_ptr<VmMemory>, std::string> VmMemory::adopt(UniqueFd memory, std::uint32_t slots) {
   std::unique_ptr<VmMemory> made(new VmMemory);
   made->memory_ = std::move(memory);
-  struct stat status {};
-  const int seals = fcntl(made->memory_.get(), F_GET_SEALS);
-  if (seals < 0 || (seals & F_SEAL_SHRINK) == 0 || fstat(made->memory_.get(), &status) != 0) {
-    return tl::unexpected(std::string("the kept memory of a VM is not a sealed memfd"));
-  }
-  if (auto mapped = made->map(static_cast<std::uint64_t>(status.st_size), slots); !mapped) {
-    return tl::unexpected(mapped.error());
-  }
+  const auto bytes = sealed_bytes(made->memory_.get());
+  if (!bytes) return tl::unexpected(std::string("the kept memory of a VM is not a sealed memfd"));
+  if (auto mapped = made->map(*bytes, slots); !mapped) return tl::unexpected(mapped.error());
   return made;
 }
 
