@@ -1,3 +1,4 @@
+#include <fmt/format.h>
 #include <pwd.h>
 
 #include <charconv>
@@ -50,7 +51,7 @@ void read_ids(MapReader& map, const char* key, bool present, std::vector<Id>& ou
     if (id) {
       out.push_back(*id);
     } else {
-      errors.add(item.Mark(), std::string("there is no ") + what + " '" + text + "' on this system");
+      errors.add(item.Mark(), fmt::format("there is no {} '{}' on this system", what, text));
     }
   }
 }
