@@ -41,6 +41,8 @@ struct GatePage {
 
   // Written by the worker; scheduling.
   alignas(64) std::atomic<std::uint64_t> consumed_ns;  ///< device time used so far
+  std::atomic<std::uint64_t> measured_ns;  ///< CLOCK_MONOTONIC at which consumed_ns was right, while it grows
+                                           ///< by the clock; 0: it does not
   std::atomic<std::uint32_t> metered;  ///< 1: consumed_ns is what the device measured, not time on the clock
   std::atomic<std::uint32_t> backlogged;        ///< 1 while it has work to submit or in flight
   std::atomic<std::uint32_t> blocked;           ///< 1 while it waits for a refill

@@ -26,8 +26,8 @@ def measured(harness, options, environment):
             continue
         found |= {what: numbers[name] for what, name in names}
     if options.engine and options.model:
-        found |= {f"llama.cpp {what}": value
-                  for what, value in Engine(options.engine, options.model).all_rates(environment).items()}
+        rates, = Engine(options.engine, options.model).all_rates(environment, rounds=1)
+        found |= {f"llama.cpp {what}": value for what, value in rates.items()}
     return found
 
 

@@ -3,11 +3,14 @@
 import json
 import os
 import pathlib
+import statistics
 import subprocess
 import time
 
-DECODE = ("-p", "0", "-n", "128", "-r", "4")
-PROMPT = ("-p", "512", "-n", "0", "-r", "8")
+# Long enough that neither the start of a process, of which several do not begin at one moment, nor single tokens count.
+DECODE = ("-p", "0", "-n", "128", "-r", "12")
+PROMPT = ("-p", "512", "-n", "0", "-r", "80")
+ROUNDS = 3
 
 
 class Engine:
@@ -48,10 +51,17 @@ class Engine:
         self.rates(environment, work=("-p", "0", "-n", "1", "-r", "1", "--no-warmup"))
         return time.monotonic() - start
 
-    def all_rates(self, environment):
-        """What one process reaches: name -> seconds or tokens a second."""
-        self.first_token_seconds(environment)  # the model's file is then in memory for all alike
-        return {"load + first token, s": self.first_token_seconds(environment),
-                "decode with graphs, tokens/s": self.rates(environment)[0],
-                "decode without graphs, tokens/s": self.rates(environment, graphs=False)[0],
-                "prompt, tokens/s": self.rates(environment, work=PROMPT)[0]}
+    def all_rates(self, *environments, rounds=ROUNDS):
+        """What one process reaches in each environment, in turn, the median of `rounds`: for each, name -> seconds or
+        tokens a second. In turn, since a card that has been idle runs faster for a while."""
+        kinds = {"load + first token, s": self.first_token_seconds,
+                 "decode with graphs, tokens/s": lambda where: self.rates(where)[0],
+                 "decode without graphs, tokens/s": lambda where: self.rates(where, graphs=False)[0],
+                 "prompt, tokens/s": lambda where: self.rates(where, work=PROMPT)[0]}
+        self.first_token_seconds(environments[0])  # the model's file is then in memory for all alike
+        found = [{} for _ in environments]
+        for what, measure in kinds.items():
+            in_turn = [[measure(where) for where in environments] for _ in range(rounds)]
+            for place, values in enumerate(zip(*in_turn)):
+                found[place][what] = statistics.median(values)
+        return found

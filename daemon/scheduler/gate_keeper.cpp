@@ -27,6 +27,16 @@ void set_allowance(GatePage& page, std::uint64_t allowance) {
   if (page.blocked.load() != 0) futex_wake(page.refill);
 }
 
+// What a worker has used, `seen` of it known. A counter that went back is a lie or a fault of the worker: it
+// earns nothing. Where the clock measures, the worker brings its counter up to date now and then only, by
+// more than others may have had in all since the last look.
+std::uint64_t used_ns(const GatePage& page, std::uint64_t seen, std::uint64_t now) {
+  const std::uint64_t measured = page.measured_ns.load(std::memory_order_acquire);
+  const std::uint64_t said = page.consumed_ns.load(std::memory_order_acquire);
+  const std::uint64_t since = measured != 0 && measured < now ? now - measured : 0;
+  return std::max(said + std::min(since, kSilenceNs), seen);
+}
+
 }  // namespace
 
 GateKeeper::GateKeeper(EventLoop& loop, std::unique_ptr<SchedulingPolicy> policy)
@@ -104,8 +114,7 @@ void GateKeeper::read_pages(std::uint64_t now) {
   std::uint64_t metered = 0;
   for (auto& [client, entry] : entries_) {
     const GatePage& page = *entry.page;
-    // A counter that went back is a lie or a fault of the worker: it earns nothing.
-    const std::uint64_t used = std::max(page.consumed_ns.load(std::memory_order_acquire), entry.seen_ns);
+    const std::uint64_t used = used_ns(page, entry.seen_ns, now);
     entry.more_ns = used - entry.seen_ns;
     entry.seen_ns = used;
     entry.silent = is_silent(entry, now);
@@ -209,12 +218,13 @@ void GateKeeper::tick() {
 std::uint64_t GateKeeper::charged_ns() const {
   std::uint64_t unmetered = 0;
   std::uint64_t metered = 0;
+  const std::uint64_t now = now_ns();
   for (const auto& [client, entry] : entries_) {
     const GatePage& page = *entry.page;
-    const std::uint64_t used = std::max(page.consumed_ns.load(std::memory_order_acquire), entry.seen_ns);
+    const std::uint64_t used = used_ns(page, entry.seen_ns, now);
     (page.metered.load(std::memory_order_relaxed) == 0 ? unmetered : metered) += used - entry.seen_ns;
   }
-  return charged_ns_ + metered + std::min(unmetered, now_ns() - last_tick_ns_);
+  return charged_ns_ + metered + std::min(unmetered, now - last_tick_ns_);
 }
 
 GateFigures GateKeeper::figures(ClientId client) const {

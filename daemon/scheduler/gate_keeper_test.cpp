@@ -11,6 +11,7 @@
 
 #include "daemon/base/event_loop.hpp"
 #include "daemon/scheduler/fair_queue.hpp"
+#include "protocol/futex.hpp"
 
 namespace vgpu::daemon {
 namespace {
@@ -101,6 +102,37 @@ TEST_F(Keeper, TimeOfALoneClientIsTheDevicesWithoutALookAtItsPage) {
   first.page().consumed_ns.fetch_add(2 * kMs);
   keeper.remove(1);
   EXPECT_EQ(keeper.charged_ns(), before + 7 * kMs) << "also when it has ended";
+}
+
+// Workers that bring their counters up to date at the end of each command only, in different milliseconds:
+// what each is charged must not depend on which of them a look finds together.
+TEST_F(Keeper, ClockedTimeIsChargedAsItPasses) {
+  for (FakeWorker* const worker : {&first, &second}) {
+    worker->page().metered.store(0);
+    worker->page().measured_ns.store(now_ns());
+  }
+  std::uint64_t looked = 0;
+  for (int i = 1; i <= 60; ++i) {
+    std::this_thread::sleep_for(milliseconds(1));
+    keeper.tick();
+    const std::uint64_t one = keeper.figures(1).charged_ns;
+    const std::uint64_t other = keeper.figures(2).charged_ns;
+    EXPECT_NEAR(static_cast<double>(one), static_cast<double>(other), kMs) << "at look " << i;
+    looked = one;
+    FakeWorker* const ends = i % 3 == 0 ? &first : i % 4 == 0 ? &second : nullptr;
+    if (ends == nullptr) continue;
+    const std::uint64_t now = now_ns();
+    ends->page().consumed_ns.fetch_add(now - ends->page().measured_ns.load());
+    ends->page().measured_ns.store(now);
+  }
+  EXPECT_GT(looked, 25 * kMs);
+  // Who has nothing under way is charged nothing.
+  first.page().measured_ns.store(0);
+  keeper.tick();
+  const std::uint64_t before = keeper.figures(1).charged_ns;
+  std::this_thread::sleep_for(milliseconds(5));
+  keeper.tick();
+  EXPECT_EQ(keeper.figures(1).charged_ns, before);
 }
 
 TEST_F(Keeper, ClientThatWaitsAtTheGateKeepsItsClaim) {

@@ -11,6 +11,8 @@ namespace {
 constexpr std::uint64_t gate_sleep_ns = 10'000'000;
 constexpr std::uint64_t slack_ns = 1'000'000;
 constexpr std::uint64_t short_queue_ns = 10'000'000;  // of predicted time, while others wait for memory
+constexpr std::uint32_t most_trifles = 4;
+constexpr std::uint64_t trifles_a_window = 32;
 constexpr std::uint64_t least_patience_ns = 5'000'000;
 constexpr std::uint64_t patient_factor = 4;
 constexpr std::uint32_t contended_window = 16;  // commands in flight when others of the client's VM wait
@@ -64,8 +66,10 @@ void Accounting::work_began() {
   on_device_.store(true, std::memory_order_release);
   publish_in_flight();
   work_came();
-  if (busy_since_.load(std::memory_order_relaxed) == 0)
-    busy_since_.store(now_ns(), std::memory_order_relaxed);
+  if (busy_since_.load(std::memory_order_relaxed) != 0) return;
+  const std::uint64_t now = now_ns();
+  busy_since_.store(now, std::memory_order_relaxed);
+  if (!metered()) page_.measured_ns.store(now);
 }
 
 void Accounting::work_ended(bool dispatcher_awake) {
@@ -73,6 +77,7 @@ void Accounting::work_ended(bool dispatcher_awake) {
   // In this order, which clocked_ns() relies on: at worst it counts too little for a moment.
   const std::uint64_t used = clocked_ns();
   busy_since_.store(0);
+  page_.measured_ns.store(0);
   busy_sum_.store(used);
   expected_.store(0, std::memory_order_relaxed);
   all_known_.store(true, std::memory_order_relaxed);
@@ -117,6 +122,16 @@ void Accounting::measure() {
   const std::uint64_t used = driver_ != nullptr && driver_->software()
                                  ? driver_->busy_ns(place_).value_or(meter_start_) - meter_start_
                                  : clocked_ns();
+  const bool by_clock = !metered() && busy_since_.load() != 0;
+  const std::uint64_t now = by_clock ? now_ns() : 0;
+  publish_used(used);
+  if (!by_clock) return;
+  // Last: at worst the broker counts a moment twice, until the counter has got there.
+  page_.measured_ns.store(now);
+  if (busy_since_.load() == 0) page_.measured_ns.store(0);
+}
+
+void Accounting::publish_used(std::uint64_t used) {
   // A forecast that was corrected may have been published already; the counter only grows.
   if (page_.consumed_ns.load(std::memory_order_relaxed) >= used) return;
   page_.consumed_ns.store(used, std::memory_order_release);
@@ -153,9 +168,12 @@ Accounting::Verdict Accounting::verdict(std::uint64_t next_ns, const Flight& fli
   std::uint32_t limit = wanted != 0 ? std::min(wanted, gate_window) : gate_window;
   if (others_in_vm()) limit = std::min(limit, contended_window);
   const std::uint64_t window = window_ns();
+  if (flight.commands >= limit) return Verdict::full;
+  // Behind one that fills the window alone a few trifles go along, such as the copy of its result: nobody
+  // waits for them longer in any way that counts, and to send them after its end costs its client each time.
+  if (flight.commands <= most_trifles && next_ns <= window / trifles_a_window) return Verdict::go;
   // One that fills the window alone goes alone, so that whoever comes waits for it only.
-  const bool room = flight.commands < limit && flight.ns < window && next_ns <= window;
-  return room ? Verdict::go : Verdict::full;
+  return flight.ns < window && next_ns <= window ? Verdict::go : Verdict::full;
 }
 
 void Accounting::admit(std::uint64_t next_ns, const Hooks& hooks) {

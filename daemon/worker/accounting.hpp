@@ -106,6 +106,7 @@ class Accounting {
   bool others_in_vm() const {
     return slot_ != nullptr && slot_->guest.contended.load(std::memory_order_relaxed) != 0;
   }
+  bool metered() const { return page_.metered.load(std::memory_order_relaxed) != 0; }
   enum class Verdict { go, no_time, full };
   /// Commands in flight, and what they are expected to take.
   struct Flight {
@@ -119,6 +120,7 @@ class Accounting {
   void set_backlogged(std::uint32_t value);
   void count_progress();
   std::uint64_t clocked_ns() const;
+  void publish_used(std::uint64_t used);
 
   GatePage& page_;
   const DriverLibrary* driver_;

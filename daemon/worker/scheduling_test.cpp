@@ -156,10 +156,43 @@ TEST_F(AdmissionTest, LongCommandGoesAlone) {
   page().window_ns.store(ms);
   EXPECT_FALSE(waits(accounting, 30 * ms));
   accounting.submitted(30 * ms);
-  EXPECT_TRUE(waits(accounting, 10 * us));
+  EXPECT_TRUE(waits(accounting, 40 * us));
   accounting.finished(1, 30 * ms);
   accounting.submitted(10 * us);
   EXPECT_TRUE(waits(accounting, 30 * ms));
+}
+
+TEST_F(AdmissionTest, TriflesGoAlongBehindALongCommand) {
+  Accounting accounting(page(), nullptr, -1);
+  page().window_ns.store(ms);
+  accounting.submitted(30 * ms);
+  unsigned trifles = 0;
+  for (; !waits(accounting, 20 * us); ++trifles) accounting.submitted(20 * us);
+  EXPECT_EQ(trifles, 4u);
+  // Not against the operator's limit.
+  accounting.finished(trifles, trifles * 20 * us);
+  page().queue_limit.store(1);
+  EXPECT_TRUE(waits(accounting, 20 * us));
+  // Nor without time on the device.
+  page().queue_limit.store(0);
+  page().allowance_ns.store(ms);
+  EXPECT_TRUE(waits(accounting, 20 * us));
+}
+
+TEST_F(AdmissionTest, TellsUntilWhenItsClockWasRead) {
+  Accounting accounting(page(), nullptr, -1);
+  EXPECT_EQ(page().measured_ns.load(), 0u);
+  const std::uint64_t before = now_ns();
+  accounting.work_began();
+  EXPECT_GE(page().measured_ns.load(), before);
+  std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  accounting.measure();
+  EXPECT_GE(page().measured_ns.load(), before + 2 * ms);
+  EXPECT_GE(page().consumed_ns.load(), 2 * ms);
+  accounting.work_ended();
+  EXPECT_EQ(page().measured_ns.load(), 0u) << "between two commands nothing is used";
+  accounting.measure();
+  EXPECT_EQ(page().measured_ns.load(), 0u);
 }
 
 TEST_F(AdmissionTest, WhatNobodyKnowsGoesAloneUntilItIsKnown) {
@@ -209,17 +242,17 @@ TEST_F(AdmissionTest, WhatIsInFlightAndDoesNotEndIsNotWaitedForLongerThanPatienc
   Accounting::Hooks patient = hooks();
   patient.patience_ns = [] { return 30 * ms; };
   std::uint64_t began = now_ns();
-  accounting.admit(us, patient);
+  accounting.admit(100 * us, patient);
   EXPECT_GE(now_ns() - began, 30 * ms);
   // What is not waited for any more leaves room for a window of other work, until it ends.
-  EXPECT_FALSE(waits(accounting, us));
+  EXPECT_FALSE(waits(accounting, 100 * us));
   accounting.submitted(2 * ms);
-  EXPECT_TRUE(waits(accounting, us));
+  EXPECT_TRUE(waits(accounting, 100 * us));
   accounting.finished(1, 2 * ms);
-  EXPECT_FALSE(waits(accounting, us));
+  EXPECT_FALSE(waits(accounting, 100 * us));
   accounting.finished(1, 2 * ms);
   accounting.submitted(2 * ms);
-  EXPECT_TRUE(waits(accounting, us));
+  EXPECT_TRUE(waits(accounting, 100 * us));
   // To be without time is another matter.
   page().allowance_ns.store(0);
   std::atomic<bool> stopped{false};
@@ -229,7 +262,7 @@ TEST_F(AdmissionTest, WhatIsInFlightAndDoesNotEndIsNotWaitedForLongerThanPatienc
     stopped = true;
   });
   began = now_ns();
-  accounting.admit(us, patient);
+  accounting.admit(100 * us, patient);
   EXPECT_GE(now_ns() - began, 80 * ms);
   other.join();
 }
@@ -241,7 +274,7 @@ TEST_F(AdmissionTest, PatienceGrowsWithWhatTheWorkIsExpectedToTake) {
   Accounting::Hooks patient = hooks();
   patient.patience_ns = [] { return 10 * ms; };
   const std::uint64_t began = now_ns();
-  accounting.admit(us, patient);
+  accounting.admit(100 * us, patient);
   EXPECT_GE(now_ns() - began, 90 * ms);
 }
 
@@ -268,7 +301,7 @@ TEST_F(AdmissionTest, WaitsUntilWorkHasFinishedAndSaysForHowLong) {
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
     accounting.finished(1, 2 * ms);
   });
-  accounting.admit(us, hooks());
+  accounting.admit(100 * us, hooks());
   device.join();
   EXPECT_EQ(page().in_flight.load(), 0u);
   EXPECT_GE(page().gate_wait_ns.load(), 4 * ms);

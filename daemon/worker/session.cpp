@@ -151,7 +151,7 @@ SessionEnd Session::run() {
         // What nobody waits for is to be noticed when it ends, however long this thread stays awake.
         if (!soon) look_for_ends();
       }
-      if (now - idle_since < spin_time(pending, soon) && (pending || !waiter_here())) {
+      if (now - idle_since < spin_time(pending, soon, now) && (pending || !waiter_here())) {
         // Each question to a GPU's driver is pause enough.
         if (soon && spin_long_) continue;
         for (int i = 0; i < 32 && !ring_.ready(); ++i) cpu_relax();
@@ -206,11 +206,13 @@ std::uint64_t Session::longest_idle_spin() const {
                                                                        : longest_idle_spin_ns;
 }
 
-std::uint64_t Session::spin_time(bool pending, bool soon) const {
+std::uint64_t Session::spin_time(bool pending, bool soon, std::uint64_t now) {
   if (!pending) return idle_spin_.ns();
   // A GPU tells of an end by an interrupt only, some 20 us late; it does not need the CPU that a spin takes.
   const std::uint64_t least = spin_long_ ? 10 * default_spin_ns() : default_spin_ns();
-  return soon && !here().bounded() ? wait_spin_.ns() : least;
+  if (!soon) return least;
+  // Beside other clients, whose workers spin too, only as long as there are CPUs for all.
+  return here().bounded() && preemption_.lately(now) ? least : wait_spin_.ns();
 }
 
 bool Session::prepare_sleep() {

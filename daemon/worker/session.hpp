@@ -38,6 +38,7 @@
 #include "daemon/worker/matrix_executor.hpp"
 #include "daemon/worker/node_params.hpp"
 #include "daemon/worker/queue_thread.hpp"
+#include "daemon/worker/preemption.hpp"
 #include "daemon/worker/reply_buffer.hpp"
 #include "daemon/worker/residence.hpp"
 #include "daemon/worker/session_parts.hpp"
@@ -299,7 +300,7 @@ class Session {
   bool waiter_here();
   /// For how long the dispatcher looks at an empty ring before it sleeps; `pending`: something is to be
   /// answered, `soon`: by poll_soon().
-  std::uint64_t spin_time(bool pending, bool soon) const;
+  std::uint64_t spin_time(bool pending, bool soon, std::uint64_t now);
   /// The most of it while nothing is pending; as long as the client's sleeps turn out to be shorter.
   std::uint64_t longest_idle_spin() const;
   /// Leaves what is pending to waiter threads. True when there is work that nobody waits for, and none of
@@ -491,6 +492,7 @@ class Session {
   const bool spin_long_;             // a GPU, on a machine with CPUs to spare
   SpinTime idle_spin_;               // of the dispatcher at an empty ring
   SpinTime wait_spin_;               // while the client waits for a stream
+  Preemption preemption_;            // of the dispatcher
   std::atomic<bool> prints_{false};  // kernels were loaded that may print
   bool asserts_ = false;             // and such whose assertions may fail
   HandleTable handles_;
