@@ -41,6 +41,9 @@ class Accounting {
   void work_came();
   /// Says that work is on the device from now on.
   void work_began();
+  /// Says that all work but the last command had finished before that was sent: the pauses until then show in
+  /// what the commands take. Not at the same time as the one above and the one below.
+  void begin_anew();
   /// Says that all work has finished. `dispatcher_awake`: the dispatcher is awake and calls rest() before it
   /// sleeps, so the broker need not hear of every short pause.
   void work_ended(bool dispatcher_awake = false);
@@ -121,6 +124,8 @@ class Accounting {
   void count_progress();
   std::uint64_t clocked_ns() const;
   void publish_used(std::uint64_t used);
+  void open_interval();
+  void close_interval();
 
   GatePage& page_;
   const DriverLibrary* driver_;
@@ -132,6 +137,7 @@ class Accounting {
   std::uint64_t meter_start_ = 0;
   std::atomic<std::uint32_t> in_flight_{0};
   std::atomic<std::uint64_t> predicted_{0};  // of what is in flight
+  std::atomic<std::uint64_t> filling_{0};    // of the one command there that fills the window alone; 0: none
   // Of what is in flight, what does not end and is no longer waited for. Which of the commands in flight they
   // are is not known: they count until so few are left. Dispatcher only.
   Flight given_up_;

@@ -1,5 +1,8 @@
 #include "daemon/worker/command_timers.hpp"
 
+#include "daemon/worker/event_gap.hpp"
+#include "protocol/futex.hpp"
+
 namespace vgpu::worker {
 
 CUevent CommandTimers::take(CUcontext context) {
@@ -31,29 +34,36 @@ CommandTimers::Started CommandTimers::begin(const StreamKey& key, CUstream strea
   }
   const CUevent event = take(key.first);
   if (event == nullptr) return {};
-  if (driver_.cuEventRecord(event, stream) == CUDA_SUCCESS) return {key, event};
+  if (driver_.cuEventRecord(event, stream) == CUDA_SUCCESS) return {key, event, now_ns()};
   put(key.first, {event});
   return {};
 }
 
-void CommandTimers::end(const Started& started, CUstream stream, std::uint64_t kind) {
-  if (started.event == nullptr) return;
+bool CommandTimers::end(const Started& started, CUstream stream, std::uint64_t kind) {
+  if (started.event == nullptr) return false;
+  const std::uint64_t sending_ns = now_ns() - started.at_ns;
+  // The software GPU's events add nothing, so there is nothing to be asked.
+  const bool drained =
+      gap_ns_ != 0 && driver_.cuEventQuery != nullptr && driver_.cuEventQuery(started.event) == CUDA_SUCCESS;
   const auto [context, queue] = started.stream;
   const CUevent end = take(context);
   if (end == nullptr || driver_.cuEventRecord(end, stream) != CUDA_SUCCESS) {
     put(context, {started.event, end});
     estimates_.not_timed(kind);
-    return;
+    return drained;
   }
-  completions_.after_recorded(context, queue, end, [this, started, end, kind](CUresult result) {
-    float ms = 0;
-    const bool timed = result == CUDA_SUCCESS &&
-                       driver_.cuEventElapsedTime_v2(&ms, started.event, end) == CUDA_SUCCESS && ms >= 0;
-    // Whatever comes of it: others of its kind wait for something to be known.
-    estimates_.learn(
-        kind, timed ? static_cast<std::uint64_t>(static_cast<double>(ms) * 1e6) : Estimates::unknown_ns);
-    put(started.stream.first, {started.event, end});
-  });
+  completions_.after_recorded(
+      context, queue, end, [this, started, end, kind, drained, sending_ns](CUresult result) {
+        float ms = 0;
+        const bool timed = result == CUDA_SUCCESS &&
+                           driver_.cuEventElapsedTime_v2(&ms, started.event, end) == CUDA_SUCCESS && ms >= 0;
+        const auto between = static_cast<std::uint64_t>(static_cast<double>(ms) * 1e6);
+        // Whatever comes of it: others of its kind wait for something to be known.
+        estimates_.learn(kind,
+                         timed ? own_time_ns(between, gap_ns_, drained, sending_ns) : Estimates::unknown_ns);
+        put(started.stream.first, {started.event, end});
+      });
+  return drained;
 }
 
 }  // namespace vgpu::worker

@@ -24,16 +24,19 @@ class CommandTimers {
   struct Started {
     StreamKey stream;
     CUevent event = nullptr;
+    std::uint64_t at_ns = 0;  ///< when that event had been sent
   };
 
-  /// All outlive the object.
-  CommandTimers(const DriverTable& driver, Completions& completions, Estimates& estimates)
-      : driver_(driver), completions_(completions), estimates_(estimates) {}
+  /// All outlive the object. `gap_ns`: what timing by events adds (event_gap.hpp); 0: nothing.
+  CommandTimers(const DriverTable& driver, Completions& completions, Estimates& estimates,
+                std::uint64_t gap_ns)
+      : driver_(driver), completions_(completions), estimates_(estimates), gap_ns_(gap_ns) {}
 
   /// Before a command in a stream of the current context.
   Started begin(const StreamKey& key, CUstream stream);
-  /// After it, of a kind that Estimates::predict() has named.
-  void end(const Started& started, CUstream stream, std::uint64_t kind);
+  /// After it, of a kind that Estimates::predict() has named. True: the stream has got as far as before the
+  /// command, so all that it had before has ended.
+  bool end(const Started& started, CUstream stream, std::uint64_t kind);
   /// There was no command.
   void drop(const Started& started, std::uint64_t kind) {
     put(started.stream.first, {started.event});
@@ -47,6 +50,7 @@ class CommandTimers {
   const DriverTable& driver_;
   Completions& completions_;
   Estimates& estimates_;
+  const std::uint64_t gap_ns_;
   std::mutex mutex_;
   std::unordered_map<CUcontext, std::vector<CUevent>> free_;  // under mutex_
 };

@@ -4,6 +4,8 @@
 
 #include <cstring>
 
+#include "daemon/worker/event_gap.hpp"
+
 namespace vgpu::worker {
 namespace {
 
@@ -39,6 +41,8 @@ tl::expected<std::unique_ptr<DriverLibrary>, std::string> DriverLibrary::open(co
   }
   const auto* const meter = static_cast<const MeterTable*>(driver->export_table(meter_uuid));
   if (meter != nullptr && meter->size >= sizeof(MeterTable)) driver->meter_ = meter;
+  // The software GPU measures itself.
+  if (driver->meter_ == nullptr) driver->event_gap_ns_ = event_gap_ns(table);
   return driver;
 }
 

@@ -52,6 +52,8 @@ class DriverLibrary {
   /// Time of the device at `place` of devices() used by this process, where the driver measures it (the
   /// software GPU).
   std::optional<std::uint64_t> busy_ns(std::size_t place = 0) const;
+  /// What two events on the first device are apart by themselves (event_gap.hpp); 0: not measured.
+  std::uint64_t event_gap() const { return event_gap_ns_; }
   /// Gives variables of libraries their first values on a device, of which nothing is under way. The software
   /// GPU only: a GPU's driver does it for a context that is made anew.
   void renew_libraries(CUdevice device) const;
@@ -65,6 +67,7 @@ class DriverLibrary {
   DriverTable table_;
   std::vector<RetainedDevice> devices_;
   const MeterTable* meter_ = nullptr;
+  std::uint64_t event_gap_ns_ = 0;
 };
 
 /// "cuFoo failed: CUDA_ERROR_BAR".

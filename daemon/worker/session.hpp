@@ -37,8 +37,8 @@
 #include "daemon/worker/later_calls.hpp"
 #include "daemon/worker/matrix_executor.hpp"
 #include "daemon/worker/node_params.hpp"
-#include "daemon/worker/queue_thread.hpp"
 #include "daemon/worker/preemption.hpp"
+#include "daemon/worker/queue_thread.hpp"
 #include "daemon/worker/reply_buffer.hpp"
 #include "daemon/worker/residence.hpp"
 #include "daemon/worker/session_parts.hpp"
@@ -386,6 +386,8 @@ class Session {
   /// Counts what was submitted while nothing was bounded as one batch in flight.
   void bound_earlier_work(OwnDevice& device);
   /// Before a command that may be one to be timed.
+  /// After what begin_timing() was called before.
+  void end_timing(const CommandTimers::Started& began, CUstream stream, const Prediction& prediction);
   CommandTimers::Started begin_timing(CUstream stream, const Prediction& prediction);
   /// The priority that the driver is told for a stream of a client of this class.
   int stream_priority(int wanted) const;
@@ -554,7 +556,8 @@ class Session {
   bool graphs_hold_ = false;  ///< a graph may wait for the host or for another client; dispatcher only
 
   Estimates estimates_;
-  CommandTimers timers_{driver_, completions_, estimates_};
+  CommandTimers timers_{driver_, completions_, estimates_,
+                        parts_.library != nullptr ? parts_.library->event_gap() : 0};
   std::unique_ptr<Residence> residence_;  // null: nothing is ever moved
   LaterCalls later_{[this] { RingConsumer::wake(channel_); }};
 

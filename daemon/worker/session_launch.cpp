@@ -117,7 +117,7 @@ CUresult Session::handle(const record::cuLaunchKernel& record, reply::cuLaunchKe
     return result == CUDA_ERROR_NOT_SUPPORTED ? unsupported(record.header.call) : result;
   }
   count_alone(contexts_.device_of(stream).accounting->page().launches);
-  timers_.end(began, stream, prediction.key);
+  end_timing(began, stream, prediction);
   submitted_command(stream, prediction);
   return CUDA_SUCCESS;
 }
@@ -135,7 +135,7 @@ CUresult Session::handle(const record::cuGraphLaunch& record, reply::cuGraphLaun
     return result;
   }
   count_alone(contexts_.device_of(stream).accounting->page().graph_launches);
-  timers_.end(began, stream, prediction.key);
+  end_timing(began, stream, prediction);
   submitted_command(stream, prediction);
   if (graphs_hold_) note_held(stream);
   return CUDA_SUCCESS;
@@ -229,7 +229,7 @@ CUresult Session::handle(const record::extension_blas& record, reply::extension_
     return result;
   }
   count_alone(contexts_.device_of(stream).accounting->page().launches);
-  timers_.end(began, stream, prediction.key);
+  end_timing(began, stream, prediction);
   submitted_command(stream, prediction);
   return CUDA_SUCCESS;
 }

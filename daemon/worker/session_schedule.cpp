@@ -22,6 +22,7 @@ constexpr std::uint64_t copy_bytes_a_us = 10'000;  // a cautious guess: 10 GB/s
 Prediction Session::predict_copy(std::uint64_t bytes) {
   Prediction prediction;
   prediction.ns = 1000 + bytes * 1000 / copy_bytes_a_us;
+  prediction.known = true;
   return prediction;
 }
 
@@ -187,6 +188,10 @@ CommandTimers::Started Session::begin_timing(CUstream stream, const Prediction& 
     started = timers_.begin(key, stream);
   if (started.event == nullptr) estimates_.not_timed(prediction.key);
   return started;
+}
+
+void Session::end_timing(const CommandTimers::Started& began, CUstream stream, const Prediction& prediction) {
+  if (timers_.end(began, stream, prediction.key)) ledger_.drained(began.stream);
 }
 
 int Session::stream_priority(int wanted) const {

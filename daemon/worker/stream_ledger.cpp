@@ -111,6 +111,13 @@ void StreamLedger::ended(const Mark& mark) {
   clean(*mark.work_, !asleep_.load() && devices_.size() == 1);
 }
 
+void StreamLedger::drained(const StreamKey& stream) {
+  const std::lock_guard lock(mutex_);
+  const auto found = work_.find(stream);
+  if (found == work_.end() || !found->second->busy || found->second->device->busy_streams != 1) return;
+  found->second->device->accounting->begin_anew();
+}
+
 StreamLedger::Done StreamLedger::orphan(const StreamKey& stream) {
   const std::lock_guard lock(mutex_);
   const auto orphan = std::make_shared<Orphan>(Orphan{&devices_[place_of_(stream.first)], stream.first, {}});

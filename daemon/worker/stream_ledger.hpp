@@ -82,6 +82,9 @@ class StreamLedger {
   Mark fence(const StreamKey& stream);
   /// There is no such fence after all: its commands wait for the next one.
   void reopen(const Mark& fence);
+  /// Of all that was submitted to a stream, only the latest may not have ended yet: if nothing else is under
+  /// way on its device, the device's account begins anew.
+  void drained(const StreamKey& stream);
   /// What was marked has ended; unless more was submitted since, the stream has no work now.
   void ended(const Mark& mark);
 
