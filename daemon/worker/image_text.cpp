@@ -7,6 +7,8 @@
 #include <cstring>
 #include <string_view>
 
+#include "daemon/worker/image_variables.hpp"
+
 namespace vgpu::worker {
 namespace {
 
@@ -17,12 +19,12 @@ constexpr std::size_t most_bytes = std::size_t{16} << 20;
 constexpr std::size_t most_entry_bytes = std::size_t{1} << 30;
 constexpr std::uint32_t fatbin_magic = 0xBA55ED50;
 
-constexpr ImageText anything{true, true};
+constexpr ImageText anything{true, true, true};
 
 ImageText names_in(std::span<const std::byte> bytes) {
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-  return {text.find("vprintf") != std::string_view::npos,
-          text.find("__assertfail") != std::string_view::npos};
+  return {text.find("vprintf") != std::string_view::npos, text.find("__assertfail") != std::string_view::npos,
+          declares_variables(bytes)};
 }
 
 ImageText entry_text(const FatbinEntry& entry, std::size_t& room) {
@@ -67,7 +69,8 @@ ImageText image_text(std::span<const std::byte> image) {
     const ImageText one = entry_text(entry, room);
     text.prints |= one.prints;
     text.asserts |= one.asserts;
-    if (text.prints && text.asserts) break;
+    text.variables |= one.variables;
+    if (text.prints && text.asserts && text.variables) break;
   }
   return text;
 }

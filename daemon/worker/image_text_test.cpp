@@ -67,6 +67,15 @@ TEST(ImageText, AssertionsAreNotPrints) {
   EXPECT_TRUE(image_text(bytes_of(strict)).asserts);
 }
 
+TEST(ImageText, VariablesAreSeen) {
+  const std::string counting = quiet + ".global .u32 counter;\n";
+  for (const bool compressed : {false, true}) {
+    EXPECT_FALSE(image_text(fatbin_of(loud, compressed)).variables) << compressed;
+    EXPECT_TRUE(image_text(fatbin_of(counting, compressed)).variables) << compressed;
+  }
+  EXPECT_TRUE(image_text(bytes_of(counting)).variables);
+}
+
 TEST(MayPrint, PlainText) {
   EXPECT_FALSE(prints(bytes_of(quiet)));
   EXPECT_TRUE(prints(bytes_of(loud)));

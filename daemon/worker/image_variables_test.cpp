@@ -189,6 +189,101 @@ TEST(ElfVariables, DamageIsNotGuessed) {
   EXPECT_FALSE(variable_bytes(whole, 90));
 }
 
+std::optional<std::vector<ImageVariable>> named(const std::string& declarations) {
+  return image_variables(payload_of(".version 8.0\n" + declarations), 90);
+}
+
+TEST(PtxVariables, AreKnownByName) {
+  EXPECT_EQ(named(".visible .global .align 4 .u32 a = 1; .const .f32 b[2], _c[4];"),
+            (std::vector<ImageVariable>{{"a"}, {"b"}, {"_c"}}));
+  EXPECT_EQ(named(".global .attribute(.managed) .align 4 .u32 a;"),
+            (std::vector<ImageVariable>{{"a", true}}));
+  EXPECT_EQ(named(".global .texref t; .global .b8 $str$1[4]; .const .b8 __cudart_i2opi_f[24];"
+                  " .global .u64 _ZTV1A[3]; .entry k() { .global .u32 _ZZ1kE1x; }"),
+            (std::vector<ImageVariable>{{"_ZZ1kE1x"}}))
+      << "without what nothing writes to";
+  EXPECT_FALSE(named(".global .b8 a<4>;"));
+}
+
+TEST(PtxVariables, AreSeenWithoutReadingAll) {
+  for (const char* const text : {".global .u32 a;", ".visible.global.b8 a;", "\n\t.const .f32 a[4] = {0};",
+                                 "ret; } .weak .global .u32 a;", ".global\n.u32 a;", ".global .odd a;",
+                                 ".global .b8 $str[2]; .global .u32 a;", ".global .b8 a"}) {
+    EXPECT_TRUE(ptx_declares(text)) << text;
+  }
+  for (const char* const text :
+       {"", "ld.global.u32 %r1, [%rd1];", "ld.const.u32 %r1, [%rd1];", "isspacep.global p, %rd1;",
+        ".param .u64 .ptr .global .align 8 p", ".param .u64 .ptr.global p", "cvta.to.global.u64 a, b;",
+        ".global .align 1 .b8 $str[6];"}) {
+    EXPECT_FALSE(ptx_declares(text)) << text;
+  }
+}
+
+struct Symbol {
+  std::string name;
+  std::uint16_t section = 1;  // of elf_of_symbols()
+  unsigned char other = 0;
+  unsigned char type = STT_OBJECT;
+};
+
+/// Machine code with .nv.global, .text.k and .nv.constant3 as sections 1 to 3.
+Bytes elf_of_symbols(const std::vector<Symbol>& symbols) {
+  Bytes out = elf_of({{".nv.global", SHT_NOBITS, 64},
+                      {".text.k", SHT_PROGBITS, 64},
+                      {".nv.constant3", SHT_PROGBITS, 64},
+                      {".strtab", SHT_STRTAB, 0, 0},
+                      {".symtab", SHT_SYMTAB, 0, 0}});
+  std::string names(1, '\0');
+  Bytes table;
+  for (const Symbol& symbol : symbols) {
+    Elf64_Sym made{};
+    made.st_name = static_cast<Elf64_Word>(names.size());
+    made.st_info = static_cast<unsigned char>(ELF64_ST_INFO(STB_LOCAL, symbol.type));
+    made.st_other = symbol.other;
+    made.st_shndx = symbol.section;
+    names += symbol.name + '\0';
+    append(table, made);
+  }
+  Elf64_Ehdr header;
+  std::memcpy(&header, out.data(), sizeof header);
+  const auto place = [&](std::size_t index, std::size_t bytes, auto change) {
+    Elf64_Shdr section;
+    std::byte* const at = out.data() + header.e_shoff + index * sizeof section;
+    std::memcpy(&section, at, sizeof section);
+    section.sh_offset = out.size();
+    section.sh_size = bytes;
+    change(section);
+    std::memcpy(at, &section, sizeof section);
+  };
+  place(4, names.size(), [](Elf64_Shdr&) {});
+  for (const char c : names) append(out, c);
+  place(5, table.size(), [](Elf64_Shdr& section) {
+    section.sh_link = 4;
+    section.sh_entsize = sizeof(Elf64_Sym);
+  });
+  out.insert(out.end(), table.begin(), table.end());
+  return out;
+}
+
+TEST(ElfVariables, AreSymbolsOfTheirSections) {
+  const Bytes image = elf_of_symbols(
+      {{"a"}, {"m", 1, 4}, {"k", 2, 0, STT_FUNC}, {"t", 2}, {"c", 3}, {"$str", 1}, {"far", 999}, {"a"}});
+  EXPECT_EQ(image_variables(image, 90), (std::vector<ImageVariable>{{"a"}, {"m", true}, {"c"}}));
+  EXPECT_TRUE(declares_variables(image));
+  EXPECT_FALSE(declares_variables(elf_of_symbols({{"k", 2, 0, STT_FUNC}, {"$str", 1}})));
+  for (std::size_t size = 5; size < image.size(); ++size) {
+    EXPECT_FALSE(image_variables(std::span(image).first(size), 90)) << size;
+    EXPECT_TRUE(declares_variables(std::span(image).first(size))) << size;
+  }
+}
+
+TEST(FatbinVariables, AreThoseOfAllImagesThatMayRun) {
+  const Entry old{1, 75, payload_of(".version 8.0\n.global .u32 a; .global .u32 b;"), true};
+  const Entry code{2, 90, elf_of_symbols({{"b"}, {"c"}})};
+  EXPECT_EQ(image_variables(fatbin_of({old, code}), 90), (std::vector<ImageVariable>{{"a"}, {"b"}, {"c"}}));
+  EXPECT_EQ(image_variables(fatbin_of({old, code}), 80), (std::vector<ImageVariable>{{"a"}, {"b"}}));
+}
+
 TEST(FatbinVariables, AreThoseOfTheLargestImageThatMayRun) {
   const Entry small{1, 75, payload_of(".version 8.0\n.global .b8 a[100];")};
   const Entry large{1, 90, payload_of(".version 8.0\n.global .b8 a[5000];"), true};
