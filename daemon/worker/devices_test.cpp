@@ -114,6 +114,62 @@ TEST_F(TwoDevices, TheEndOfOnesContextFreesWhatWasMadeThereAndNothingElse) {
   EXPECT_NE(allocate(1, 1 << 20), 0U) << "it can be used again";
 }
 
+TEST_F(TwoDevices, AResetGivesVariablesTheirFirstValuesThereAndNowhereElse) {
+  const std::string text =
+      ".version 7.0\n.target sm_75\n.address_size 64\n.global .u32 counter = 41;\n"
+      ".global .attribute(.managed) .u32 common = 7;\n.visible .entry k() { ret; }\n";
+  ArenaBlock* const image = worker->arena().allocate(text.size());
+  std::memcpy(Arena::data(image), text.data(), text.size());
+  record::cuLibraryLoadData load;
+  load.library = Handle::make(HandleKind::library, 1, 1);
+  load.image = {worker->arena().offset(image), text.size()};
+  ASSERT_EQ(ask(0, load), CUDA_SUCCESS);
+  const auto find = [&](std::uint16_t context, const char* name) {
+    record::cuLibraryGetGlobal record;
+    record.library = load.library;
+    record.header.context = context;
+    reply::cuLibraryGetGlobal reply;
+    EXPECT_EQ(worker->ask(record, reply, std::as_bytes(std::span(name, std::strlen(name)))), CUDA_SUCCESS);
+    return reply.dptr;
+  };
+  const auto write = [&](std::uint64_t to, std::uint32_t value) {
+    record::copy_to_device_inline copy;
+    copy.dst = to;
+    worker->post(copy, std::as_bytes(std::span(&value, 1)));
+    EXPECT_EQ(ask(0, record::cuCtxSynchronize{}), CUDA_SUCCESS);
+  };
+  const auto read = [&](std::uint64_t from) {
+    ArenaBlock* const block = worker->arena().allocate(4);
+    record::copy_from_device_block copy;
+    copy.src = from;
+    copy.block = {worker->arena().offset(block), 4};
+    worker->post(copy);
+    for (int i = 0; i < 100 && !await_block(*block, 20'000, 100'000'000); ++i) {
+    }
+    std::uint32_t value = 0;
+    std::memcpy(&value, Arena::data(block), 4);
+    return value;
+  };
+  record::cuDevicePrimaryCtxReset_v2 reset;
+  reset.variables = 1;
+  const std::uint64_t counters[] = {find(0, "counter"), find(1, "counter")};
+  const std::uint64_t common = find(0, "common");
+  for (const std::uint64_t counter : counters) {
+    EXPECT_EQ(read(counter), 41U);
+    write(counter, 5);
+  }
+  write(common, 6);
+  EXPECT_EQ(ask(1, reset), CUDA_SUCCESS);
+  EXPECT_EQ(find(1, "counter"), counters[1]);
+  EXPECT_EQ(read(counters[0]), 5U);
+  EXPECT_EQ(read(counters[1]), 41U);
+  write(counters[1], 8);
+  EXPECT_EQ(ask(0, reset), CUDA_SUCCESS);
+  EXPECT_EQ(read(counters[0]), 41U);
+  EXPECT_EQ(read(counters[1]), 8U);
+  EXPECT_EQ(read(common), 6U) << "it is of no context";
+}
+
 TEST_F(TwoDevices, NumbersThatNameNoDeviceOrContextAreRefused) {
   for (const std::uint16_t context : std::initializer_list<std::uint16_t>{2, 63, 64, 65535}) {
     EXPECT_EQ(ask(context, record::cuCtxSynchronize{}), CUDA_ERROR_INVALID_CONTEXT) << context;

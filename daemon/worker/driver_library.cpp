@@ -67,10 +67,6 @@ std::optional<std::uint64_t> DriverLibrary::busy_ns(std::size_t place) const {
   return ns;
 }
 
-void DriverLibrary::renew_libraries(CUdevice device) const {
-  if (meter_ != nullptr) meter_->renew_libraries(device);
-}
-
 const void* DriverLibrary::export_table(const std::array<unsigned char, 16>& uuid) const {
   if (table_.cuGetExportTable == nullptr) return nullptr;
   CUuuid id;

@@ -23,7 +23,6 @@ struct MeterTable {
   CUresult (*threads)(unsigned* count);
   CUresult (*printf_target)(void (*target)(void* user, const char* text, std::size_t bytes), void* user);
   CUresult (*device_busy_ns)(CUdevice device, std::uint64_t* ns);
-  CUresult (*renew_libraries)(CUdevice device);
 };
 
 /// One of a driver's devices, with its primary context, which is retained.
@@ -54,9 +53,6 @@ class DriverLibrary {
   std::optional<std::uint64_t> busy_ns(std::size_t place = 0) const;
   /// What two events on the first device are apart by themselves (event_gap.hpp); 0: not measured.
   std::uint64_t event_gap() const { return event_gap_ns_; }
-  /// Gives variables of libraries their first values on a device, of which nothing is under way. The software
-  /// GPU only: a GPU's driver does it for a context that is made anew.
-  void renew_libraries(CUdevice device) const;
   /// The private table of that UUID, or nullptr.
   const void* export_table(const std::array<unsigned char, 16>& uuid) const;
   /// Everything a client may ask about the first device.

@@ -3,6 +3,7 @@
 
 #include <cuda.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <type_traits>
 #include <vector>
@@ -109,6 +110,12 @@ class HandleTable {
   /// The handle that names `value`, 0 for none. Slow.
   std::uint64_t handle_of(HandleKind kind, std::uint64_t value) const {
     return find_handle(kind, [value](std::uint64_t known) { return known == value; });
+  }
+  /// Whether anything of a kind ends with `owner`. Slow.
+  bool any_of_owner(HandleKind kind, std::uint64_t owner) const {
+    const auto& entries = kinds_[static_cast<std::size_t>(kind)];
+    return std::any_of(entries.begin(), entries.end(),
+                       [owner](const Entry& entry) { return entry.used && entry.owner == owner; });
   }
   void forget(HandleKind kind, std::uint64_t handle) {
     if (find(kind, handle) != nullptr)

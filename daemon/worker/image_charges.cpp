@@ -10,7 +10,13 @@ ImageCharges::ImageCharges(const SessionParts& parts) : driver_(parts.driver) {
   for (const ClientDevice& own : parts.devices()) devices_.push_back({own.device, own.accounting});
 }
 
-CUresult ImageCharges::size(Device& device, std::span<const std::byte> image, std::uint64_t& bytes) const {
+CUresult ImageCharges::capability(std::size_t here, std::uint32_t& value) {
+  const CUresult result = ask_capability(devices_[here]);
+  value = devices_[here].capability;
+  return result;
+}
+
+CUresult ImageCharges::ask_capability(Device& device) const {
   if (device.capability == 0 && driver_.cuDeviceGetAttribute != nullptr) {
     int major = 0;
     int minor = 0;
@@ -22,6 +28,11 @@ CUresult ImageCharges::size(Device& device, std::span<const std::byte> image, st
     if (result != CUDA_SUCCESS) return result;
     device.capability = static_cast<std::uint32_t>(major * 10 + minor);
   }
+  return CUDA_SUCCESS;
+}
+
+CUresult ImageCharges::size(Device& device, std::span<const std::byte> image, std::uint64_t& bytes) const {
+  if (const CUresult result = ask_capability(device); result != CUDA_SUCCESS) return result;
   const auto found = variable_bytes(image, device.capability);
   // No compiler writes such an image; it may be an attempt to get memory that nobody counts.
   if (!found) return CUDA_ERROR_INVALID_IMAGE;

@@ -31,6 +31,8 @@ class ImageCharges {
   /// on, by its place among the client's; `everywhere`: it is a library's, which each device that uses it
   /// gets. Null where there is nothing to charge.
   CUresult charge(std::span<const std::byte> image, std::size_t here, bool everywhere, Held& held);
+  /// The compute capability of the client's device at `here`, 75 for 7.5.
+  CUresult capability(std::size_t here, std::uint32_t& value);
   /// It was loaded, and the client's handle names it.
   void keep(std::uint64_t handle, Held held);
   /// What was charged for it, to be held until it is unloaded.
@@ -44,6 +46,7 @@ class ImageCharges {
     Accounting* accounting = nullptr;
     std::uint32_t capability = 0;  ///< 75 for 7.5; asked when it is needed
   };
+  CUresult ask_capability(Device& device) const;
   CUresult size(Device& device, std::span<const std::byte> image, std::uint64_t& bytes) const;
 
   const DriverTable& driver_;

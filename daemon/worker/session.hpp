@@ -120,8 +120,9 @@ class Session {
   void note_held(CUstream stream);
 
 #define VGPU_HANDLER(call) CUresult handle(const record::call& record, reply::call& reply, Tail tail)
-  // session_context.cpp
+  // session_reset.cpp
   VGPU_HANDLER(cuDevicePrimaryCtxReset_v2);
+  // session_context.cpp
   VGPU_HANDLER(cuCtxCreate_v4);
   VGPU_HANDLER(cuCtxDestroy_v2);
   VGPU_HANDLER(cuCtxSynchronize);
@@ -275,6 +276,12 @@ class Session {
 #undef VGPU_HANDLER
 
  private:
+  /// What a library was loaded from, until it is unloaded, of those that may have variables: a reset needs
+  /// it.
+  struct LibraryImage {
+    std::shared_ptr<const std::vector<std::byte>> bytes;
+    bool variables_known = false;  ///< the client has asked where one lies
+  };
   /// A waited call that is answered later.
   struct PendingReply {
     std::uint32_t reference = 0;
@@ -352,11 +359,18 @@ class Session {
   void forget_foreign_waits(std::uint16_t context);
   /// Forgets what lives in a context, and answers with destroy() once its work has ended.
   CUresult end_context(std::uint16_t index, std::function<CUresult()> destroy);
+
+  // session_reset.cpp
   /// Destroys what the client made in the primary context, libraries excepted.
   void empty_primary_context();
   /// The same in one of several contexts. Graphs, which may hold nodes of others, stay.
   void empty_one_context(std::uint16_t index);
   void free_allocations(const std::function<bool(const Allocation&)>& chosen);
+  /// Gives the variables of the client's libraries their first values in the current context.
+  CUresult renew_variables();
+  CUresult renew_variables(CUlibrary library, std::span<const std::byte> image);
+  /// Whether the client's code may have changed a library's variables.
+  bool library_in_use(std::uint64_t handle, const LibraryImage& image) const;
 
   // session_schedule.cpp: admission and accounting around a command that takes device time.
   /// What a rate limit counts.
@@ -427,10 +441,13 @@ class Session {
   /// The resource as the driver is to see it: handles resolved, memory checked.
   CUresult fix_up_resource(CUDA_RESOURCE_DESC& resource) const;
   UniqueFd take_host_fd(std::uint64_t token, std::uint64_t bytes);
+  /// The client's image, checked. `variables`, unless null: whether it may declare such as outlive kernels.
   CUresult fetch_image(std::uint32_t source, std::uint64_t token, const ArenaSpan& span,
-                       std::vector<std::byte>& image);
+                       std::vector<std::byte>& image, bool* variables = nullptr);
   /// Kernels of this image are loaded: what they may write is to be fetched from now on.
-  void note_text(std::span<const std::byte> image);
+  void note_text(std::span<const std::byte> image, bool* variables);
+  /// Loads a library for the client's `handle`; its image is kept where it may have `variables`.
+  CUresult load_library(std::uint64_t handle, std::vector<std::byte> image, bool variables, JitState& jit);
   /// Whether kernels may have written something that the driver still has when work ended so.
   bool something_written(CUresult result) const {
     return result == CUDA_SUCCESS ? prints_.load() : ClientErrors::is_sticky(result);
@@ -543,6 +560,7 @@ class Session {
   std::map<std::uint64_t, std::shared_ptr<Charge>> mapped_;
   std::unordered_map<std::uint64_t, std::shared_ptr<Charge>> arrays_;  // by client handle. Dispatcher only
   ImageCharges image_charges_{parts_};
+  std::unordered_map<std::uint64_t, LibraryImage> library_images_;  // by client handle. Dispatcher only
   std::vector<std::byte> image_parts_;  // of the next image, as far as it has come (image_part)
   std::unordered_map<std::uint64_t, OwnDevice*> pools_;               // whose memory they are; the same
   std::unordered_map<std::uint64_t, std::uint64_t> told_thresholds_;  // of pools under a quota

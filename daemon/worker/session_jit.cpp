@@ -32,21 +32,14 @@ CUresult Session::handle(const record::jit_module& record, reply::jit_module&, T
 CUresult Session::handle(const record::jit_library& record, reply::jit_library&, Tail tail) {
   if (driver_.cuLibraryLoadData == nullptr) return unsupported(record.header.call);
   std::vector<std::byte> image;
+  bool variables = false;
   JitState jit;
-  CUresult result = fetch_image(record.source, record.token, record.image, image);
+  CUresult result = fetch_image(record.source, record.token, record.image, image, &variables);
   if (result == CUDA_SUCCESS) result = jit.read(record.option_count, tail);
   if (result != CUDA_SUCCESS) return result;
-  if (!can_bind(HandleKind::library, record.library)) return CUDA_ERROR_INVALID_HANDLE;
-  ImageCharges::Held charge;
-  if (result = image_charges_.charge(image, place(), true, charge); result != CUDA_SUCCESS) return result;
-  CUlibrary library = nullptr;
-  result = driver_.cuLibraryLoadData(&library, image.data(), jit.options(), jit.values(), jit.count(),
-                                     nullptr, nullptr, 0);
+  result = load_library(record.library, std::move(image), variables, jit);
   jit.write_outputs(arena_bytes(record.logs));
-  if (result != CUDA_SUCCESS) return result;
-  bind(HandleKind::library, record.library, library);
-  note_image(record.library, std::move(charge));
-  return CUDA_SUCCESS;
+  return result;
 }
 
 void Session::write_names(const std::vector<const char*>& names, const ArenaSpan& span,

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "daemon/worker/first_values.hpp"
 #include "daemon/worker/image_text.hpp"
 #include "daemon/worker/session.hpp"
 #include "protocol/arena.hpp"
@@ -48,7 +49,7 @@ bool bound_image(std::vector<std::byte>& image) {
 }  // namespace
 
 CUresult Session::fetch_image(std::uint32_t source, std::uint64_t token, const ArenaSpan& span,
-                              std::vector<std::byte>& image) {
+                              std::vector<std::byte>& image, bool* variables) {
   if (source == static_cast<std::uint32_t>(ImageSource::block)) {
     const std::span<std::byte> bytes = arena_bytes(span);
     if (bytes.empty()) return CUDA_ERROR_INVALID_VALUE;
@@ -75,13 +76,14 @@ CUresult Session::fetch_image(std::uint32_t source, std::uint64_t token, const A
     return CUDA_ERROR_INVALID_VALUE;
   }
   if (!bound_image(image)) return CUDA_ERROR_INVALID_IMAGE;
-  note_text(image);
+  note_text(image, variables);
   return CUDA_SUCCESS;
 }
 
-void Session::note_text(std::span<const std::byte> image) {
-  if (prints_ && asserts_) return;
+void Session::note_text(std::span<const std::byte> image, bool* variables) {
+  if (prints_ && asserts_ && variables == nullptr) return;
   const ImageText text = image_text(image);
+  if (variables != nullptr) *variables = text.variables;
   if (text.asserts && !asserts_) {
     asserts_ = true;
     if (parts_.console != nullptr) parts_.console->take_over_stderr();
@@ -237,24 +239,39 @@ CUresult Session::handle(const record::cuModuleGetGlobal_v2& record, reply::cuMo
   return find_variable(driver_.cuModuleGetGlobal_v2, record, record.hmod, reply, tail);
 }
 
-CUresult Session::handle(const record::cuLibraryLoadData& record, reply::cuLibraryLoadData&, Tail) {
-  if (driver_.cuLibraryLoadData == nullptr) return unsupported(record.header.call);
-  std::vector<std::byte> image;
-  if (const CUresult result = fetch_image(record.source, record.token, record.image, image);
-      result != CUDA_SUCCESS) {
-    return result;
-  }
-  if (!can_bind(HandleKind::library, record.library)) return CUDA_ERROR_INVALID_HANDLE;
+CUresult Session::load_library(std::uint64_t handle, std::vector<std::byte> image, bool variables,
+                               JitState& jit) {
+  // What it names may still need its image.
+  if (!can_bind(HandleKind::library, handle) || library_images_.contains(handle))
+    return CUDA_ERROR_INVALID_HANDLE;
   ImageCharges::Held charge;
   if (const CUresult result = image_charges_.charge(image, place(), true, charge); result != CUDA_SUCCESS)
     return result;
   CUlibrary library = nullptr;
-  const CUresult result =
-      driver_.cuLibraryLoadData(&library, image.data(), nullptr, nullptr, 0, nullptr, nullptr, 0);
+  std::shared_ptr<const std::vector<std::byte>> kept;
+  CUresult result = CUDA_SUCCESS;
+  if (variables) {
+    kept = std::make_shared<const std::vector<std::byte>>(std::move(image));
+    result = load_preserved(driver_, library, *kept, jit.count(), jit.options(), jit.values());
+  } else {
+    result = driver_.cuLibraryLoadData(&library, image.data(), jit.options(), jit.values(), jit.count(),
+                                       nullptr, nullptr, 0);
+  }
   if (result != CUDA_SUCCESS) return result;
-  bind(HandleKind::library, record.library, library);
-  note_image(record.library, std::move(charge));
+  bind(HandleKind::library, handle, library);
+  note_image(handle, std::move(charge));
+  if (kept != nullptr) library_images_[handle].bytes = std::move(kept);
   return CUDA_SUCCESS;
+}
+
+CUresult Session::handle(const record::cuLibraryLoadData& record, reply::cuLibraryLoadData&, Tail) {
+  if (driver_.cuLibraryLoadData == nullptr) return unsupported(record.header.call);
+  std::vector<std::byte> image;
+  bool variables = false;
+  const CUresult result = fetch_image(record.source, record.token, record.image, image, &variables);
+  if (result != CUDA_SUCCESS) return result;
+  JitState none;
+  return load_library(record.library, std::move(image), variables, none);
 }
 
 CUresult Session::handle(const record::cuLibraryUnload& record, reply::cuLibraryUnload&, Tail) {
@@ -268,9 +285,13 @@ CUresult Session::handle(const record::cuLibraryUnload& record, reply::cuLibrary
     });
   }
   const PendingReply pending = defer();
-  when_all_done([this, pending, library, charge = image_charges_.take(record.library)](CUresult) mutable {
+  LibraryImage kept;
+  if (auto node = library_images_.extract(record.library)) kept = std::move(node.mapped());
+  when_all_done([this, pending, library, charge = image_charges_.take(record.library),
+                 kept = std::move(kept)](CUresult) mutable {
     const CUresult result = driver_.cuLibraryUnload(library);
     charge.reset();
+    kept = {};
     answer(pending, result);
   });
   return deferred;
@@ -293,7 +314,10 @@ CUresult Session::handle(const record::cuLibraryGetKernel& record, reply::cuLibr
 
 CUresult Session::handle(const record::cuLibraryGetGlobal& record, reply::cuLibraryGetGlobal& reply,
                          Tail tail) {
-  return find_variable(driver_.cuLibraryGetGlobal, record, record.library, reply, tail);
+  const CUresult result = find_variable(driver_.cuLibraryGetGlobal, record, record.library, reply, tail);
+  if (const auto image = library_images_.find(record.library); image != library_images_.end())
+    image->second.variables_known |= result == CUDA_SUCCESS;
+  return result;
 }
 
 CUresult Session::handle(const record::cuLibraryGetManaged& record, reply::cuLibraryGetManaged& reply,

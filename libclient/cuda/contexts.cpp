@@ -15,6 +15,7 @@ void Context::reset() {
   cache_config = CU_FUNC_CACHE_PREFER_NONE;
   shared_config = CU_SHARED_MEM_CONFIG_DEFAULT_BANK_SIZE;
   attached = 0;
+  stale = false;
   retained = 0;
 }
 

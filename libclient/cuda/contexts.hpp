@@ -15,6 +15,8 @@
 
 namespace vgpu::client {
 
+class Call;
+
 /// One context. Its object outlives the context itself, so that a thread may find out that its current one is
 /// gone.
 struct Context {
@@ -29,8 +31,9 @@ struct Context {
   std::uint64_t green = 0;  ///< the green context that this one is the other form of
   std::atomic<CUfunc_cache> cache_config{CU_FUNC_CACHE_PREFER_NONE};
   std::atomic<CUsharedconfig> shared_config{CU_SHARED_MEM_CONFIG_DEFAULT_BANK_SIZE};
-  std::atomic<int> attached{0};  ///< cuCtxAttach's count
-  int retained = 0;              ///< primary: retain count, under Contexts' mutex
+  std::atomic<int> attached{0};    ///< cuCtxAttach's count
+  std::atomic<bool> stale{false};  ///< primary: variables have not got their first values since its last end
+  int retained = 0;                ///< primary: retain count, under Contexts' mutex
 
   /// The handle as programs hold it; nobody follows it as a pointer.
   CUcontext cu() const { return reinterpret_cast<CUcontext>(handle); }  // NOLINT(performance-no-int-to-ptr)
@@ -71,6 +74,9 @@ class Contexts {
   std::atomic<std::uint64_t> next_id_{1};
   std::atomic<bool> several_{false};
 };
+
+/// Before the primary context of a device is retained: one that had ended is made as new.
+CUresult renew_primary(Call& call, CUdevice device);
 
 /// The calling thread's context stack, as cuCtxPushCurrent, cuCtxPopCurrent and cuCtxSetCurrent change it.
 void push_context(ThreadState& thread, Context* context);

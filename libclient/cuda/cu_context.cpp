@@ -1,5 +1,7 @@
 // Contexts: current, pushed, retained and created. Only what makes, resets or ends a context goes to the
 // worker.
+#include <mutex>
+
 #include "cudaabi/context_storage.hpp"
 #include "libclient/cuda/stub_runtime.hpp"
 #include "vgpu/records.hpp"
@@ -48,13 +50,17 @@ void drop_contents(Process& process, std::uint64_t context) {
   process.memory.remove_context(context);
 }
 
-CUresult reset_primary(Call& call, CUdevice device) {
+// `ending`: nobody holds it any more. Most programs end with that, so variables get their first values only
+// if somebody retains it again.
+CUresult reset_primary(Call& call, CUdevice device, bool ending) {
   Process& process = call.process();
   Context& primary = process.contexts.primary(device);
   if (!process.contexts.reset_primary(device)) return CUDA_SUCCESS;
   if (const CUresult result = call.on_device(device); result != CUDA_SUCCESS) return result;
   cudaabi::context_storage_drop(primary.cu());
+  primary.stale = ending;
   record::cuDevicePrimaryCtxReset_v2 record;
+  record.variables = ending ? 0 : 1;
   const CUresult result = call.ask(record);
   drop_contents(process, primary.handle);
   return result;
@@ -119,7 +125,7 @@ CUresult release_primary(CUdevice device) {
     if (left == 0) return CUDA_ERROR_INVALID_CONTEXT;
     if (left == 1) {
       Call call;
-      if (call.enter_without_context() == CUDA_SUCCESS) static_cast<void>(reset_primary(call, device));
+      if (call.enter_without_context() == CUDA_SUCCESS) static_cast<void>(reset_primary(call, device, true));
     }
   }
   return ready.contexts.release_primary(device) >= 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_CONTEXT;
@@ -136,7 +142,7 @@ CUresult reset_primary_of(CUdevice device) {
   if (const CUresult result = check_device(device); result != CUDA_SUCCESS) return result;
   Call call;
   if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
-  return reset_primary(call, device);
+  return reset_primary(call, device, false);
 }
 
 CUresult destroy_context(CUcontext handle) {
@@ -191,6 +197,22 @@ CUresult with_event(CUcontext handle, CUevent event) {
 }
 
 }  // namespace
+
+CUresult renew_primary(Call& call, CUdevice device) {
+  static std::mutex mutex;
+  Context& primary = call.process().contexts.primary(device);
+  if (!primary.stale) return CUDA_SUCCESS;
+  // Who comes second waits until it is as new.
+  const std::lock_guard lock(mutex);
+  if (!primary.stale) return CUDA_SUCCESS;
+  if (const CUresult result = call.on_device(device); result != CUDA_SUCCESS) return result;
+  record::cuDevicePrimaryCtxReset_v2 record;
+  record.variables = 1;
+  const CUresult result = call.ask(record);
+  if (result == CUDA_SUCCESS) primary.stale = false;
+  return result;
+}
+
 }  // namespace vgpu::client
 
 using namespace vgpu::client;
@@ -199,6 +221,11 @@ VGPU_EXPORT CUresult cuDevicePrimaryCtxRetain(CUcontext* pctx, CUdevice dev) {
   if (pctx == nullptr) return CUDA_ERROR_INVALID_VALUE;
   if (const CUresult result = check_device(dev); result != CUDA_SUCCESS) return result;
   Contexts& contexts = process()->contexts;
+  if (contexts.primary(dev).stale) {
+    Call call;
+    if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
+    if (const CUresult result = renew_primary(call, dev); result != CUDA_SUCCESS) return result;
+  }
   contexts.retain_primary(dev);
   *pctx = contexts.primary(dev).cu();
   return CUDA_SUCCESS;

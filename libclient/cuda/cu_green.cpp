@@ -59,6 +59,7 @@ CUresult create_green(CUgreenCtx* out, CUdevResourceDesc description, CUdevice d
   Call call;
   if (const CUresult result = call.enter_without_context(); result != CUDA_SUCCESS) return result;
   if (const CUresult result = call.on_device(device); result != CUDA_SUCCESS) return result;
+  if (const CUresult result = renew_primary(call, device); result != CUDA_SUCCESS) return result;
   Process& process = call.process();
   const auto [green, handle] = process.green_contexts.create();
   if (green == nullptr) return CUDA_ERROR_OUT_OF_MEMORY;

@@ -1,4 +1,7 @@
 // cuCtx* and cuDevicePrimaryCtx*: contexts, the threads' stacks of current ones, limits.
+#include <mutex>
+#include <utility>
+
 #include "softgpu/driver/api.hpp"
 #include "softgpu/driver/graph.hpp"
 #include "softgpu/driver/library.hpp"
@@ -55,6 +58,8 @@ CUresult on_primary(CUdevice ordinal, Body&& body) noexcept {
 SOFTGPU_API cuDevicePrimaryCtxRetain(CUcontext* out, CUdevice ordinal) {
   return on_primary(ordinal, [&](Device& device, Context& primary) -> CUresult {
     if (out == nullptr) return CUDA_ERROR_INVALID_VALUE;
+    // Not at its end, with which most programs end.
+    if (std::exchange(device.primary_ended, false)) renew_libraries(ordinal);
     device.primary_references.fetch_add(1);
     primary.alive.store(true, std::memory_order_release);
     *out = primary.handle();
@@ -68,6 +73,7 @@ SOFTGPU_API cuDevicePrimaryCtxRelease_v2(CUdevice ordinal) {
     if (device.primary_references.fetch_sub(1) == 1) {
       primary.reset();
       primary.alive.store(false, std::memory_order_release);
+      device.primary_ended = true;
     }
     return CUDA_SUCCESS;
   });

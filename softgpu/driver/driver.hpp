@@ -35,6 +35,7 @@ struct Device {
   const int ordinal;
   Context primary;
   std::atomic<int> primary_references{0};
+  bool primary_ended = false;  ///< and libraries' variables are as it left them; under api_context's mutex
   std::atomic<std::uint64_t> busy_ns{0};  ///< CPU time of its kernels and matrix operations
 };
 

@@ -7,7 +7,6 @@
 #include "softgpu/driver/api.hpp"
 #include "softgpu/driver/device.hpp"
 #include "softgpu/driver/graph.hpp"
-#include "softgpu/driver/library.hpp"
 #include "softgpu/driver/meter.hpp"
 
 namespace softgpu {
@@ -37,13 +36,6 @@ CUresult printf_target(void (*target)(void*, const char*, std::size_t), void* us
   return CUDA_SUCCESS;
 }
 
-CUresult renew(CUdevice device) {
-  return with_device(device, [&](Driver&, Device&) -> CUresult {
-    renew_libraries(device);
-    return CUDA_SUCCESS;
-  });
-}
-
 CUresult device_busy_ns(CUdevice device, std::uint64_t* value) {
   if (value == nullptr) return CUDA_ERROR_INVALID_VALUE;
   const Driver& driver = Driver::get();
@@ -52,8 +44,8 @@ CUresult device_busy_ns(CUdevice device, std::uint64_t* value) {
   return CUDA_SUCCESS;
 }
 
-constexpr MeterTable meter{sizeof(MeterTable), busy_ns, lane_instructions, threads, printf_target,
-                           device_busy_ns,     renew};
+constexpr MeterTable meter{sizeof(MeterTable), busy_ns,       lane_instructions, threads,
+                           printf_target,      device_busy_ns};
 
 CUresult enqueue_blas(CUstream handle, const cudaabi::BlasDescriptor* descriptor, std::size_t bytes) {
   return on_stream(handle, [&](Driver&, Context&, Stream& stream) -> CUresult {

@@ -22,9 +22,6 @@ struct MeterTable {
   CUresult (*printf_target)(void (*target)(void* user, const char* text, std::size_t bytes), void* user);
   /// What busy_ns says, of one device's kernels only. They count when they have ended.
   CUresult (*device_busy_ns)(CUdevice device, std::uint64_t* value);
-  /// Gives the variables that libraries have on a device their first values, as a reset of its primary
-  /// context does, of which nothing else happens. Nothing of it is under way.
-  CUresult (*renew_libraries)(CUdevice device);
 };
 
 }  // namespace softgpu

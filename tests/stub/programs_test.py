@@ -25,7 +25,7 @@ GROUPS = {
             "busy:--seconds:0.5 device_printf",
 }
 # The others; each program of either list, static and shared, is what `all` runs.
-REST = ("vmm vmm_share pool_share ipc ipc:orphan mem_info atomics launches occupancy double_precision dynamic_shared half2_math histogram integer_ops libm "
+REST = ("reset_variables vmm vmm_share pool_share ipc ipc:orphan mem_info atomics launches occupancy double_precision dynamic_shared half2_math histogram integer_ops libm "
         "mandelbrot nbody recursion scan transpose vector_add surfaces hopper device_probe trap:assert "
         "exit_no_cleanup:return")
 
