@@ -54,6 +54,8 @@ struct GatePage {
                                      ///< held up in the driver
   std::atomic<std::uint64_t> gate_wait_ns;  ///< for how long its commands waited for their turn
   std::atomic<std::uint64_t> throttled_ns;  ///< for how long a rate limit held its calls up
+  std::atomic<std::uint64_t> came_ns;   ///< CLOCK_MONOTONIC when backlogged became 1 last; 0: it does not say
+  std::atomic<std::uint64_t> ended_ns;  ///< when work of its last ended before backlogged became 0
 
   // Written by the worker; statistics. What belongs to no device (records, calls, latencies, errors,
   // doorbells, the end) stands in the page of the client's first device.

@@ -34,6 +34,7 @@ void Accounting::wake_broker() const {
 
 void Accounting::work_came() {
   if (page_.backlogged.load(std::memory_order_relaxed) != 0) return;
+  page_.came_ns.store(now_ns(), std::memory_order_relaxed);
   set_backlogged(1);
   // Who has the device without a limit and nobody beside him need not wake the broker at each little piece of
   // work: it sees at its next look.
@@ -94,6 +95,7 @@ void Accounting::begin_anew() {
 
 void Accounting::work_ended(bool dispatcher_awake) {
   close_interval();
+  last_end_ns_.store(now_ns(), std::memory_order_relaxed);
   count_progress();
   on_device_.store(false, std::memory_order_release);
   publish_in_flight();
@@ -108,6 +110,7 @@ void Accounting::rest() {
   // Earlier work may end while the dispatcher waits at the gate with more.
   if (admitting_.load(std::memory_order_acquire)) return;
   if (page_.backlogged.load(std::memory_order_relaxed) == 0) return;
+  page_.ended_ns.store(last_end_ns_.load(std::memory_order_relaxed), std::memory_order_relaxed);
   set_backlogged(0);
   if (page_.others_wait.load(std::memory_order_relaxed) != 0) wake_broker();
 }

@@ -151,6 +151,7 @@ class Accounting {
   std::atomic<std::uint64_t> expected_{0};
   std::atomic<bool> all_known_{true};
   std::atomic<std::uint64_t> busy_sum_{0};
+  std::atomic<std::uint64_t> last_end_ns_{0};  // when work_ended() was called last; 0: never
   std::function<bool(std::uint64_t)> take_room_;
   std::function<void(std::uint64_t)> give_room_;
 };

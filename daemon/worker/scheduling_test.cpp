@@ -179,6 +179,25 @@ TEST_F(AdmissionTest, AloneNothingIsHeldBack) {
   EXPECT_EQ(page().backlogged.load(), 0u);
 }
 
+TEST_F(AdmissionTest, SaysWhenWorkCameAndWhenItEnded) {
+  Accounting accounting(page(), nullptr, -1);
+  const std::uint64_t before = now_ns();
+  accounting.work_began();
+  const std::uint64_t came = page().came_ns.load();
+  EXPECT_GE(came, before);
+  EXPECT_EQ(page().ended_ns.load(), 0u);
+  accounting.work_ended(true);
+  const std::uint64_t ended = now_ns();
+  EXPECT_EQ(page().ended_ns.load(), 0u) << "there may be more of it";
+  std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  accounting.rest();
+  EXPECT_GE(page().ended_ns.load(), came);
+  EXPECT_LE(page().ended_ns.load(), ended) << "not when the dispatcher has had enough of waiting";
+  EXPECT_EQ(page().came_ns.load(), came);
+  accounting.work_began();
+  EXPECT_GT(page().came_ns.load(), ended);
+}
+
 TEST_F(AdmissionTest, InFlightIsBoundedByPredictedTime) {
   Accounting accounting(page(), nullptr, -1);
   page().window_ns.store(ms);
