@@ -49,6 +49,7 @@ void read_scheduler(const YAML::Node& node, SchedulerConfig& out, ErrorSink& err
   map.duration("idle_after", out.policy.idle_after, microseconds{0});
   map.duration("linger", out.policy.linger, microseconds{0});
   map.duration("aging", out.policy.aging, microseconds{0});
+  map.flag("anticipate", out.policy.anticipate);
   map.duration("slice", out.policy.slice, microseconds{100});
   map.duration("turn", out.policy.turn, microseconds{100});
   map.duration("lead", out.policy.lead, microseconds{0});

@@ -61,6 +61,7 @@ std::vector<std::string> needs_restart(const Config& running, const Config& want
   keys.compare("scheduler idle_after", before.idle_after, after.idle_after);
   keys.compare("scheduler linger", before.linger, after.linger);
   keys.compare("scheduler aging", before.aging, after.aging);
+  keys.compare("scheduler anticipate", before.anticipate, after.anticipate);
   keys.compare("scheduler slice", before.slice, after.slice);
   keys.compare("scheduler turn", before.turn, after.turn);
   keys.compare("scheduler lead", before.lead, after.lead);

@@ -140,9 +140,12 @@ void GateKeeper::read_pages(std::uint64_t now) {
       });
     }
     if (entry.held) continue;
-    usage_.push_back({client, entry.figures.charged_ns, entry.backlogged,
-                      page.in_flight.load(std::memory_order_acquire) != 0 && !entry.silent && !entry.stalled,
-                      page.predicted_ns.load(std::memory_order_relaxed)});
+    Usage usage{client, entry.figures.charged_ns, entry.backlogged,
+                page.in_flight.load(std::memory_order_acquire) != 0 && !entry.silent && !entry.stalled,
+                page.predicted_ns.load(std::memory_order_relaxed)};
+    usage.came_ns = page.came_ns.load(std::memory_order_relaxed);
+    usage.ended_ns = page.ended_ns.load(std::memory_order_relaxed);
+    usage_.push_back(usage);
   }
 }
 
@@ -191,7 +194,7 @@ void GateKeeper::apply(const Grant& grant, std::size_t waiting, std::size_t busy
   if (grant.brief && entry.terms.brief_ns != 0) window = std::min(window, entry.terms.brief_ns);
   page.window_ns.store(window, std::memory_order_relaxed);
   page.others_busy.store(busy > (entry.backlogged ? 1U : 0U) ? 1 : 0, std::memory_order_relaxed);
-  page.others_wait.store(waiting > (waits ? 1U : 0U) ? 1 : 0, std::memory_order_relaxed);
+  page.others_wait.store(grant.tell || waiting > (waits ? 1U : 0U) ? 1 : 0, std::memory_order_relaxed);
   set_allowance(page, grant.more_ns == kUnlimited ? no_limit_ns : entry.seen_ns + grant.more_ns);
 }
 

@@ -11,6 +11,7 @@
 
 #include "daemon/base/event_loop.hpp"
 #include "daemon/scheduler/fair_queue.hpp"
+#include "daemon/scheduler/policies.hpp"
 #include "protocol/futex.hpp"
 
 namespace vgpu::daemon {
@@ -146,6 +147,51 @@ TEST_F(Keeper, ClientThatWaitsAtTheGateKeepsItsClaim) {
     std::this_thread::sleep_for(milliseconds(1));
   }
   EXPECT_LT(one, other + 20 * kMs);
+}
+
+// By the times that the pages say, the first client has come every 10 ms and worked for 2; now it is in its
+// pause. The second, of a lower priority, has an endless queue of kernels of 100 us.
+TEST(KeeperOfPriorities, KeepsTheDeviceFreeForWhoIsExpected) {
+  bool held = false;
+  bool too_early = false;
+  std::uint64_t allowance = 0;
+  for (int attempt = 0; attempt < 20 && !held; ++attempt) {  // the loop may be kept from its CPU
+    EventLoop loop;
+    GateKeeper keeper(loop, make_policy(PolicyKind::fair, {}));
+    FakeWorker high;
+    FakeWorker low;
+    GateTerms terms;
+    terms.terms.level = 0;
+    keeper.add(1, terms, GateMapping::page_of(high.gate), high.attention.get());
+    terms.terms.level = 2;
+    keeper.add(2, terms, GateMapping::page_of(low.gate), low.attention.get());
+    low.page().backlogged.store(1);
+    low.page().in_flight.store(1);
+    low.page().predicted_ns.store(100'000);
+    const std::uint64_t last = now_ns() - 4 * kMs;
+    for (std::uint64_t ago = 30; ago-- > 0;) {
+      high.page().came_ns.store(last - ago * 10 * kMs);
+      high.page().backlogged.store(1);
+      keeper.tick();
+      high.page().ended_ns.store(last - ago * 10 * kMs + 2 * kMs);
+      high.page().backlogged.store(0);
+      keeper.tick();
+    }
+    const std::uint64_t expected = last + 10 * kMs;
+    keeper.on_look([&] {
+      if (now_ns() < last + 3 * kMs) return;  // lingering
+      if (low.page().allowance_ns.load() != 0) return;
+      held = true;
+      too_early = too_early || now_ns() < expected - 200'000;
+      EXPECT_EQ(low.page().others_wait.load(), 1U) << "it tells when nothing of its is in flight";
+    });
+    loop.after(milliseconds(10), [&loop] { loop.stop(); });
+    loop.run();
+    allowance = low.page().allowance_ns.load();
+  }
+  EXPECT_TRUE(held);
+  EXPECT_FALSE(too_early);
+  EXPECT_GT(allowance, 0U) << "it did not come: nobody waits any longer";
 }
 
 }  // namespace

@@ -57,6 +57,7 @@ std::unique_ptr<SchedulingPolicy> make_policy(PolicyKind kind, const PolicyOptio
   priority.linger_ns = count(options.linger);
   priority.aging_ns = count(options.aging);
   priority.turn_ns = count(options.quantum);
+  priority.anticipate = options.anticipate;
   return std::make_unique<StrictPriority>(priority, [&] { return make_order(kind, options); });
 }
 

@@ -29,6 +29,8 @@ struct PolicyOptions {
   std::chrono::microseconds slice{8000};
   // A turn at weight 100: a change of contexts costs an H100 0.2 to 0.3 ms.
   std::chrono::microseconds turn{20'000};
+  // The device is kept free for a client of higher priority that is about to come, for as long as `linger`.
+  bool anticipate = true;
   // How much of a turn's end its work in flight fills.
   std::chrono::microseconds lead{200};
 };

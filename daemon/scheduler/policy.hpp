@@ -50,6 +50,8 @@ struct Usage {
   bool in_flight = false;          // some of that work is on the device
   std::uint64_t in_flight_ns = 0;  // what that is expected to take
   bool served = true;              // false: it has not been let on the device since the last update
+  std::uint64_t came_ns = 0;       // when it became backlogged last; 0: nobody knows
+  std::uint64_t ended_ns = 0;      // when work of its ended last before it had none
 };
 
 // What a client may do until the next update.
@@ -58,6 +60,7 @@ struct Grant {
   std::uint64_t more_ns = kUnlimited;  // device time beyond what it has used; 0: it must wait
   bool bounded = false;  // somebody may want the device soon: it is to keep little work in flight
   bool brief = false;    // somebody of a higher priority will, and is to wait for hardly anything
+  bool tell = false;     // the next update is to come as soon as nothing of its is in flight any more
 };
 
 // One device's policy. Not thread-safe. Work-conserving: whenever a client has work, some client that has

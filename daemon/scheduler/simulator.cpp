@@ -1,6 +1,7 @@
 #include "daemon/scheduler/simulator.hpp"
 
 #include <algorithm>
+#include <utility>
 
 namespace vgpu::daemon::simulation {
 
@@ -44,6 +45,7 @@ void Simulator::arrive() {
     }
     if (client.job || now_ < client.next()) continue;
     client.job = true;
+    wake_broker();
     client.job_since_ns = client.wants_since_ns = now_;
     for (unsigned n = 0; n < program.burst; ++n) {
       client.waiting.push_back(
@@ -56,11 +58,14 @@ void Simulator::decide() {
   std::vector<Usage> usage;
   for (std::size_t i = 0; i < clients_.size(); ++i) {
     const Client& client = clients_[i];
-    if (client.added)
-      usage.push_back(
-          {i, client.outcome.consumed_ns, client.job, !client.submitted.empty(), client.in_flight_ns});
+    if (!client.added) continue;
+    Usage one{i, client.outcome.consumed_ns, client.job, !client.submitted.empty(), client.in_flight_ns};
+    one.came_ns = client.job_since_ns;
+    one.ended_ns = client.ended_ns;
+    usage.push_back(one);
   }
   const bool alone = usage.size() == 1;
+  look_at_ns_ = UINT64_MAX;
   if (alone && alone_) return;
   alone_ = alone;
   for (const Grant& grant : policy_->update(now_, usage)) {
@@ -68,14 +73,25 @@ void Simulator::decide() {
     client.grant = grant;
     client.granted_at_consumed = client.outcome.consumed_ns;
   }
+  if (!machine_) return;
+  // As the gate keeper does.
+  const std::uint64_t period = policy_->active() > 1 ? kMs : 10 * kMs;
+  const std::uint64_t wish = std::max(policy_->look_again_ns(), 20 * kUs);
+  look_at_ns_ = now_ + std::min(period, wish) + machine_->reaction_ns;
+}
+
+void Simulator::wake_broker() {
+  if (machine_) look_at_ns_ = std::min(look_at_ns_, now_ + machine_->reaction_ns);
+}
+
+bool Simulator::spent(const Client& client) const {
+  if (client.grant.more_ns == kUnlimited) return false;
+  return client.outcome.consumed_ns - client.granted_at_consumed + client.in_flight_ns >=
+         client.grant.more_ns;
 }
 
 bool Simulator::may_submit(const Client& client) const {
-  if (client.waiting.empty()) return false;
-  if (client.grant.more_ns != kUnlimited) {
-    const std::uint64_t used = client.outcome.consumed_ns - client.granted_at_consumed + client.in_flight_ns;
-    if (used >= client.grant.more_ns) return false;
-  }
+  if (client.waiting.empty() || spent(client)) return false;
   if (!client.grant.bounded || client.submitted.empty()) return true;
   const std::uint64_t window = client.grant.brief ? std::min(window_ns_, brief_ns_) : window_ns_;
   return client.waiting.front() <= window && client.in_flight_ns < window;
@@ -85,47 +101,74 @@ void Simulator::submit() {
   std::size_t with_work = 0;
   for (Client& client : clients_) {
     while (may_submit(client)) {
+      client.told = false;
       client.submitted.push_back(client.waiting.front());
       client.in_flight_ns += client.waiting.front();
       client.waiting.pop_front();
     }
     if (!client.submitted.empty()) ++with_work;
+    if (client.submitted.empty() && client.job && !std::exchange(client.told, true)) wake_broker();
   }
   overlapped_ = overlapped_ || with_work > 1;
 }
 
-void Simulator::run_one() {
+bool Simulator::begin_one() {
+  if (running_) return true;
   std::vector<std::size_t> ready;
   for (std::size_t i = 0; i < clients_.size(); ++i) {
     if (!clients_[i].submitted.empty()) ready.push_back(i);
   }
-  Client& client = clients_[pick_(ready)];
-  const std::uint64_t kernel = client.submitted.front();
+  if (ready.empty()) return false;
+  running_ = pick_(ready);
+  Client& client = clients_[*running_];
   client.outcome.longest_wait_ns = std::max(client.outcome.longest_wait_ns, now_ - client.wants_since_ns);
-  now_ += kernel;
+  running_until_ns_ = now_ + client.submitted.front();
+  if (machine_ && ran_last_ != *running_) running_until_ns_ += machine_->change_ns;
+  ran_last_ = *running_;
+  return true;
+}
+
+void Simulator::end_one() {
+  Client& client = clients_[*running_];
+  running_.reset();
+  const std::uint64_t kernel = client.submitted.front();
+  now_ = running_until_ns_;
   client.submitted.pop_front();
   client.in_flight_ns -= kernel;
   client.outcome.consumed_ns += kernel;
   client.wants_since_ns = now_;
+  if (client.submitted.empty() && client.grant.tell) wake_broker();
   if (!client.submitted.empty() || !client.waiting.empty()) return;
+  wake_broker();
   client.job = false;
+  client.ended_ns = now_;
   ++client.outcome.jobs;
   client.outcome.job_ns.push_back(now_ - client.job_since_ns);
-  client.next_job_ns = now_ + spread(client.program.pause_ns, client.program.pause_spread_ns);
+  const Program& program = client.program;
+  client.next_job_ns = now_ + spread(program.pause_ns, program.pause_spread_ns);
+  if (program.pause_tail_ns != 0) {
+    std::exponential_distribution<double> tail(1.0 / static_cast<double>(program.pause_tail_ns));
+    client.next_job_ns += static_cast<std::uint64_t>(tail(random_));
+  }
+}
+
+std::uint64_t Simulator::next_event(std::uint64_t end) const {
+  std::uint64_t next = end;
+  for (const Client& client : clients_) {
+    if (!client.job) next = std::min(next, client.next());
+  }
+  if (machine_) next = std::min(next, look_at_ns_);
+  return std::max(next, now_ + 1);
 }
 
 void Simulator::stand_still(std::uint64_t end) {
-  std::uint64_t next = end;
-  bool wanted = false;
-  for (const Client& client : clients_) {
-    wanted = wanted || client.job;
-    if (!client.job) next = std::min(next, client.next());
-  }
+  std::uint64_t next = next_event(end);
+  const bool wanted =
+      std::any_of(clients_.begin(), clients_.end(), [](const Client& client) { return client.job; });
   // The broker looks again after a millisecond at the latest, or when the policy wishes.
   const std::uint64_t look =
       std::min<std::uint64_t>(kMs, std::max<std::uint64_t>(policy_->look_again_ns(), 1));
-  if (wanted) next = std::min(next, now_ + look);
-  next = std::max(next, now_ + 1);
+  if (wanted && !machine_) next = std::min(next, now_ + look);
   if (wanted) {
     stalled_ns_ += next - now_;
     stall_ns_ += next - now_;
@@ -140,15 +183,18 @@ void Simulator::run(std::uint64_t duration_ns) {
   const std::uint64_t end = now_ + duration_ns;
   while (now_ < end) {
     arrive();
-    decide();
+    if (due()) decide();
     submit();
-    const bool busy = std::any_of(clients_.begin(), clients_.end(),
-                                  [](const Client& client) { return !client.submitted.empty(); });
-    if (busy) {
-      stall_ns_ = 0;
-      run_one();
-    } else {
+    if (!begin_one()) {
       stand_still(end);
+      continue;
+    }
+    stall_ns_ = 0;
+    const std::uint64_t next = machine_ ? next_event(end) : running_until_ns_;
+    if (next >= running_until_ns_) {
+      end_one();
+    } else {
+      now_ = next;
     }
   }
 }

@@ -6,6 +6,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <random>
 #include <vector>
 
@@ -24,6 +25,7 @@ struct Program {
   unsigned burst = 1;
   std::uint64_t pause_ns = 0;
   std::uint64_t pause_spread_ns = 0;
+  std::uint64_t pause_tail_ns = 0;      // mean of an exponentially distributed part of the pause
   std::uint64_t from_ns = 0;            // comes then
   std::uint64_t until_ns = UINT64_MAX;  // starts no job later
   std::uint64_t away_from_ns = 0;       // nor between these two times
@@ -38,8 +40,15 @@ struct Outcome {
   std::vector<std::uint64_t> job_ns;  // each job's time from its arrival to its end
 };
 
+// What a broker on a real machine meets besides.
+struct Machine {
+  std::uint64_t change_ns = 0;    // a kernel of another client than the last one's takes longer by this
+  std::uint64_t reaction_ns = 0;  // from when a worker calls or a timer is due to the broker's look
+};
+
 //
-// As the broker does, it does not look at the device while there is only one client.
+// As the broker does, it does not look at the device while there is only one client. It looks whenever a
+// kernel has ended; with a Machine, it looks when it would be woken, also while a kernel runs.
 class Simulator {
  public:
   // Which of the clients whose kernels are on the device goes next.
@@ -48,6 +57,9 @@ class Simulator {
   // `window_ns`: what a client may have in flight when its grant is bounded; `brief_ns`: when it is brief.
   Simulator(std::unique_ptr<SchedulingPolicy> policy, const std::vector<Program>& programs, Pick pick,
             unsigned seed, std::uint64_t window_ns = kMs, std::uint64_t brief_ns = 100 * kUs);
+
+  // From now on; before the first run().
+  void use(const Machine& machine) { machine_ = machine; }
 
   void run(std::uint64_t duration_ns);
 
@@ -77,8 +89,10 @@ class Simulator {
     std::uint64_t next_job_ns = 0;
     std::uint64_t job_since_ns = 0;
     std::uint64_t wants_since_ns = 0;
+    std::uint64_t ended_ns = 0;  // its last job
     bool job = false;
     bool added = false;
+    bool told = false;  // the broker, that it waits for a grant
 
     // When it begins its next job; UINT64_MAX: never.
     [[nodiscard]] std::uint64_t next() const;
@@ -90,7 +104,15 @@ class Simulator {
   void decide();
   void submit();
   [[nodiscard]] bool may_submit(const Client& client) const;
-  void run_one();
+  [[nodiscard]] bool spent(const Client& client) const;
+  // Whether the broker looks now.
+  [[nodiscard]] bool due() const { return !machine_ || now_ >= look_at_ns_; }
+  void wake_broker();
+  // Begins a kernel unless one is running; false: there is none.
+  bool begin_one();
+  void end_one();
+  // When something happens before the running kernel ends, or nothing runs; `end` at the latest.
+  [[nodiscard]] std::uint64_t next_event(std::uint64_t end) const;
   void stand_still(std::uint64_t end);
   std::uint64_t spread(std::uint64_t base, std::uint64_t more);
 
@@ -100,6 +122,11 @@ class Simulator {
   std::mt19937_64 random_;
   std::uint64_t window_ns_;
   std::uint64_t brief_ns_;
+  std::optional<Machine> machine_;
+  std::optional<std::size_t> running_;
+  std::size_t ran_last_ = SIZE_MAX;
+  std::uint64_t running_until_ns_ = 0;
+  std::uint64_t look_at_ns_ = 0;
   std::uint64_t now_ = 0;
   std::uint64_t stalled_ns_ = 0;
   std::uint64_t longest_stall_ns_ = 0;

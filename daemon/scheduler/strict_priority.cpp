@@ -4,7 +4,19 @@
 
 namespace vgpu::daemon {
 
-StrictPriority::StrictPriority(const Options& options, const Make& make) : options_(options) {
+namespace {
+
+Anticipation::Options anticipation(const StrictPriority::Options& options) {
+  Anticipation::Options made;
+  made.enabled = options.anticipate && options.linger_ns != 0;
+  made.most_idle_ns = options.linger_ns;
+  return made;
+}
+
+}  // namespace
+
+StrictPriority::StrictPriority(const Options& options, const Make& make)
+    : options_(options), anticipation_(anticipation(options)) {
   for (Level& level : levels_) level.policy = make();
 }
 
@@ -16,6 +28,7 @@ void StrictPriority::add(ClientId client, const Terms& terms, std::uint64_t cons
   accounts_[client] = account;
   Level& level = levels_[account.terms.level];
   level.policy->add(client, account.terms, consumed_ns);
+  anticipation_.add(client, account.terms.level);
   ++level.clients;
 }
 
@@ -24,6 +37,7 @@ void StrictPriority::remove(ClientId client) {
   if (found == accounts_.end()) return;
   Level& level = levels_[found->second.terms.level];
   level.policy->remove(client);
+  anticipation_.remove(client);
   --level.clients;
   if (aged_.client == client) aged_turn_ = false;
   accounts_.erase(found);
@@ -49,9 +63,14 @@ void StrictPriority::note(const Usage& usage, std::uint64_t now_ns) {
   Level& level = levels_[account.terms.level];
   level.usage.push_back(usage);
   level.usage.back().served = account.granted;
+  anticipation_.note(usage, now_ns);
   if (usage.backlogged || usage.in_flight) {
     level.backlogged = level.was_busy = true;
     level.last_busy_ns = now_ns;
+  } else if (const std::uint64_t ended = std::min(usage.ended_ns, now_ns); ended > level.last_busy_ns) {
+    // Since the last look.
+    level.was_busy = true;
+    level.last_busy_ns = ended;
   }
   const bool served = usage.consumed_ns > account.consumed_ns;
   account.consumed_ns = std::max(account.consumed_ns, usage.consumed_ns);
@@ -98,7 +117,9 @@ std::vector<Grant> StrictPriority::update(std::uint64_t now_ns, std::span<const 
   }
   for (const Usage& one : usage) note(one, now_ns);
   look_again_ns_ = kUnlimited;
-  const unsigned top = top_level(now_ns);
+  const unsigned busiest = top_level(now_ns);
+  const unsigned top = anticipation_.top_level(now_ns, busiest);
+  look_again_ns_ = std::min(look_again_ns_, anticipation_.look_again_ns());
 
   if (aged_turn_) {
     const Account& account = accounts_.at(aged_.client);
@@ -130,6 +151,7 @@ std::vector<Grant> StrictPriority::update(std::uint64_t now_ns, std::span<const 
       grant = {one.client, its ? aged_.until_consumed_ns - found->second.consumed_ns : 0, true};
     } else if (level > top) {
       grant = {one.client, 0, true};
+      grant.tell = anticipation_.holds();
     }
     for (unsigned above = 0; above < level; ++above) {
       const Level& higher = levels_[above];

@@ -1,5 +1,5 @@
 // Strict priorities over any policy: each level has a policy of its own, and a level gets the device only
-// while none above it wants it. Aging keeps lower levels from starving.
+// while none above it wants it, or is about to (anticipation.hpp). Aging keeps lower levels from starving.
 #pragma once
 
 #include <array>
@@ -7,6 +7,7 @@
 #include <memory>
 #include <unordered_map>
 
+#include "daemon/scheduler/anticipation.hpp"
 #include "daemon/scheduler/policy.hpp"
 
 namespace vgpu::daemon {
@@ -17,6 +18,7 @@ class StrictPriority final : public SchedulingPolicy {
     std::uint64_t linger_ns = 100'000;       // a level keeps the device through pauses as short as this
     std::uint64_t aging_ns = 1'000'000'000;  // a client that waited so long gets one turn; 0: never
     std::uint64_t turn_ns = 4'000'000;       // of that length
+    bool anticipate = true;  // the device is kept free for who is about to come, no longer than linger_ns
   };
   using Make = std::function<std::unique_ptr<SchedulingPolicy>()>;
 
@@ -57,6 +59,7 @@ class StrictPriority final : public SchedulingPolicy {
   void begin_aged_turn(std::uint64_t now_ns, unsigned top);
 
   Options options_;
+  Anticipation anticipation_;
   std::array<Level, kLevels> levels_;
   std::unordered_map<ClientId, Account> accounts_;
   AgedTurn aged_;
