@@ -5,39 +5,11 @@
 #include <algorithm>
 #include <thread>
 
+#include "daemon/host_memory/huge_pages.hpp"
+
 namespace vgpu::worker {
-namespace {
 
-constexpr std::uint64_t huge_page = std::uint64_t{2} << 20;
-// Small enough that all threads have some of a part of a move (movable_memory.hpp), and worth a call to pin.
-constexpr std::uint64_t chunk_bytes = std::uint64_t{32} << 20;
-constexpr std::uint64_t small_page = 4096;
-constexpr unsigned most_lanes = 14;
-
-// Three of four CPUs: taking pages is the CPUs' work, and the client that moves out waits.
-unsigned lanes_here() {
-  return std::clamp(std::thread::hardware_concurrency() * 3 / 4, 1u, most_lanes);
-}
-
-std::uint64_t rounded(std::uint64_t bytes) {
-  return (bytes + huge_page - 1) / huge_page * huge_page;
-}
-
-// At an address that suits huge pages, which make the first touch of much memory some ten times cheaper.
-std::byte* map_chunk(std::uint64_t bytes) {
-  void* const place = mmap(nullptr, bytes + huge_page, PROT_READ | PROT_WRITE,
-                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (place == MAP_FAILED) return nullptr;
-  auto* const begin = static_cast<std::byte*>(place);
-  const auto at = reinterpret_cast<std::uint64_t>(place);
-  const std::uint64_t before = rounded(at) - at;
-  if (before != 0) munmap(begin, before);
-  if (before != huge_page) munmap(begin + before + bytes, huge_page - before);
-  madvise(begin + before, bytes, MADV_HUGEPAGE);
-  return begin + before;
-}
-
-}  // namespace
+using host_memory::chunk_bytes;
 
 HostStore::HostStore(const DriverTable& driver, CUcontext context) : driver_(driver), context_(context) {}
 
@@ -58,9 +30,9 @@ bool HostStore::resize(std::uint64_t bytes) {
   while (!chunks_.empty() && bytes_ - chunks_.back().bytes >= bytes) drop_last();
   while (bytes_ < bytes) {
     Chunk chunk;
-    chunk.bytes = std::min(chunk_bytes, rounded(bytes - bytes_));
+    chunk.bytes = std::min(chunk_bytes, host_memory::in_huge_pages(bytes - bytes_));
     chunk.begin = bytes_;
-    chunk.data = map_chunk(chunk.bytes);
+    chunk.data = host_memory::map_huge(chunk.bytes);
     if (chunk.data == nullptr) return false;
     bytes_ += chunk.bytes;
     chunks_.push_back(chunk);
@@ -99,7 +71,7 @@ std::vector<std::vector<HostStore::Item>> HostStore::items_of(std::span<const Pi
 }
 
 CUresult HostStore::make_streams() {
-  while (streams_.size() < lanes_here()) {
+  while (streams_.size() < host_memory::lanes()) {
     CUstream stream = nullptr;
     // Not ordered with the client's legacy stream.
     const CUresult result = driver_.cuStreamCreateWithPriority(&stream, CU_STREAM_NON_BLOCKING, 0);
@@ -111,12 +83,7 @@ CUresult HostStore::make_streams() {
 
 // Takes the chunk's pages and pins them. What cannot be pinned is copied by the driver as any memory is.
 void HostStore::prepare(Chunk& chunk) const {
-  if (madvise(chunk.data, chunk.bytes, MADV_POPULATE_WRITE) != 0) {
-    // Before Linux 5.14. What cannot be had here is missed by the copy.
-    for (std::uint64_t at = 0; at < chunk.bytes; at += small_page) {
-      std::atomic_ref(chunk.data[at]).store(std::byte{0}, std::memory_order_relaxed);
-    }
-  }
+  host_memory::take_pages({chunk.data, chunk.bytes});
   chunk.pinned =
       driver_.cuMemHostRegister_v2 != nullptr && driver_.cuMemHostUnregister != nullptr &&
       driver_.cuMemHostRegister_v2(chunk.data, chunk.bytes, CU_MEMHOSTREGISTER_PORTABLE) == CUDA_SUCCESS;

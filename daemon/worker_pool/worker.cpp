@@ -4,7 +4,6 @@
 #include <linux/close_range.h>
 #include <poll.h>
 #include <sys/eventfd.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -15,6 +14,7 @@
 #include <cstring>
 #include <fstream>
 
+#include "daemon/worker_pool/child.hpp"
 #include "daemon/worker_pool/environment.hpp"
 #include "protocol/errno_text.hpp"
 #include "protocol/message_socket.hpp"
@@ -43,14 +43,7 @@ void hang_on_lifeline(int read_end) {
 // Runs in the child between fork and exec: only async-signal-safe calls.
 [[noreturn]] void become_worker(const std::array<int, 4>& fds, const char* program, char* const* arguments,
                                 char* const* environment) {
-  prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0,
-        0);  // the unit's CAP_SYS_PTRACE is for the broker alone
-  prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-  sigset_t none;
-  sigemptyset(&none);
-  sigprocmask(SIG_SETMASK, &none, nullptr);
-  signal(SIGPIPE, SIG_DFL);
-  setsid();  // a Ctrl-C at the broker's terminal is the broker's to handle
+  leave_broker();
   std::array<int, 4> high{};
   for (std::size_t i = 0; i < fds.size(); ++i) high[i] = fcntl(fds[i], F_DUPFD, 64);
   for (std::size_t i = 0; i < fds.size(); ++i) dup2(high[i], kSocketFd + static_cast<int>(i));
