@@ -34,17 +34,26 @@ class AllocationTable {
   void add(CUdeviceptr pointer, const Allocation& allocation);
   /// The same of memory of another client's pool, which pays for it; it may be opened more than once.
   void add_import(CUdeviceptr pointer, const Allocation& allocation);
-  /// Ends what either added. `movable`: its room on the device is seen to elsewhere.
+  /// Ends what either added, or the use of a graph's memory. `movable`: its room on the device is seen to
+  /// elsewhere.
   void remove(CUdeviceptr pointer, bool movable = false);
+  /// Of either sort.
   std::optional<Allocation> find(CUdeviceptr pointer) const;
   /// The allocation in which an address lies, and where that begins.
   std::optional<std::pair<CUdeviceptr, Allocation>> around(std::uint64_t address) const;
-  /// Where those begin for which chosen() is true.
+  /// Where those begin for which chosen() is true; of the memory of graphs that which its graph has left.
   std::vector<CUdeviceptr> of(const std::function<bool(const Allocation&)>& chosen) const;
 
-  /// Memory that nodes of graphs allocate: the client's to use, and charged by others.
+  /// A node of a graph allocates memory, which has been charged: the client's to use while anything keeps the
+  /// node, whether a launch has allocated it or not. Nodes that follow one another may have the same address:
+  /// the largest is charged.
   void add_graph_memory(CUdeviceptr pointer, const Allocation& allocation);
+  /// Nothing keeps the node any more. Memory that is in use then stays until it is freed.
   void remove_graph_memory(CUdeviceptr pointer);
+  /// A launch has allocated it: in use until remove() or end_graph_use().
+  void begin_graph_use(CUdeviceptr pointer);
+  /// A launch has freed it. Harmless when nothing of a graph's begins here.
+  void end_graph_use(CUdeviceptr pointer);
   /// Whether an allocation of either sort begins here.
   bool begins(CUdeviceptr pointer) const;
   /// Whether the bytes lie in an allocation of either sort.
@@ -58,12 +67,20 @@ class AllocationTable {
   void offer(IpcKind kind, CUdeviceptr pointer, const IpcToken& token);
 
  private:
+  struct GraphMemory {
+    Allocation allocation;
+    std::uint32_t nodes = 0;  // that are kept
+    bool in_use = false;
+  };
   using Offers = std::map<CUdeviceptr, IpcToken>;
+
+  // What is to be refunded, if anything. Under the lock.
+  Allocation end_use(CUdeviceptr pointer);
 
   IpcLink& ipc_;
   mutable std::mutex mutex_;  // all below; by address
   std::map<CUdeviceptr, Allocation> allocations_;
-  std::map<CUdeviceptr, Allocation> graph_memory_;
+  std::map<CUdeviceptr, GraphMemory> graph_memory_;
   std::map<CUdeviceptr, std::uint32_t> imported_;  // how often
   Offers offered_memory_;
   Offers offered_pool_memory_;

@@ -78,14 +78,22 @@ TEST_F(AllocationTableTest, AnotherClientsPoolMemoryCostsNothingAndStaysUntilIts
   EXPECT_TRUE(table.exportable(base));
 }
 
-TEST_F(AllocationTableTest, GraphsMemoryIsTheClientsButNoAllocation) {
-  table.add_graph_memory(base, {bytes, accounting.get(), 0});
+TEST_F(AllocationTableTest, GraphsMemoryIsTheClientsButCannotBeShared) {
+  const auto all = [](const Allocation&) { return true; };
+  Allocation allocation = charged();
+  allocation.context = 5;
+  table.add_graph_memory(base, allocation);
   EXPECT_TRUE(table.begins(base));
   EXPECT_TRUE(table.covers(base, bytes));
-  EXPECT_FALSE(table.find(base));
+  EXPECT_EQ(table.find(base)->context, 5);
   EXPECT_FALSE(table.exportable(base));
+  EXPECT_TRUE(table.of(all).empty()) << "its graph has it";
+  table.begin_graph_use(base);
   table.remove_graph_memory(base);
+  EXPECT_EQ(table.of(all), std::vector<CUdeviceptr>{base});
+  table.remove(base);
   EXPECT_FALSE(table.covers(base, 1));
+  EXPECT_EQ(used(), 0u);
 }
 
 }  // namespace

@@ -9,7 +9,7 @@
 #include <memory>
 #include <vector>
 
-#include "daemon/worker/accounting.hpp"
+#include "daemon/worker/client_contexts.hpp"
 #include "daemon/worker/host_calls.hpp"
 
 namespace vgpu::worker {
@@ -24,7 +24,7 @@ struct NodeParams {
   std::vector<std::uint64_t> bodies;  ///< the client's handles for a conditional node's graphs
   std::unique_ptr<HostCalls::Call> host;
   std::uint64_t child = 0;           ///< the client's handle of a child graph
-  Accounting* accounting = nullptr;  ///< of the device on which an allocation node allocates
+  const OwnDevice* owner = nullptr;  ///< the device on which an allocation node allocates
 };
 
 }  // namespace vgpu::worker

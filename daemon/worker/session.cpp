@@ -349,6 +349,18 @@ bool Session::capturing(CUstream stream) const {
          status != CU_STREAM_CAPTURE_STATUS_NONE;
 }
 
+std::optional<GraphObjects::Name> Session::captured_into(CUstream stream) const {
+  if (captures_ == 0 || driver_.cuStreamGetCaptureInfo_v3 == nullptr) return std::nullopt;
+  CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
+  cuuint64_t id = 0;
+  CUgraph graph = nullptr;
+  const CUresult result =
+      driver_.cuStreamGetCaptureInfo_v3(stream, &status, &id, &graph, nullptr, nullptr, nullptr);
+  if (result != CUDA_SUCCESS || graph == nullptr) return std::nullopt;
+  return GraphObjects::Name{handles_.handle_of(HandleKind::graph, reinterpret_cast<std::uint64_t>(graph)),
+                            graph};
+}
+
 std::span<std::byte> Session::arena_bytes(const ArenaSpan& span) const {
   ArenaBlock* const block = block_at(channel_.arena(), span.offset, span.bytes);
   if (block == nullptr) return {};

@@ -303,6 +303,8 @@ class Session {
   PendingReply defer();
   void answer(const PendingReply& pending, CUresult result, std::span<const std::byte> payload = {});
   bool capturing(CUstream stream) const;
+  /// The graph into which the stream captures; none when it does not, or the capture has failed.
+  std::optional<GraphObjects::Name> captured_into(CUstream stream) const;
   /// Where there are few CPUs: says which one this is; true when a thread of the client waits on the same.
   bool waiter_here();
   /// For how long the dispatcher looks at an empty ring before it sleeps; `pending`: something is to be
@@ -461,9 +463,10 @@ class Session {
   template <class Image, class Record, class Reply>
   CUresult find_variable(CUresult (*find)(CUdeviceptr*, std::size_t*, Image, const char*),
                          const Record& record, std::uint64_t handle, Reply& reply, Tail tail);
-  /// `of`: charged to whom, in which context.
+  /// `of`: charged to whom, in which context. `graph`: a node of it allocates. Without one from any thread.
   CUresult allocate(const std::function<CUresult(CUdeviceptr&)>& call, std::uint64_t bytes,
-                    CUdeviceptr& pointer, const Allocation& of);
+                    CUdeviceptr& pointer, const Allocation& of,
+                    const std::optional<GraphObjects::Name>& graph = std::nullopt);
   /// Memory on the current context's device, made in that context.
   Allocation allocation_here() const {
     return {0, &here(), contexts_.index()};
@@ -480,6 +483,8 @@ class Session {
   void note_node(std::uint64_t handle);
   /// The client's handle for a node; one that is new to it gets `fresh`.
   CUresult name_node(CUgraphNode node, std::uint64_t fresh, std::uint64_t& handle);
+  /// Binds a graph that is being, or was, captured to the client's handle `fresh`, which `handle` is then.
+  void name_captured(CUgraph graph, std::uint64_t fresh, std::uint64_t& handle);
   CUresult write_nodes(const std::vector<CUgraphNode>& nodes, const ArenaSpan& span);
   CUresult write_edges(const std::vector<CUgraphEdgeData>& edges, const ArenaSpan& nodes,
                        const ArenaSpan& span);

@@ -87,6 +87,7 @@ CUresult Session::handle(const record::cuStreamBeginCapture_v2& record, reply::c
   if (!resolve(record.stream, stream)) return CUDA_ERROR_INVALID_HANDLE;
   // No fence can be recorded during a capture: what is in flight must not wait for one at the gate.
   fence_busy_streams();
+  if (captures_ == 0) graphs_.forget_captured();  // a stream was destroyed while it captured
   const CUresult result = driver_.cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_MODE_RELAXED);
   if (result == CUDA_SUCCESS) ++captures_;
   return result;
@@ -110,6 +111,12 @@ CUresult Session::handle(const record::cuStreamBeginCaptureToGraph& record,
   return result;
 }
 
+void Session::name_captured(CUgraph graph, std::uint64_t fresh, std::uint64_t& handle) {
+  bind(HandleKind::graph, fresh, graph);
+  graphs_.name_captured(graph, fresh);
+  handle = fresh;
+}
+
 CUresult Session::handle(const record::cuStreamEndCapture& record, reply::cuStreamEndCapture& reply, Tail) {
   if (driver_.cuStreamEndCapture == nullptr) return unsupported(record.header.call);
   CUstream stream = nullptr;
@@ -122,12 +129,12 @@ CUresult Session::handle(const record::cuStreamEndCapture& record, reply::cuStre
       result != CUDA_ERROR_STREAM_CAPTURE_UNMATCHED && result != CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD) {
     --captures_;
   }
-  if (result != CUDA_SUCCESS || graph == nullptr) return result;
-  // A capture into a graph of the client's ends with that graph.
-  reply.graph = handles_.handle_of(HandleKind::graph, reinterpret_cast<std::uint64_t>(graph));
-  if (reply.graph != 0) return result;
-  bind(HandleKind::graph, record.fresh_graph, graph);
-  reply.graph = record.fresh_graph;
+  if (result == CUDA_SUCCESS && graph != nullptr) {
+    // A capture into a graph of the client's ends with that graph.
+    reply.graph = handles_.handle_of(HandleKind::graph, reinterpret_cast<std::uint64_t>(graph));
+    if (reply.graph == 0) name_captured(graph, record.fresh_graph, reply.graph);
+  }
+  if (captures_ == 0) graphs_.forget_captured();
   return result;
 }
 
@@ -151,8 +158,7 @@ CUresult Session::handle(const record::cuStreamGetCaptureInfo_v3& record,
   if (graph != nullptr) {
     reply.graph = handles_.handle_of(HandleKind::graph, reinterpret_cast<std::uint64_t>(graph));
     if (reply.graph == 0 && can_bind(HandleKind::graph, record.fresh_graph)) {
-      bind(HandleKind::graph, record.fresh_graph, graph);
-      reply.graph = record.fresh_graph;
+      name_captured(graph, record.fresh_graph, reply.graph);
     }
   }
   if (nodes == nullptr || count == 0) return CUDA_SUCCESS;

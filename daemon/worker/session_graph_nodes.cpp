@@ -152,7 +152,7 @@ CUresult Session::read_node(std::uint32_t type, Tail tail, NodeParams& out) {
       if (params.poolProps.location.type != CU_MEM_LOCATION_TYPE_DEVICE || owner == nullptr) {
         return CUDA_ERROR_INVALID_VALUE;
       }
-      out.accounting = owner->accounting;
+      out.owner = owner;
       to_driver(params.poolProps);
       for (CUmemAccessDesc& access : out.access) to_driver(access);
       params.accessDescs = out.access.empty() ? nullptr : out.access.data();
@@ -214,21 +214,30 @@ CUresult Session::handle(const record::cuGraphAddNode_v2& record, reply::cuGraph
   if (result == CUDA_SUCCESS) result = read_edges(record.edges != 0, after.size(), tail, edges);
   if (result == CUDA_SUCCESS) result = read_node(record.type, tail, params);
   if (result != CUDA_SUCCESS) return result;
-  const std::uint64_t allocated =
-      record.type == CU_GRAPH_NODE_TYPE_MEM_ALLOC ? params.params.alloc.bytesize : 0;
-  if (allocated != 0 && !params.accounting->charge(allocated)) return CUDA_ERROR_OUT_OF_MEMORY;
   CUgraphNode node = nullptr;
-  result = driver_.cuGraphAddNode_v2(&node, graph, after.data(), edges.empty() ? nullptr : edges.data(),
+  const auto add_node = [&] {
+    return driver_.cuGraphAddNode_v2(&node, graph, after.data(), edges.empty() ? nullptr : edges.data(),
                                      after.size(), &params.params);
-  if (result != CUDA_SUCCESS) {
-    if (allocated != 0) params.accounting->refund(allocated);
-    return result;
+  };
+  const GraphObjects::Name name{record.graph};
+  CUdeviceptr pointer = 0;
+  if (record.type == CU_GRAPH_NODE_TYPE_MEM_ALLOC) {
+    result = allocate(
+        [&](CUdeviceptr& at) {
+          const CUresult added = add_node();
+          at = params.params.alloc.dptr;
+          return added;
+        },
+        params.params.alloc.bytesize, pointer, allocation_on(*params.owner), name);
+  } else {
+    result = add_node();
   }
+  if (result != CUDA_SUCCESS) return result;
+  reply.dptr = pointer;
   bind(HandleKind::graph_node, record.node, node);
   keep(std::move(params.host));
-  if (allocated != 0) {
-    reply.dptr = params.params.alloc.dptr;
-    graphs_.add_memory(record.graph, *params.accounting, reply.dptr, allocated);
+  if (record.type == CU_GRAPH_NODE_TYPE_MEM_FREE) {
+    graphs_.add_free(name, params.params.free.dptr);
   } else if (params.child != 0) {
     graphs_.share_memory(params.child, record.graph);
   } else if (record.type == CU_GRAPH_NODE_TYPE_CONDITIONAL &&

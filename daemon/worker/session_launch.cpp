@@ -135,6 +135,7 @@ CUresult Session::handle(const record::cuGraphLaunch& record, reply::cuGraphLaun
     return result;
   }
   count_alone(contexts_.device_of(stream).accounting->page().graph_launches);
+  graphs_.launched(record.hGraphExec);
   end_timing(began, stream, prediction);
   submitted_command(stream, prediction);
   if (graphs_hold_) note_held(stream);

@@ -17,7 +17,8 @@ constexpr std::size_t max_waiting_fds = 64;
 }  // namespace
 
 CUresult Session::allocate(const std::function<CUresult(CUdeviceptr&)>& call, std::uint64_t bytes,
-                           CUdeviceptr& pointer, const Allocation& of) {
+                           CUdeviceptr& pointer, const Allocation& of,
+                           const std::optional<GraphObjects::Name>& graph) {
   if (bytes == 0) return CUDA_ERROR_INVALID_VALUE;
   if (!of.accounting->charge(bytes)) return CUDA_ERROR_OUT_OF_MEMORY;
   const CUresult result = call(pointer);
@@ -25,7 +26,12 @@ CUresult Session::allocate(const std::function<CUresult(CUdeviceptr&)>& call, st
     of.accounting->refund(bytes);
     return result;
   }
-  allocations_.add(pointer, {bytes, of.accounting, of.context});
+  const Allocation made{bytes, of.accounting, of.context};
+  if (graph) {
+    graphs_.add_memory(*graph, pointer, made);
+  } else {
+    allocations_.add(pointer, made);
+  }
   of.accounting->page().allocations.fetch_add(1, std::memory_order_relaxed);
   return CUDA_SUCCESS;
 }
@@ -231,7 +237,7 @@ CUresult Session::handle(const record::cuMemAllocAsync& record, reply::cuMemAllo
   CUdeviceptr pointer = 0;
   const CUresult result =
       allocate([&](CUdeviceptr& at) { return driver_.cuMemAllocAsync(&at, record.bytes, stream); },
-               record.bytes, pointer, allocation_on(contexts_.device_of(stream)));
+               record.bytes, pointer, allocation_on(contexts_.device_of(stream)), captured_into(stream));
   if (result == CUDA_SUCCESS) note_stream_work(stream);
   reply.dptr = pointer;
   return result;
@@ -247,7 +253,8 @@ CUresult Session::handle(const record::cuMemAllocFromPoolAsync& record, reply::c
   CUdeviceptr pointer = 0;
   const CUresult result = allocate(
       [&](CUdeviceptr& at) { return driver_.cuMemAllocFromPoolAsync(&at, record.bytes, pool, stream); },
-      record.bytes, pointer, allocation_on(known != pools_.end() ? *known->second : contexts_.here()));
+      record.bytes, pointer, allocation_on(known != pools_.end() ? *known->second : contexts_.here()),
+      captured_into(stream));
   if (result == CUDA_SUCCESS) note_stream_work(stream);
   reply.dptr = pointer;
   return result;
@@ -261,9 +268,14 @@ CUresult Session::handle(const record::cuMemFreeAsync& record, reply::cuMemFreeA
     free_after_work(record.dptr, PendingReply{});
     return CUDA_SUCCESS;
   }
+  const std::optional<GraphObjects::Name> graph = captured_into(stream);
   const CUresult result = driver_.cuMemFreeAsync(record.dptr, stream);
   if (result != CUDA_SUCCESS) return result;
-  allocations_.remove(record.dptr);
+  if (graph) {
+    graphs_.add_free(*graph, record.dptr);
+  } else {
+    allocations_.remove(record.dptr);
+  }
   note_stream_work(stream);
   return result;
 }
