@@ -52,6 +52,9 @@ void ResidenceKeeper::add(ClientId client, unsigned level, std::shared_ptr<GateM
   entry.order = page.memory_order.load();
   entry.tenant.ordered =
       page.memory_obeyed.load() != entry.order && page.memory_excused.load() != entry.order;
+  if (page.moves_out.load() != 0) {
+    entry.stored = std::max(entry.tenant.movable, std::min(page.memory_claim.load(), device_bytes_));
+  }
   entries_[client] = std::move(entry);
   look();
 }
@@ -60,6 +63,7 @@ void ResidenceKeeper::remove(ClientId client) {
   if (entries_.erase(client) == 0) return;
   ++moves_;  // its memory is free, which may be what somebody found missing
   look();
+  tell_host_bytes();
 }
 
 void ResidenceKeeper::set_level(ClientId client, unsigned level) {
@@ -106,6 +110,7 @@ void ResidenceKeeper::read_order(Entry& entry, std::uint64_t now) {
   if (tenant.ordered && page.memory_obeyed.load() == entry.order) {
     tenant.ordered = false;
     tenant.out = true;
+    entry.stored = std::max(entry.stored, tenant.movable);
     tenant.granted = std::min(tenant.granted, page.memory_fixed.load());
     page.memory_granted.store(tenant.granted);
     entry.excuses = 0;
@@ -117,6 +122,7 @@ void ResidenceKeeper::read_order(Entry& entry, std::uint64_t now) {
   }
   if (tenant.out && !tenant.ordered && page.memory_out.load() == 0) {
     tenant.out = tenant.arriving = false;
+    if (page.memory_keep.load(std::memory_order_relaxed) == 0) entry.stored = 0;
     tenant.since_ns = tenant.busy_ns = now;
   }
 }
@@ -184,6 +190,7 @@ void ResidenceKeeper::look() {
         entries_.begin(), entries_.end(), [](const auto& entry) { return entry.second.tenant.asks; }));
     if (waiting != 0) look_later(std::min(plan.look_again_ns, kLookAgainNs));
   }
+  tell_host_bytes();
   const std::vector<Tenant> all = tenants();
   std::uint64_t movable = 0;
   for (const Tenant& tenant : all) movable += tenant.movable;
@@ -230,12 +237,29 @@ void ResidenceKeeper::apply(const ResidencePlan& plan, std::uint64_t now) {
     entry.gate->page().memory_refused.store(entry.request);
     say(entry.gate->page());
   }
+  for (const ClientId client : plan.orders) entries_.at(client).tenant.ordered = true;
+  tell_host_bytes();
   for (const ClientId client : plan.orders) {
     Entry& entry = entries_.at(client);
-    entry.tenant.ordered = true;
     entry.gate->page().memory_order.store(++entry.order);
     say(entry.gate->page());
   }
+}
+
+std::uint64_t ResidenceKeeper::host_bytes() const {
+  std::uint64_t all = 0;
+  for (const auto& [client, entry] : entries_) {
+    const Tenant& tenant = entry.tenant;
+    all += tenant.ordered || tenant.out ? std::max(entry.stored, tenant.movable) : entry.stored;
+  }
+  return all;
+}
+
+void ResidenceKeeper::tell_host_bytes() {
+  const std::uint64_t bytes = host_bytes();
+  if (bytes == host_told_ || !host_changed_) return;
+  host_told_ = bytes;
+  host_changed_();
 }
 
 void ResidenceKeeper::look_later(std::uint64_t after_ns) {

@@ -43,6 +43,11 @@ class ResidenceKeeper {
 
   // What clients may have together now; 0: not known yet.
   [[nodiscard]] std::uint64_t capacity() const;
+  // Host memory that clients have taken for what is moved out, or are about to take: the most that each had,
+  // for as long as it keeps that.
+  [[nodiscard]] std::uint64_t host_bytes() const;
+  // Is called when that has changed; before a client hears that it is to move out.
+  void on_host_bytes(std::function<void()> changed) { host_changed_ = std::move(changed); }
   // Orders to move out that were obeyed.
   [[nodiscard]] std::uint64_t moves() const { return moves_; }
 
@@ -56,6 +61,7 @@ class ResidenceKeeper {
     std::uint64_t records = 0;     // its counter at the last look
     std::uint64_t excuses = 0;     // orders in a row that it could not obey
     std::uint64_t moves_seen = 0;  // moves_ when its request came
+    std::uint64_t stored = 0;      // host memory that it has taken for what was moved out
   };
 
   void read(Entry& entry, std::uint64_t now);
@@ -66,6 +72,7 @@ class ResidenceKeeper {
   void apply(const ResidencePlan& plan, std::uint64_t now);
   [[nodiscard]] std::vector<Tenant> tenants() const;
   void look_later(std::uint64_t after_ns);
+  void tell_host_bytes();
 
   EventLoop& loop_;
   const ResidenceOptions options_;
@@ -74,6 +81,8 @@ class ResidenceKeeper {
   std::function<unsigned()> workers_;
   std::map<ClientId, Entry> entries_;
   std::uint64_t moves_ = 0;
+  std::function<void()> host_changed_;
+  std::uint64_t host_told_ = 0;
   bool open_ = false;
   EventLoop::TimerId timer_ = 0;
 };

@@ -107,6 +107,44 @@ TEST_F(ResidenceKeeperTest, GrantsMovesAndBringsBack) {
   EXPECT_EQ(first.page().memory_granted.load(), 60U);
 }
 
+TEST_F(ResidenceKeeperTest, SaysWhatOfTheHostsMemoryIsTakenBeforeItIs) {
+  std::vector<std::uint64_t> told;
+  keeper.on_host_bytes([&] {
+    told.push_back(keeper.host_bytes());
+    EXPECT_FALSE(first.ordered());
+  });
+  fill();
+  EXPECT_EQ(keeper.host_bytes(), 0U);
+  second.ask(70);
+  keeper.look();
+  ASSERT_TRUE(first.ordered());
+  // It cannot obey now: nothing was taken.
+  first.page().memory_excused.store(first.page().memory_order.load());
+  keeper.look();
+  EXPECT_EQ(told, (std::vector<std::uint64_t>{60, 0}));
+}
+
+TEST_F(ResidenceKeeperTest, TheHostsMemoryIsTakenUntilItsClientIsGone) {
+  std::vector<std::uint64_t> told;
+  keeper.on_host_bytes([&] { told.push_back(keeper.host_bytes()); });
+  fill();
+  second.ask(70);
+  keeper.look();
+  first.move_out();
+  keeper.look();
+  second.take(70);
+  first.ask(60);
+  keeper.look();
+  second.move_out();
+  keeper.look();
+  first.come_back();
+  keeper.look();
+  EXPECT_EQ(keeper.host_bytes(), 130U) << "what came back keeps it for the next time";
+  keeper.remove(2);
+  keeper.remove(1);
+  EXPECT_EQ(told, (std::vector<std::uint64_t>{60, 130, 60, 0}));
+}
+
 TEST_F(ResidenceKeeperTest, WhatLeavesIsGivenAtOnceToWhoComesBack) {
   fill();
   second.ask(60);
