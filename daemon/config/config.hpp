@@ -45,6 +45,8 @@ struct OversubscribeConfig {
   std::chrono::microseconds idle_after{200'000};
   // What a worker takes of the device besides its client's memory; none: what suits the kind of device.
   std::optional<std::uint64_t> context_memory;
+  // Bytes of host memory that are kept ready for what is moved out; none: nothing is.
+  std::optional<std::uint64_t> reserve;
 };
 
 // One device that vgpud serves.

@@ -65,6 +65,10 @@ void read_oversubscribe(const YAML::Node& node, OversubscribeConfig& out, ErrorS
   map.duration("minimum_residence", out.minimum_residence, microseconds{0});
   map.duration("idle_after", out.idle_after, microseconds{0});
   map.optional_size("context_memory", out.context_memory, mebibyte, 1ULL << 40U);
+  map.optional_size("reserve", out.reserve, mebibyte, 1ULL << 50U);
+  if (out.reserve.value_or(0) > out.host_limit.value_or(0)) {
+    errors.add(node.Mark(), "'reserve' of 'oversubscribe' must not be more than its 'host_limit'");
+  }
   map.finish();
 }
 

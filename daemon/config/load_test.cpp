@@ -13,7 +13,7 @@
 namespace vgpu::daemon {
 namespace {
 
-std::string errors_of(const char* text) {
+std::string errors_of(const std::string& text) {
   const auto result = parse_config(text, "f.yaml");
   std::string all;
   if (!result) {
@@ -35,6 +35,25 @@ TEST(ConfigLoad, OversubscriptionIsADevicesOwnAndNotAVmsGuests) {
             std::string::npos);
   EXPECT_NE(errors_of("devices: [{kind: stub, oversubscribe: {host_limit: 64GiB}}]").find("not in the VM"),
             std::string::npos);
+}
+
+TEST(ConfigLoad, KeepsNoMoreHostMemoryReadyThanMayBeUsed) {
+  const auto config = parse_config(
+      "devices: [{oversubscribe: {host_limit: 64GiB, reserve: 16GiB}}, {oversubscribe: {host_limit: 1GiB}},\n"
+      "          {oversubscribe: {host_limit: 1GiB, reserve: none}}]",
+      "f.yaml");
+  ASSERT_TRUE(config) << config.error().front().text();
+  EXPECT_EQ(config->devices[0].oversubscribe.reserve, 16ULL << 30U);
+  EXPECT_FALSE(config->devices[1].oversubscribe.reserve);
+  EXPECT_FALSE(config->devices[2].oversubscribe.reserve);
+  EXPECT_EQ(errors_of("devices: [{oversubscribe: {host_limit: 1GiB, reserve: 1GiB}}]"), "");
+  for (const char* wrong : {"{host_limit: 1GiB, reserve: 1025MiB}", "{reserve: 1GiB}",
+                            "{host_limit: none, reserve: 1GiB}", "{host_limit: 1GiB, reserve: 4KiB}",
+                            "{host_limit: 1GiB, reserve: 0}", "{host_limit: 1GiB, reserve: all}"}) {
+    EXPECT_NE(errors_of("devices: [{oversubscribe: " + std::string(wrong) + "}]").find("'reserve'"),
+              std::string::npos)
+        << wrong;
+  }
 }
 
 TEST(ConfigLoad, ReadsEveryPart) {

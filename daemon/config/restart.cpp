@@ -36,6 +36,7 @@ void compare_devices(const DeviceConfig& running, const DeviceConfig& wanted, Di
   keys.compare(of + "oversubscribe.minimum_residence", before.minimum_residence, after.minimum_residence);
   keys.compare(of + "oversubscribe.idle_after", before.idle_after, after.idle_after);
   keys.compare(of + "oversubscribe.context_memory", before.context_memory, after.context_memory);
+  keys.compare(of + "oversubscribe.reserve", before.reserve, after.reserve);
 }
 
 const DeviceConfig* find(const std::vector<DeviceConfig>& devices, const std::string& name) {

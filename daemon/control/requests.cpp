@@ -200,26 +200,35 @@ json devices_json(const BrokerState& state, bool histograms = false) {
   return list;
 }
 
+json reserve_json(const ReserveProcess& reserve) {
+  return {{"wanted", reserve.wanted()},
+          {"held", reserve.held()},
+          {"busy", reserve.busy()},
+          {"first_ns", reserve.first_took().count()}};
+}
+
 json broker_json(const BrokerState& state) {
   const SessionCounters& sessions = state.sessions.counters();
   const Greeter::Counters& greeter = state.greeter.counters();
-  return {{"pid", getpid()},
-          {"version", VGPU_VERSION},
-          {"config", state.config_file},
-          {"uptime_ns", std::chrono::nanoseconds(EventLoop::Clock::now() - state.since).count()},
-          {"clients_admitted", sessions.admitted},
-          {"clients_refused", sessions.refused},
-          {"worker_failures", sessions.worker_failures},
-          {"faults", sessions.faults},
-          {"watchdog_kills", sessions.watchdog_kills},
-          {"quarantines", sessions.quarantines},
-          {"refused_quarantined", sessions.refused_quarantined},
-          {"refused_limits", sessions.refused_limits},
-          {"handshakes_pending", state.greeter.pending()},
-          {"handshakes_over_limit", greeter.over_limit},
-          {"handshakes_timed_out", greeter.timed_out},
-          {"handshakes_malformed", greeter.malformed},
-          {"handshakes_mismatched", greeter.mismatched}};
+  json result = {{"pid", getpid()},
+                 {"version", VGPU_VERSION},
+                 {"config", state.config_file},
+                 {"uptime_ns", std::chrono::nanoseconds(EventLoop::Clock::now() - state.since).count()},
+                 {"clients_admitted", sessions.admitted},
+                 {"clients_refused", sessions.refused},
+                 {"worker_failures", sessions.worker_failures},
+                 {"faults", sessions.faults},
+                 {"watchdog_kills", sessions.watchdog_kills},
+                 {"quarantines", sessions.quarantines},
+                 {"refused_quarantined", sessions.refused_quarantined},
+                 {"refused_limits", sessions.refused_limits},
+                 {"handshakes_pending", state.greeter.pending()},
+                 {"handshakes_over_limit", greeter.over_limit},
+                 {"handshakes_timed_out", greeter.timed_out},
+                 {"handshakes_malformed", greeter.malformed},
+                 {"handshakes_mismatched", greeter.mismatched}};
+  if (state.reserve != nullptr) result["reserve"] = reserve_json(*state.reserve);
+  return result;
 }
 
 json rejections_json(const BrokerState& state, const Requester& who, bool all) {

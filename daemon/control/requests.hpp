@@ -10,6 +10,7 @@
 #include "daemon/control/live_config.hpp"
 #include "daemon/control/server.hpp"
 #include "daemon/devices/device.hpp"
+#include "daemon/host_memory/reserve_process.hpp"
 #include "daemon/metrics/client_stats.hpp"
 #include "daemon/session/greeter.hpp"
 #include "daemon/session/session_manager.hpp"
@@ -23,6 +24,7 @@ struct BrokerState {
   const Greeter& greeter;
   stub_host::Vms& vms;
   const std::vector<std::unique_ptr<Device>>& devices;
+  const ReserveProcess* reserve;  // null: none is configured
   std::string config_file;
   EventLoop::Clock::time_point since;
   LiveConfig& live;

@@ -71,6 +71,7 @@ Locations find_locations() {
   Locations found;
   found.worker = first_existing({bin / "vgpud-worker", prefix / "lib/vgpud/vgpud-worker"});
   found.link = first_existing({bin / "vgpud-link", prefix / "lib/vgpud/vgpud-link"});
+  found.reserve = first_existing({bin / "vgpud-reserve", prefix / "lib/vgpud/vgpud-reserve"});
   found.software_driver =
       first_existing({prefix / "lib/vgpud/softgpu/libcuda.so.1", prefix / "lib/softgpu/libcuda.so.1"});
   found.client_library = first_existing({prefix / "lib/vgpud/libcuda.so.1", prefix / "lib/libcuda.so.1"});

@@ -11,8 +11,9 @@ namespace vgpu::daemon {
 
 // Where vgpud's own files are.
 struct Locations {
-  std::string worker;  // vgpud-worker; empty: not found
-  std::string link;    // vgpud-link; empty: not found
+  std::string worker;   // vgpud-worker; empty: not found
+  std::string link;     // vgpud-link; empty: not found
+  std::string reserve;  // vgpud-reserve; empty: not found
   std::string sysfs_root = "/sys";
   std::string software_driver;    // the software GPU's libcuda.so.1; empty: not found
   std::string runtime_folder;     // where the broker may make folders of its own

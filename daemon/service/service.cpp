@@ -53,6 +53,7 @@ Service::Service(Config config, std::vector<ConfigDocument> documents, Overrides
 
 Service::~Service() {
   control_.reset();
+  reserve_.reset();
   greeter_.reset();
   vms_.reset();
   // Whether vgpud is stopped or restarted it does not know: the service manager closes what it keeps, or does
@@ -148,6 +149,27 @@ void Service::start_watchdog() {
   loop_.every(*interval, [] { systemd::notify("WATCHDOG=1"); });
 }
 
+void Service::start_reserve(const std::string& program) {
+  std::uint64_t bytes = 0;
+  for (const auto& device : devices_) {
+    bytes += device->config().oversubscribe.reserve.value_or(0);
+    device->residence().on_host_bytes([this] { aim_reserve(); });
+  }
+  if (bytes == 0) return;
+  reserve_ = std::make_unique<ReserveProcess>(loop_, program, bytes);
+  aim_reserve();
+}
+
+void Service::aim_reserve() {
+  if (!reserve_) return;
+  std::uint64_t bytes = 0;
+  for (const auto& device : devices_) {
+    const std::uint64_t part = device->config().oversubscribe.reserve.value_or(0);
+    bytes += part - std::min(part, device->residence().host_bytes());
+  }
+  reserve_->aim(bytes);
+}
+
 tl::expected<void, std::string> Service::start() {
   log::configure(config_->log);
   raise_descriptor_limit();
@@ -202,8 +224,9 @@ tl::expected<void, std::string> Service::start() {
           [this](uid_t uid, RejectionReason reason, const std::string& why) {
             sessions_->count_rejection(uid, reason, why);
           }});
+  start_reserve(locations.reserve);
   state_ = std::make_unique<BrokerState>(
-      BrokerState{*sessions_, *greeter_, *vms_, devices_, config_->file, since_, live_,
+      BrokerState{*sessions_, *greeter_, *vms_, devices_, reserve_.get(), config_->file, since_, live_,
                   [this]() -> const Config& { return *config_; },
                   [this](Config config) { apply(std::move(config)); }, [this] { return reload(); }});
   control_ = std::make_unique<ControlServer>(

@@ -15,6 +15,7 @@
 #include "daemon/control/requests.hpp"
 #include "daemon/control/server.hpp"
 #include "daemon/devices/device.hpp"
+#include "daemon/host_memory/reserve_process.hpp"
 #include "daemon/session/greeter.hpp"
 #include "daemon/session/listen.hpp"
 #include "daemon/session/session_manager.hpp"
@@ -61,6 +62,9 @@ class Service {
   void apply(Config config);
   void on_signal();
   void start_watchdog();
+  // One for all devices: each has its part of it, less what its clients have taken of the host's memory.
+  void start_reserve(const std::string& program);
+  void aim_reserve();
 
   EventLoop loop_;
   std::shared_ptr<const Config> config_;
@@ -77,6 +81,7 @@ class Service {
   std::unique_ptr<SessionManager> sessions_;  // after the devices: it is destroyed first
   std::unique_ptr<stub_host::Vms> vms_;
   std::unique_ptr<Greeter> greeter_;
+  std::unique_ptr<ReserveProcess> reserve_;  // none: not configured
   std::unique_ptr<BrokerState> state_;
   std::unique_ptr<ControlServer> control_;
 };

@@ -2,21 +2,23 @@
 """More memory than the device has: clients take turns on it, their results are right, nothing is left behind."""
 
 import os
+import re
+import signal
 import threading
 import time
 import unittest
 from unittest import mock
 
-from harness import Service, become_subreaper, first_line, shared_memory_kib, wait_until
+from harness import Service, become_subreaper, first_line, is_zombie, shared_memory_kib, wait_until
 
 MIB = 1 << 20
 CARD = 32  # MiB, of the software GPU
 
 
-def oversubscribed(host_limit="256MiB", stay="100ms", idle="50ms", **more):
+def oversubscribed(host_limit="256MiB", stay="100ms", idle="50ms", reserve="none", **more):
     """A vgpud whose device is small and may be oversubscribed."""
-    return Service(device=f"oversubscribe: {{host_limit: {host_limit}, minimum_residence: {stay}, idle_after: {idle}}}",
-                   **more)
+    return Service(device=f"oversubscribe: {{host_limit: {host_limit}, minimum_residence: {stay}, idle_after: {idle}, "
+                          f"reserve: {reserve}}}", **more)
 
 
 class Watch(threading.Thread):
@@ -141,6 +143,44 @@ class Oversubscription(unittest.TestCase):
             for name in ("pinned_copies", "copy_2d"):
                 result = service.run(name)
                 self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
+
+    def test_host_memory_is_kept_ready_and_given_to_who_moves_out(self):
+        # Whole chunks of 32 MiB are kept.
+        with mock.patch.dict(os.environ, {"SOFTGPU_MEMORY": "128M"}), oversubscribed(
+                host_limit="256MiB", reserve="192MiB", stay="30s",
+                more_devices=["pool: other, oversubscribe: {host_limit: 64MiB, reserve: 32MiB}"]) as service:
+            def held():
+                state = service.stats()["broker"]["reserve"]
+                return None if state["busy"] else state["held"] // MIB
+            service.wait_for_workers()
+            wait_until(lambda: held() == 224, 20, "all is held")
+            self.assertEqual(service.stats()["broker"]["reserve"]["wanted"], 224 * MIB)
+            self.assertGreater(service.stats()["broker"]["reserve"]["first_ns"], 0)
+            self.assertIn("host memory is kept ready gib=0.22", service.log_text())
+            sleeper = service.popen("oversub", "--megabytes", 70, "--seconds", 0.2, "--idle", 60)
+            first_line(sleeper)
+            self.assertIn("idle", sleeper.stdout.readline())
+            self.finish([service.popen("oversub", "--megabytes", 70, "--seconds", 0.2)])
+            row = {row["pid"]: row for row in service.clients()}[sleeper.pid]
+            self.assertEqual(row["moves_out"], 1)
+            wait_until(lambda: held() == 160, 5, "what it took is given back")
+            sleeper.kill()
+            sleeper.communicate()
+            wait_until(lambda: held() == 224, 20, "what it had is held again")
+            service.config.write_text(service.config.read_text().replace("reserve: 192MiB", "reserve: 191MiB"))
+            self.assertIn("device test oversubscribe.reserve", service.cli("policy", "reload").stdout)
+        with oversubscribed() as service:
+            self.assertNotIn("reserve", service.stats()["broker"])
+
+    def test_the_reserve_ends_with_vgpud(self):
+        for end in (signal.SIGTERM, signal.SIGKILL):
+            with oversubscribed(host_limit="2GiB", reserve="1GiB", prestart=0) as service:
+                pid = int(re.search(r"to be kept ready gib=1.00 pid=(\d+)", service.log_text()).group(1))
+                os.kill(pid, signal.SIGSTOP)
+                service.process.send_signal(end)
+                service.process.wait(10)
+                service.process = None
+                wait_until(lambda: is_zombie(pid), 5, "it ends with vgpud")
 
 
 if __name__ == "__main__":
