@@ -86,7 +86,7 @@ def out_and_in(harness, table):
     """Without a reserve first: in a virtual machine the first touch of memory is slow, and it is the run with the
     reserve that can be given memory that nothing has touched, by holding as much as the other has left. The rate at
     which the reserve was taken says whether that was so: where it is that of memory that is there already (tens of
-    GB/s), the first rows of both are alike. Then nothing is done for a minute, since a hypervisor may take back what is
+    GB/s), the first rows of both are alike. Then nothing is done for 20 s, since a hypervisor may take back what is
     free, but not what is held."""
     with service(harness, 2 * card_bytes(), "60s") as running:
         measure_moves(harness, table, running, ("first time, no reserve", "second time", "third time"))
@@ -99,7 +99,7 @@ def out_and_in(harness, table):
         amount, seconds = state["held"] / 1e9, state["first_ns"] / 1e9
         table.say(f"    {amount:.1f} GB of {state['wanted'] / 1e9:.1f} kept ready, taken in {seconds:.2f} s "
                   f"({amount / seconds:.1f} GB/s)")
-        time.sleep(60)
+        time.sleep(20)
         measure_moves(harness, table, running, ("first time, from the reserve",))
 
 

@@ -104,7 +104,7 @@ TEST(ConfigLoad, PoliciesPoolsAndLimitsAreRead) {
       "2MiB,\n"
       "            queue_depth: 4, window: 300us, watchdog: 400ms, quarantine_after: 2, quarantine_time: 0,\n"
       "            devices: 2}\n"
-      "scheduler: {linger: 100us, aging: 0, slice: 4ms, window: 2ms, anticipate: false}\n"
+      "scheduler: {linger: 100us, aging: 0, slice: 4ms, window: 2ms, anticipate: true}\n"
       "rules: [{match: {uid: 0}, class: default, pool: x}]\n",
       "f.yaml");
   ASSERT_TRUE(config);
@@ -126,7 +126,7 @@ TEST(ConfigLoad, PoliciesPoolsAndLimitsAreRead) {
   EXPECT_EQ(read.devices, 2U);
   EXPECT_EQ(config->scheduler.policy.linger, std::chrono::microseconds(100));
   EXPECT_EQ(config->scheduler.policy.aging.count(), 0);
-  EXPECT_FALSE(config->scheduler.policy.anticipate);
+  EXPECT_TRUE(config->scheduler.policy.anticipate);
   EXPECT_EQ(config->scheduler.policy.slice, std::chrono::milliseconds(4));
   EXPECT_EQ(config->scheduler.window, std::chrono::milliseconds(2));
   EXPECT_EQ(config->rules[0].pool, "x");

@@ -157,7 +157,7 @@ TEST(KeeperOfPriorities, KeepsTheDeviceFreeForWhoIsExpected) {
   std::uint64_t allowance = 0;
   for (int attempt = 0; attempt < 20 && !held; ++attempt) {  // the loop may be kept from its CPU
     EventLoop loop;
-    GateKeeper keeper(loop, make_policy(PolicyKind::fair, {}));
+    GateKeeper keeper(loop, make_policy(PolicyKind::fair, {.anticipate = true}));
     FakeWorker high;
     FakeWorker low;
     GateTerms terms;

@@ -30,7 +30,7 @@ struct PolicyOptions {
   // A turn at weight 100: a change of contexts costs an H100 0.2 to 0.3 ms.
   std::chrono::microseconds turn{20'000};
   // The device is kept free for a client of higher priority that is about to come, for as long as `linger`.
-  bool anticipate = true;
+  bool anticipate = false;
   // How much of a turn's end its work in flight fills.
   std::chrono::microseconds lead{200};
 };

@@ -11,8 +11,8 @@ namespace {
 constexpr std::uint64_t gate_sleep_ns = 10'000'000;
 constexpr std::uint64_t slack_ns = 1'000'000;
 constexpr std::uint64_t short_queue_ns = 10'000'000;  // of predicted time, while others wait for memory
-constexpr std::uint64_t trifles_a_window = 32;        // what takes such a part of the window is a trifle
-constexpr std::uint64_t trifling_part = 8;            // and so are many that take such a part together
+constexpr std::uint32_t most_trifles = 4;
+constexpr std::uint64_t trifles_a_window = 32;
 constexpr std::uint64_t least_patience_ns = 5'000'000;
 constexpr std::uint64_t patient_factor = 4;
 constexpr std::uint32_t contended_window = 16;  // commands in flight when others of the client's VM wait
@@ -185,14 +185,10 @@ Accounting::Verdict Accounting::verdict(std::uint64_t next_ns, const Flight& fli
   if (others_in_vm()) limit = std::min(limit, contended_window);
   const std::uint64_t window = window_ns();
   if (flight.commands >= limit) return Verdict::full;
-  // One that fills the window alone goes alone, so that whoever comes waits for it only. But for trifles,
-  // such as the copies of its arguments and of its result: nobody waits for them in any way that counts, and
-  // to send either only after the other's end costs their client each time.
-  const std::uint64_t filling = filling_.load(std::memory_order_relaxed);
-  const std::uint64_t others = flight.ns - std::min(flight.ns, filling);
-  const bool trifle = next_ns <= window / trifles_a_window;
-  const bool fills = next_ns > window && next_ns != no_limit_ns && filling == 0;
-  if ((trifle || fills) && others <= window / trifling_part) return Verdict::go;
+  // Behind one that fills the window alone a few trifles go along, such as the copy of its result: nobody
+  // waits for them in any way that counts, and to send them after its end costs its client each time.
+  if (flight.commands <= most_trifles && next_ns <= window / trifles_a_window) return Verdict::go;
+  // One that fills the window alone goes alone, so that whoever comes waits for it only.
   return flight.ns < window && next_ns <= window ? Verdict::go : Verdict::full;
 }
 
@@ -256,7 +252,6 @@ void Accounting::submitted(std::uint64_t predicted_ns) {
   waited_for(in_flight_.load(std::memory_order_acquire));
   page_.predicted_ns.store(predicted_.fetch_add(predicted_ns, std::memory_order_relaxed) + predicted_ns,
                            std::memory_order_relaxed);
-  if (predicted_ns > window_ns()) filling_.store(predicted_ns, std::memory_order_relaxed);
   in_flight_.fetch_add(1);
   publish_in_flight();
 }
@@ -265,8 +260,6 @@ void Accounting::finished(std::uint32_t count, std::uint64_t predicted_ns) {
   page_.predicted_ns.store(predicted_.fetch_sub(predicted_ns, std::memory_order_relaxed) - predicted_ns,
                            std::memory_order_relaxed);
   count_progress();
-  // All else that is in flight beside it takes less.
-  if (predicted_ns >= filling_.load(std::memory_order_relaxed)) filling_.store(0, std::memory_order_relaxed);
   const std::uint32_t before = in_flight_.fetch_sub(count);
   publish_in_flight();
   // Sequentially consistent with admit(): it sets waiting_, then futex_wait looks at in_flight_ again.

@@ -137,7 +137,6 @@ class Accounting {
   std::uint64_t meter_start_ = 0;
   std::atomic<std::uint32_t> in_flight_{0};
   std::atomic<std::uint64_t> predicted_{0};  // of what is in flight
-  std::atomic<std::uint64_t> filling_{0};    // of the one command there that fills the window alone; 0: none
   // Of what is in flight, what does not end and is no longer waited for. Which of the commands in flight they
   // are is not known: they count until so few are left. Dispatcher only.
   Flight given_up_;

@@ -39,6 +39,12 @@ void Estimates::take_in() {
   }
 }
 
+bool Estimates::drawn() {
+  if (--left_ != 0) return false;
+  left_ = 1 + static_cast<unsigned>(chance_() % (2 * sample_every - 1));
+  return true;
+}
+
 Prediction Estimates::look(std::uint64_t key) {
   if (news_.load(std::memory_order_acquire)) take_in();
   const Slot& kind = slot(key);
@@ -53,7 +59,7 @@ Prediction Estimates::look(std::uint64_t key) {
 Prediction Estimates::predict(std::uint64_t key) {
   Prediction prediction = look(key);
   Slot& kind = slot(key);
-  prediction.time_it = kind.timed < first_samples || kind.uses % sample_every == 0;
+  prediction.time_it = drawn() || kind.timed < first_samples;
   ++kind.uses;
   if (prediction.time_it) ++kind.timed;
   return prediction;

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 #include <mutex>
+#include <random>
 #include <utility>
 #include <vector>
 
@@ -30,7 +31,9 @@ class Estimates {
  public:
   static constexpr std::uint64_t unknown_ns = 50'000;  ///< expected of what was never timed
   static constexpr unsigned first_samples = 3;         ///< timed at once, before an estimate is believed
-  static constexpr unsigned sample_every = 64;         ///< afterwards one in so many
+  /// Afterwards one of so many commands of all kinds, on average: by chance, since programs repeat
+  /// themselves, and at most one of twice as many.
+  static constexpr unsigned sample_every = 64;
 
   /// Counts a command of `key` and says what to expect. By one thread.
   Prediction predict(std::uint64_t key);
@@ -53,9 +56,13 @@ class Estimates {
     bool untimed = false;     // of these, some could not be: nothing may ever be learned
   };
   Slot& slot(std::uint64_t key);
+  /// Whether the command at hand is that one.
+  bool drawn();
   void take_in();
 
   std::array<Slot, slots> table_{};
+  std::minstd_rand chance_;
+  unsigned left_ = sample_every;  // commands until the next one is drawn
   std::atomic<bool> news_{false};
   std::mutex mutex_;
   std::vector<std::pair<std::uint64_t, std::uint64_t>> learned_;

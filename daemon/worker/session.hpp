@@ -113,8 +113,9 @@ class Session {
   }
   void to_client(CUmemAllocationProp& prop) const { contexts_.to_client(prop); }
 
-  /// Says that `stream` has work of unknown length which a later synchronisation must wait for.
-  void note_stream_work(CUstream stream);
+  /// Says that `stream` has work which a later synchronisation must wait for, and which uses the device for
+  /// `expected_ns` at most; no_limit_ns: of unknown length.
+  void note_stream_work(CUstream stream, std::uint64_t expected_ns = no_limit_ns);
   /// Says that what `stream` got last may wait for the host or for another client, or that a graph may if it
   /// is captured.
   void note_held(CUstream stream);

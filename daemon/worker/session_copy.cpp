@@ -77,7 +77,7 @@ CUresult Session::handle(const record::copy_to_device_inline& record, reply::cop
   if (result != CUDA_SUCCESS) return result;
   contexts_.device_of(stream).accounting->page().bytes_to_device.fetch_add(tail.size(),
                                                                            std::memory_order_relaxed);
-  note_stream_work(stream);
+  note_stream_work(stream, predict_copy(tail.size()).ns);
   return CUDA_SUCCESS;
 }
 
@@ -100,7 +100,7 @@ CUresult Session::handle(const record::copy_to_device_block& record, reply::copy
   CUresult result = driver_.cuMemcpyHtoDAsync_v2(record.dst, block + 1, record.block.bytes, stream);
   if (result != CUDA_SUCCESS) return guard.refuse(result);
   count_bytes(contexts_.device_of(stream).accounting->page().bytes_to_device, record.block.bytes);
-  note_stream_work(stream);
+  note_stream_work(stream, predict_copy(record.block.bytes).ns);
   result = after_stream(stream,
                         [block](CUresult done) { complete_block(*block, static_cast<std::int32_t>(done)); });
   if (result != CUDA_SUCCESS) return guard.refuse(result);
@@ -137,7 +137,7 @@ CUresult Session::handle(const record::copy_from_device_block& record, reply::co
       mark ? CUDA_SUCCESS : driver_.cuMemcpyDtoHAsync_v2(block + 1, record.src, record.block.bytes, stream);
   if (result != CUDA_SUCCESS) return refuse(result);
   count_bytes(contexts_.device_of(stream).accounting->page().bytes_from_device, record.block.bytes);
-  note_stream_work(stream);
+  note_stream_work(stream, predict_copy(record.block.bytes).ns);
   result = after_stream_soon(
       contexts_.key_of(stream),
       [block](CUresult done) { complete_block(*block, static_cast<std::int32_t>(done)); }, false);
@@ -164,7 +164,7 @@ CUresult Session::handle(const record::cuMemcpyAsync& record, reply::cuMemcpyAsy
    : to_host ? page.bytes_from_device
              : page.bytes_on_device)
       .fetch_add(record.ByteCount, std::memory_order_relaxed);
-  note_stream_work(stream);
+  note_stream_work(stream, predict_copy(record.ByteCount).ns);
   return CUDA_SUCCESS;
 }
 
@@ -277,7 +277,7 @@ CUresult Session::handle(const record::copy_3d& record, reply::copy_3d&, Tail) {
    : to != nullptr ? page.bytes_from_device
                    : page.bytes_on_device)
       .fetch_add(bytes, std::memory_order_relaxed);
-  note_stream_work(stream);
+  note_stream_work(stream, predict_copy(bytes).ns);
   if (from == nullptr && to == nullptr) return CUDA_SUCCESS;
   result = after_stream(stream, [from, to](CUresult done) {
     if (from != nullptr) complete_block(*from, static_cast<std::int32_t>(done));

@@ -51,10 +51,11 @@ CUlaunchConfig config_of(const Record& record, CUstream stream, std::vector<CUla
 
 }  // namespace
 
-void Session::note_stream_work(CUstream stream) {
+void Session::note_stream_work(CUstream stream, std::uint64_t expected_ns) {
   if (captures_ != 0 && capturing(stream)) return;
   ledger_.submitted(contexts_.key_of(stream));
-  contexts_.device_of(stream).accounting->expect(0, false);
+  contexts_.device_of(stream).accounting->expect(expected_ns != no_limit_ns ? expected_ns : 0,
+                                                 expected_ns != no_limit_ns);
 }
 
 void Session::note_held(CUstream stream) {
@@ -161,7 +162,7 @@ CUresult Session::handle(const record::cuLaunchHostFunc& record, reply::cuLaunch
     HostCalls::refused(call);
     return result;
   }
-  note_stream_work(stream);
+  note_stream_work(stream, 0);
   note_held(stream);
   return CUDA_SUCCESS;
 }
@@ -176,7 +177,7 @@ CUresult Session::handle(const record::cuStreamAddCallback& record, reply::cuStr
     HostCalls::refused(call);
     return result;
   }
-  note_stream_work(stream);
+  note_stream_work(stream, 0);
   note_held(stream);
   return CUDA_SUCCESS;
 }

@@ -238,7 +238,7 @@ CUresult Session::handle(const record::cuMemAllocAsync& record, reply::cuMemAllo
   const CUresult result =
       allocate([&](CUdeviceptr& at) { return driver_.cuMemAllocAsync(&at, record.bytes, stream); },
                record.bytes, pointer, allocation_on(contexts_.device_of(stream)), captured_into(stream));
-  if (result == CUDA_SUCCESS) note_stream_work(stream);
+  if (result == CUDA_SUCCESS) note_stream_work(stream, 0);
   reply.dptr = pointer;
   return result;
 }
@@ -255,7 +255,7 @@ CUresult Session::handle(const record::cuMemAllocFromPoolAsync& record, reply::c
       [&](CUdeviceptr& at) { return driver_.cuMemAllocFromPoolAsync(&at, record.bytes, pool, stream); },
       record.bytes, pointer, allocation_on(known != pools_.end() ? *known->second : contexts_.here()),
       captured_into(stream));
-  if (result == CUDA_SUCCESS) note_stream_work(stream);
+  if (result == CUDA_SUCCESS) note_stream_work(stream, 0);
   reply.dptr = pointer;
   return result;
 }
@@ -276,7 +276,7 @@ CUresult Session::handle(const record::cuMemFreeAsync& record, reply::cuMemFreeA
   } else {
     allocations_.remove(record.dptr);
   }
-  note_stream_work(stream);
+  note_stream_work(stream, 0);
   return result;
 }
 

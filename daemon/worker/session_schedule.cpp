@@ -22,7 +22,6 @@ constexpr std::uint64_t copy_bytes_a_us = 10'000;  // a cautious guess: 10 GB/s
 Prediction Session::predict_copy(std::uint64_t bytes) {
   Prediction prediction;
   prediction.ns = 1000 + bytes * 1000 / copy_bytes_a_us;
-  prediction.known = true;
   return prediction;
 }
 

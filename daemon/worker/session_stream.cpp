@@ -206,7 +206,7 @@ CUresult Session::handle(const record::cuStreamWaitEvent& record, reply::cuStrea
           ? foreign_waits_.wait(record.hEvent, event, stream, record.Flags, contexts_.index())
           : driver_.cuStreamWaitEvent(stream, event, record.Flags);
   if (result != CUDA_SUCCESS) return result;
-  note_stream_work(stream);
+  note_stream_work(stream, 0);
   if (foreign) note_held(stream);
   return CUDA_SUCCESS;
 }
@@ -225,7 +225,7 @@ CUresult Session::handle(const record::cuStreamBatchMemOp_v2& record, reply::cuS
   const CUresult result =
       driver_.cuStreamBatchMemOp_v2(stream, record.count, operations.data(), record.flags);
   if (result != CUDA_SUCCESS) return result;
-  note_stream_work(stream);
+  note_stream_work(stream, 0);
   note_held(stream);  // some of them may be waits
   return CUDA_SUCCESS;
 }
