@@ -105,6 +105,7 @@ TEST(OwnTime, IsWithoutWhatEventsAdd) {
   EXPECT_NEAR(static_cast<double>(own_time_ns(11'100, gap, true, 3'500)), 5'950, 150);
   EXPECT_NEAR(static_cast<double>(own_time_ns(56'770, gap, true, 3'500)), 51'500, 300);
   EXPECT_GT(own_time_ns(100, gap, true, 3'500), 0u);
+  EXPECT_NEAR(static_cast<double>(own_time_ns(970'000, gap, true, 100'000)), 964'000, 1'000) << "a graph";
   // Where events add nothing, nothing is taken off.
   EXPECT_EQ(own_time_ns(5'000, 0, true, 3'500), 5'000u);
 }
