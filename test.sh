@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Everything that is checked about vgpud, on a machine without a GPU: formats, the release build with all unit,
 # program and scenario tests, the unit tests that have threads under ThreadSanitizer, all under AddressSanitizer with
-# UndefinedBehaviorSanitizer, the fuzzers for 60 seconds in all, and clang-tidy on what changed (VGPU_TIDY=all: on
+# UndefinedBehaviorSanitizer, the fuzzers for 30 seconds in all, and clang-tidy on what changed (VGPU_TIDY=all: on
 # everything). The last line says `N passed, N failed`; the exit status is 0 only if nothing failed.
 set -uo pipefail
 cd "$(dirname "$0")"
 
 jobs=$(nproc)
 limit=${VGPU_TEST_SECONDS:-1140}  # clang-tidy gets what is left of this when all else is done.
-fuzz_seconds=${VGPU_FUZZ_SECONDS:-60}
+fuzz_seconds=${VGPU_FUZZ_SECONDS:-30}
 passed=0
 failed=0
 failures=()

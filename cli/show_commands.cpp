@@ -1,5 +1,6 @@
 #include <chrono>
 #include <cstdio>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <thread>
 
@@ -70,11 +71,15 @@ int list_vms(const std::string& control, bool as_json) {
 }
 
 int add_vm(const VmOptions& options) {
+  // Of the caller's folder, which vgpud does not know.
+  const std::string wanted = options.socket.empty()
+                                 ? std::string()
+                                 : std::filesystem::absolute(options.socket).lexically_normal().string();
   json request = {{"request", "vm_add"},
                   {"name", options.name},
                   {"class", options.class_name},
                   {"device", options.device},
-                  {"socket", options.socket}};
+                  {"socket", wanted}};
   if (options.bytes != 0) request["bytes"] = options.bytes;
   if (options.slots != 0) request["slots"] = options.slots;
   const Outcome outcome = ask(options.control, request);

@@ -143,6 +143,10 @@ class Loud(unittest.TestCase):
             self.assertNotEqual(host.cli("vm", "add", "odd", "--size", "30M", check=False).returncode, 0)
             host.cli("vm", "remove", "other")
             self.assertNotIn("other", host.vms())
+            # A path is the caller's, whose folder is not vgpud's.
+            near = pathlib.Path(tree) / "near.sock"
+            host.cli("vm", "add", "near", "--size", "32M", "--slots", 2, "--socket", os.path.relpath(near))
+            self.assertTrue(near.is_socket())
 
 
 # What cuInit answers, and in how many milliseconds.

@@ -64,6 +64,8 @@ tl::expected<void, std::string> Vms::add(VmConfig vm, bool configured) {
     return tl::unexpected("there is no device '" + vm.device + "'");
   }
   vm.socket = vm_socket(*config_, vm);
+  if (!vm.socket.empty() && vm.socket.front() != '/')
+    return tl::unexpected("the socket's path '" + vm.socket + "' is not absolute");
   const std::string name = vm.name;
   std::optional<KeptVm> kept;
   if (const auto found = kept_.find(name); found != kept_.end()) {
