@@ -52,8 +52,8 @@ class Fairness(unittest.TestCase):
         """Runs busy clients for the same window; returns each one's device time in it and its finished kernels.
 
         So much is queued that a client which the machine leaves without a CPU for a while still has work: a share is
-        only owed to who wants it. The window begins when what was submitted before anybody knew how long it takes (the
-        program's first kernel is a short one) has been paid for."""
+        only owed to who wants it. The window begins before the work: who comes first has all it queued on the device, and
+        pays that back for some seconds."""
         start = time.time() + 2.0
         processes = [service.popen(program, "--seconds", self.SECONDS, "--start-at", f"{start:.3f}", "--rounds", 20000,
                                    "--blocks", 16, "--in-flight", 64) for program in programs]
@@ -62,7 +62,7 @@ class Fairness(unittest.TestCase):
             rows = {row["pid"]: row["device_ns"] for row in service.clients()}
             return [rows[process.pid] for process in processes]
 
-        time.sleep(max(0.0, start + 1.5 - time.time()))
+        time.sleep(max(0.0, start - 0.2 - time.time()))
         before = device_time()
         time.sleep(max(0.0, start + self.SECONDS - 0.5 - time.time()))
         used = [after - earlier for earlier, after in zip(before, device_time())]

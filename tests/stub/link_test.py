@@ -249,7 +249,8 @@ class Shares(unittest.TestCase):
         """Of two busy processes' device time in the same window. `programs(start)` starts them."""
         start = time.time() + 2.0
         processes = programs(f"{start:.3f}")
-        time.sleep(max(0.0, start + 1.5 - time.time()))
+        # From their beginning: who comes first has all it queued on the device and pays that back for some seconds.
+        time.sleep(max(0.0, start - 0.2 - time.time()))
         before = device_time(processes)
         time.sleep(max(0.0, start + self.SECONDS - 0.5 - time.time()))
         first, second = (after - earlier for earlier, after in zip(before, device_time(processes)))
