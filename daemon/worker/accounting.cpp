@@ -77,7 +77,7 @@ void Accounting::open_interval() {
 }
 
 void Accounting::close_interval() {
-  measure();
+  publish_used();
   // In this order, which clocked_ns() relies on: at worst it counts too little for a moment.
   const std::uint64_t used = clocked_ns();
   busy_since_.store(0);
@@ -133,21 +133,19 @@ std::uint64_t Accounting::clocked_ns() const {
 }
 
 void Accounting::measure() {
+  publish_used();
+  if (metered() || busy_since_.load() == 0) return;
+  // Last: at worst the broker counts a moment twice, until the counter has got there.
+  page_.measured_ns.store(now_ns());
+  if (busy_since_.load() == 0) page_.measured_ns.store(0);
+}
+
+void Accounting::publish_used() {
   const std::uint64_t beats = page_.beats.fetch_add(1, std::memory_order_relaxed) + 1;
   if (slot_ != nullptr) slot_->host.beats.store(beats, std::memory_order_relaxed);
   const std::uint64_t used = driver_ != nullptr && driver_->software()
                                  ? driver_->busy_ns(place_).value_or(meter_start_) - meter_start_
                                  : clocked_ns();
-  const bool by_clock = !metered() && busy_since_.load() != 0;
-  const std::uint64_t now = by_clock ? now_ns() : 0;
-  publish_used(used);
-  if (!by_clock) return;
-  // Last: at worst the broker counts a moment twice, until the counter has got there.
-  page_.measured_ns.store(now);
-  if (busy_since_.load() == 0) page_.measured_ns.store(0);
-}
-
-void Accounting::publish_used(std::uint64_t used) {
   // A forecast that was corrected may have been published already; the counter only grows.
   if (page_.consumed_ns.load(std::memory_order_relaxed) >= used) return;
   page_.consumed_ns.store(used, std::memory_order_release);

@@ -123,7 +123,7 @@ class Accounting {
   void set_backlogged(std::uint32_t value);
   void count_progress();
   std::uint64_t clocked_ns() const;
-  void publish_used(std::uint64_t used);
+  void publish_used();
   void open_interval();
   void close_interval();
 

@@ -54,8 +54,8 @@ CUlaunchConfig config_of(const Record& record, CUstream stream, std::vector<CUla
 void Session::note_stream_work(CUstream stream, std::uint64_t expected_ns) {
   if (captures_ != 0 && capturing(stream)) return;
   ledger_.submitted(contexts_.key_of(stream));
-  contexts_.device_of(stream).accounting->expect(expected_ns != no_limit_ns ? expected_ns : 0,
-                                                 expected_ns != no_limit_ns);
+  const bool known = expected_ns != no_limit_ns;
+  contexts_.device_of(stream).accounting->expect(known ? expected_ns : 0, known);
 }
 
 void Session::note_held(CUstream stream) {
