@@ -23,6 +23,7 @@ void Anticipation::remove(ClientId client) {
 }
 
 void Anticipation::note(const Usage& usage, std::uint64_t now_ns) {
+  if (!options_.enabled) return;
   const auto found = accounts_.find(usage.client);
   if (found == accounts_.end()) return;
   Account& account = found->second;
@@ -66,6 +67,7 @@ void Anticipation::settle(std::uint64_t now_ns) {
 }
 
 unsigned Anticipation::top_level(std::uint64_t now_ns, unsigned top) {
+  if (!options_.enabled) return top;
   settle(now_ns);
   const Seen seen = std::exchange(seen_, {});
   const Account* const held_before = std::exchange(held_for_, nullptr);
@@ -79,7 +81,7 @@ unsigned Anticipation::top_level(std::uint64_t now_ns, unsigned top) {
     flights_[next_flight_] = flight;
     next_flight_ = (next_flight_ + 1) % flights_.size();
   }
-  if (!options_.enabled || first == nullptr) return top;
+  if (first == nullptr) return top;
 
   const Arrivals::Expected& expected = *first->arrivals.next();
   const std::uint64_t ahead = flight_ns() + options_.margin_ns;
