@@ -73,6 +73,15 @@ class ResidenceKeeperTest : public testing::Test {
     ASSERT_TRUE(first.granted());
     first.take(60);
   }
+  // It makes room for the second one, which holds 70 then.
+  void exchange() {
+    fill();
+    second.ask(70);
+    keeper.look();
+    first.move_out();
+    keeper.look();
+    second.take(70);
+  }
   EventLoop loop;
   ResidenceKeeper keeper{loop, keeper_options()};
   PageWriter first, second;
@@ -127,12 +136,7 @@ TEST_F(ResidenceKeeperTest, SaysWhatOfTheHostsMemoryIsTakenBeforeItIs) {
 TEST_F(ResidenceKeeperTest, TheHostsMemoryIsTakenUntilItsClientIsGone) {
   std::vector<std::uint64_t> told;
   keeper.on_host_bytes([&] { told.push_back(keeper.host_bytes()); });
-  fill();
-  second.ask(70);
-  keeper.look();
-  first.move_out();
-  keeper.look();
-  second.take(70);
+  exchange();
   first.ask(60);
   keeper.look();
   second.move_out();
@@ -245,12 +249,7 @@ TEST_F(ResidenceKeeperTest, AShortDeviceIsTriedAgainOnceSomebodyHasMadeRoom) {
 }
 
 TEST_F(ResidenceKeeperTest, AnotherVgpudGoesOnWhereThisOneStopped) {
-  fill();
-  second.ask(70);
-  keeper.look();
-  first.move_out();
-  keeper.look();
-  second.take(70);
+  exchange();
   // The next one knows nothing but the pages.
   ResidenceKeeper next{loop, keeper_options()};
   next.set_device(100, 0, [] { return 3U; });

@@ -22,16 +22,14 @@ struct CapturedMemoryTest : testing::Test {
     create.flags = CU_STREAM_NON_BLOCKING;
     worker->post(create);
   }
-  CUresult synchronize() { return worker->ask(record::cuCtxSynchronize{}); }
+  // Sends a record and waits for what it begins.
+  template <class Record>
+  CUresult finish(const Record& record) {
+    worker->post(record);
+    return worker->ask(record::cuCtxSynchronize{});
+  }
   std::uint8_t read_byte() {
-    ArenaBlock* const block = worker->arena().allocate(16);
-    record::copy_from_device_block copy;
-    copy.src = memory;
-    copy.stream = stream;
-    copy.block = {worker->arena().offset(block), 16};
-    worker->post(copy);
-    for (int i = 0; i < 100 && !await_block(*block, 20'000, 100'000'000); ++i) {
-    }
+    ArenaBlock* const block = worker->read_back(memory, 16, stream);
     EXPECT_EQ(block->result, 0);
     return static_cast<std::uint8_t>(Arena::data(block)[15]);
   }
@@ -91,20 +89,17 @@ struct CapturedMemoryTest : testing::Test {
     record::cuGraphLaunch record;
     record.hGraphExec = exec;
     record.hStream = stream;
-    worker->post(record);
-    return synchronize();
+    return finish(record);
   }
   CUresult destroy_graph() {
     record::cuGraphDestroy destroy;
     destroy.graph = graph;
-    worker->post(destroy);
-    return synchronize();
+    return finish(destroy);
   }
   CUresult destroy_exec() {
     record::cuGraphExecDestroy destroy;
     destroy.exec = exec;
-    worker->post(destroy);
-    return synchronize();
+    return finish(destroy);
   }
   CUresult free_now() {
     record::cuMemFree_v2 record;

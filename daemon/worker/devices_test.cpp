@@ -87,13 +87,7 @@ TEST_F(TwoDevices, CopiesGoBetweenThemAndCountWhereTheirStreamIs) {
   EXPECT_EQ(ask(1, record::cuCtxSynchronize{}), CUDA_SUCCESS);
   EXPECT_EQ(worker->gate(0).bytes_on_device.load(), 0U);
   EXPECT_EQ(worker->gate(1).bytes_on_device.load(), 4096U);
-  ArenaBlock* const block = worker->arena().allocate(4096);
-  record::copy_from_device_block back;
-  back.src = second;
-  back.block = {worker->arena().offset(block), 4096};
-  worker->post(back);
-  for (int i = 0; i < 100 && !await_block(*block, 20'000, 100'000'000); ++i) {
-  }
+  ArenaBlock* const block = worker->read_back(second, 4096);
   std::uint32_t last = 0;
   std::memcpy(&last, Arena::data(block) + 4092, sizeof last);
   EXPECT_EQ(last, 0x12345678U);
@@ -139,15 +133,8 @@ TEST_F(TwoDevices, AResetGivesVariablesTheirFirstValuesThereAndNowhereElse) {
     EXPECT_EQ(ask(0, record::cuCtxSynchronize{}), CUDA_SUCCESS);
   };
   const auto read = [&](std::uint64_t from) {
-    ArenaBlock* const block = worker->arena().allocate(4);
-    record::copy_from_device_block copy;
-    copy.src = from;
-    copy.block = {worker->arena().offset(block), 4};
-    worker->post(copy);
-    for (int i = 0; i < 100 && !await_block(*block, 20'000, 100'000'000); ++i) {
-    }
     std::uint32_t value = 0;
-    std::memcpy(&value, Arena::data(block), 4);
+    std::memcpy(&value, Arena::data(worker->read_back(from, 4)), 4);
     return value;
   };
   record::cuDevicePrimaryCtxReset_v2 reset;

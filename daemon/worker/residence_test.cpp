@@ -92,13 +92,7 @@ struct ResidenceTest : testing::Test {
     EXPECT_EQ(synchronize(), CUDA_SUCCESS);
   }
   bool holds(std::uint64_t at, std::uint64_t bytes, std::uint8_t value) {
-    ArenaBlock* const block = worker->arena().allocate(bytes);
-    record::copy_from_device_block copy;
-    copy.src = at;
-    copy.block = {worker->arena().offset(block), bytes};
-    worker->post(copy);
-    for (int i = 0; i < 100 && !await_block(*block, 20'000, 100'000'000); ++i) {
-    }
+    ArenaBlock* const block = worker->read_back(at, bytes);
     bool same = block->result == 0;
     for (std::uint64_t i = 0; same && i < bytes; ++i) {
       same = static_cast<std::uint8_t>(Arena::data(block)[i]) == value;

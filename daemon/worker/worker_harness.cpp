@@ -81,4 +81,16 @@ int WorkerHarness::wait_for_end(int timeout_ms) {
   return -1;
 }
 
+ArenaBlock* WorkerHarness::read_back(std::uint64_t from, std::uint64_t bytes, std::uint64_t stream) {
+  ArenaBlock* const block = arena_->allocate(bytes);
+  record::copy_from_device_block copy;
+  copy.src = from;
+  copy.stream = stream;
+  copy.block = {arena_->offset(block), bytes};
+  post(copy);
+  for (int i = 0; i < 100 && !await_block(*block, 20'000, 100'000'000); ++i) {
+  }
+  return block;
+}
+
 }  // namespace vgpu::worker

@@ -81,6 +81,9 @@ class WorkerHarness {
     return ask(record, reply);
   }
 
+  /// Copies device memory into a block of the arena, which is the caller's, and waits: at most ten seconds.
+  ArenaBlock* read_back(std::uint64_t from, std::uint64_t bytes, std::uint64_t stream = 0);
+
  private:
   WorkerHarness() = default;
   pid_t pid_ = -1;

@@ -37,18 +37,6 @@ struct WorkerTest : testing::Test {
   }
   CUresult synchronize() { return worker->ask(record::cuCtxSynchronize{}); }
 
-  ArenaBlock* read_back(std::uint64_t from, std::uint64_t bytes, std::uint64_t stream = 0) {
-    ArenaBlock* const block = worker->arena().allocate(bytes);
-    record::copy_from_device_block copy;
-    copy.src = from;
-    copy.stream = stream;
-    copy.block = {worker->arena().offset(block), bytes};
-    worker->post(copy);
-    for (int i = 0; i < 100 && !await_block(*block, 20'000, 100'000'000); ++i) {
-    }
-    return block;
-  }
-
   std::unique_ptr<WorkerHarness> worker;
 };
 
@@ -70,7 +58,7 @@ TEST_F(WorkerTest, MemoryRoundTrip) {
   copy.dst = device;
   copy.block = {worker->arena().offset(block), bytes};
   worker->post(copy);
-  ArenaBlock* const back = read_back(device, bytes);
+  ArenaBlock* const back = worker->read_back(device, bytes);
   EXPECT_EQ(back->result, 0);
   EXPECT_EQ(std::memcmp(Arena::data(back), data, bytes), 0);
   EXPECT_TRUE(block_done(*block));
@@ -90,7 +78,7 @@ TEST_F(WorkerTest, InlineCopiesAndMemsetsKeepTheirOrder) {
     copy.dst = device + 64 * static_cast<std::uint64_t>(i % 64);
     worker->post(copy, bytes);
   }
-  ArenaBlock* const back = read_back(device, 4096);
+  ArenaBlock* const back = worker->read_back(device, 4096);
   EXPECT_EQ(Arena::data(back)[64 * (199 % 64)], std::byte{199});
   EXPECT_EQ(Arena::data(back)[0], std::byte{0});
 }
@@ -566,7 +554,7 @@ TEST_F(KernelTest, RunsAndIsCounted) {
   const std::uint64_t device = allocate(128);
   launch(device, 4711);
   ASSERT_EQ(synchronize(), CUDA_SUCCESS);
-  ArenaBlock* const back = read_back(device, 128);
+  ArenaBlock* const back = worker->read_back(device, 128);
   std::uint32_t last = 0;
   std::memcpy(&last, Arena::data(back) + 124, 4);
   EXPECT_EQ(last, 4711u);
