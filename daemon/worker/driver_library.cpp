@@ -42,7 +42,10 @@ tl::expected<std::unique_ptr<DriverLibrary>, std::string> DriverLibrary::open(co
   const auto* const meter = static_cast<const MeterTable*>(driver->export_table(meter_uuid));
   if (meter != nullptr && meter->size >= sizeof(MeterTable)) driver->meter_ = meter;
   // The software GPU measures itself.
-  if (driver->meter_ == nullptr) driver->event_gap_ns_ = event_gap_ns(table);
+  if (driver->meter_ == nullptr) {
+    driver->event_gap_ns_ = event_gap_ns(table);
+    driver->hold_ = std::make_unique<StreamHold>(table);
+  }
   return driver;
 }
 

@@ -10,6 +10,7 @@
 #include <tl/expected.hpp>
 #include <vector>
 
+#include "daemon/worker/stream_hold.hpp"
 #include "protocol/handshake.hpp"
 #include "vgpu/driver_table.hpp"
 
@@ -53,6 +54,8 @@ class DriverLibrary {
   std::optional<std::uint64_t> busy_ns(std::size_t place = 0) const;
   /// What two events on the first device are apart by themselves (event_gap.hpp); 0: not measured.
   std::uint64_t event_gap() const { return event_gap_ns_; }
+  /// Holds streams for a moment, to time what they do; null where the device measures itself. One thread.
+  StreamHold* hold() const { return hold_.get(); }
   /// The private table of that UUID, or nullptr.
   const void* export_table(const std::array<unsigned char, 16>& uuid) const;
   /// Everything a client may ask about the first device.
@@ -64,6 +67,7 @@ class DriverLibrary {
   std::vector<RetainedDevice> devices_;
   const MeterTable* meter_ = nullptr;
   std::uint64_t event_gap_ns_ = 0;
+  std::unique_ptr<StreamHold> hold_;
 };
 
 /// "cuFoo failed: CUDA_ERROR_BAR".

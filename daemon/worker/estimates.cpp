@@ -3,6 +3,11 @@
 #include <algorithm>
 
 namespace vgpu::worker {
+namespace {
+
+constexpr float inexact_by_ns = 8'000;  // at most, of one that was sent to an idle stream
+
+}  // namespace
 
 Estimates::Slot& Estimates::slot(std::uint64_t key) {
   const std::size_t first = key * ways & (slots - 1);
@@ -21,20 +26,25 @@ Estimates::Slot& Estimates::slot(std::uint64_t key) {
 }
 
 void Estimates::take_in() {
-  std::vector<std::pair<std::uint64_t, std::uint64_t>> learned;
+  std::vector<Sample> learned;
   {
     const std::lock_guard lock(mutex_);
     learned.swap(learned_);
     news_.store(false, std::memory_order_relaxed);
   }
-  for (const auto& [key, ns] : learned) {
-    Slot& known = slot(key);
-    const auto value = static_cast<float>(ns);
-    // What is much longer than usual was most likely interrupted by another's work: it counts for less.
-    const float part = known.samples == 0                                       ? 1.0f
+  for (const Sample& sample : learned) {
+    Slot& known = slot(sample.key);
+    const auto value = static_cast<float>(sample.ns);
+    known.inexact = sample.exact ? 0 : std::min<std::uint16_t>(known.inexact + 1, hold_every);
+    // What may have been as long as is known, and only sent slowly, says nothing. What is much longer than
+    // usual was most likely interrupted by another's work: it counts for less.
+    const bool same = known.exact && !sample.exact && value >= known.ns && value < known.ns + inexact_by_ns;
+    const float part = known.samples == 0 || (sample.exact && !known.exact)     ? 1.0f
+                       : same                                                   ? 0.0f
                        : known.samples >= first_samples && value > 2 * known.ns ? 0.0625f
                                                                                 : 0.25f;
     known.ns += part * (value - known.ns);
+    known.exact = known.exact || sample.exact;
     ++known.samples;
   }
 }
@@ -59,15 +69,21 @@ Prediction Estimates::look(std::uint64_t key) {
 Prediction Estimates::predict(std::uint64_t key) {
   Prediction prediction = look(key);
   Slot& kind = slot(key);
-  prediction.time_it = drawn() || kind.timed < first_samples;
+  const bool wanted = prediction.known && !kind.exact && kind.held < held_samples;
+  prediction.time_it = drawn() || kind.timed < first_samples || wanted;
+  prediction.hold = prediction.time_it && prediction.known && (wanted || kind.inexact >= hold_every);
   ++kind.uses;
   if (prediction.time_it) ++kind.timed;
+  if (prediction.hold) {
+    kind.held = std::min<std::uint16_t>(kind.held + 1, held_samples);
+    kind.inexact = 0;
+  }
   return prediction;
 }
 
-void Estimates::learn(std::uint64_t key, std::uint64_t ns) {
+void Estimates::learn(std::uint64_t key, std::uint64_t ns, bool exact) {
   const std::lock_guard lock(mutex_);
-  learned_.emplace_back(key, ns);
+  learned_.push_back({key, ns, exact});
   news_.store(true, std::memory_order_release);
 }
 

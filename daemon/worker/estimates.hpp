@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <mutex>
 #include <random>
-#include <utility>
 #include <vector>
 
 namespace vgpu::worker {
@@ -18,6 +17,7 @@ struct Prediction {
   std::uint64_t ns = 0;  ///< expected device time
   bool known = false;    ///< enough commands of its kind were timed
   bool time_it = false;  ///< this one is to be timed
+  bool hold = false;     ///< its stream is to be held for that, where it can be
   bool awaited = false;  ///< enough of its kind are being timed, and none of them has ended yet
 };
 
@@ -34,6 +34,10 @@ class Estimates {
   /// Afterwards one of so many commands of all kinds, on average: by chance, since programs repeat
   /// themselves, and at most one of twice as many.
   static constexpr unsigned sample_every = 64;
+  /// While a kind's samples tell the time of sending it, too: so many more are timed at once, held; and later
+  /// one of so many that are timed.
+  static constexpr unsigned held_samples = 2;
+  static constexpr unsigned hold_every = 8;
 
   /// Counts a command of `key` and says what to expect. By one thread.
   Prediction predict(std::uint64_t key);
@@ -41,8 +45,9 @@ class Estimates {
   Prediction look(std::uint64_t key);
   /// A command that was to be timed is not. By the same thread.
   void not_timed(std::uint64_t key) { slot(key).untimed = true; }
-  /// A command of `key` took `ns`. By any thread.
-  void learn(std::uint64_t key, std::uint64_t ns);
+  /// A command of `key` took `ns`. Not `exact`: the device waited for it to be sent, so it may have been
+  /// less; that counts only as long as nothing better is known. By any thread.
+  void learn(std::uint64_t key, std::uint64_t ns, bool exact = true);
 
  private:
   static constexpr std::size_t slots = 2048;  // a power of two
@@ -52,8 +57,16 @@ class Estimates {
     float ns = 0;
     std::uint32_t samples = 0;
     std::uint32_t uses = 0;
-    std::uint32_t timed = 0;  // commands chosen to be timed
-    bool untimed = false;     // of these, some could not be: nothing may ever be learned
+    std::uint32_t timed = 0;    // commands chosen to be timed
+    std::uint16_t held = 0;     // of these, with a held stream
+    std::uint16_t inexact = 0;  // samples since the last exact one
+    bool exact = false;         // what is known is
+    bool untimed = false;       // of those chosen, some could not be timed: nothing may ever be learned
+  };
+  struct Sample {
+    std::uint64_t key;
+    std::uint64_t ns;
+    bool exact;
   };
   Slot& slot(std::uint64_t key);
   /// Whether the command at hand is that one.
@@ -65,7 +78,7 @@ class Estimates {
   unsigned left_ = sample_every;  // commands until the next one is drawn
   std::atomic<bool> news_{false};
   std::mutex mutex_;
-  std::vector<std::pair<std::uint64_t, std::uint64_t>> learned_;
+  std::vector<Sample> learned_;
 };
 
 }  // namespace vgpu::worker

@@ -52,7 +52,7 @@ std::uint64_t own_time_ns(std::uint64_t between_ns, std::uint64_t gap_ns, bool d
   if (gap_ns == 0) return between_ns;
   // What takes long to send, such as a graph, begins before all of it has been sent.
   const std::uint64_t stood_still = drained ? std::min(sending_ns, longest_sending_ns) * 2 / 3 : 0;
-  const std::uint64_t added = gap_ns * 3 / 2 + stood_still;
+  const std::uint64_t added = gap_ns * 2 + stood_still;
   // Nothing takes no time at all.
   return std::max(between_ns - std::min(between_ns, added), gap_ns / 4);
 }

@@ -17,8 +17,8 @@ std::uint64_t event_gap_ns(const DriverTable& driver);
 /// `sending_ns`; so the device waited for it.
 ///
 /// On an H100, where the gap is 1.9 us, kernels of known length were 3.8 us longer between their events
-/// behind other work, of which NVIDIA's profiler counts 0.9 us as the kernel's; on an idle stream they
-/// were 2.3 us longer still, with 3.5 us to send them (docs/decisions.md, 102).
+/// behind other work, or in a stream that was held; on an idle stream they were 2.3 us longer still, with
+/// 3.5 us to send them (docs/decisions.md, 102 and 104).
 std::uint64_t own_time_ns(std::uint64_t between_ns, std::uint64_t gap_ns, bool drained,
                           std::uint64_t sending_ns);
 

@@ -402,10 +402,10 @@ class Session {
   void sleep_at_gate(const std::atomic<std::uint32_t>& word, std::uint32_t value, std::uint64_t timeout_ns);
   /// Counts what was submitted while nothing was bounded as one batch in flight.
   void bound_earlier_work(OwnDevice& device);
-  /// Before a command that may be one to be timed.
   /// After what begin_timing() was called before.
   void end_timing(const CommandTimers::Started& began, CUstream stream, const Prediction& prediction);
-  CommandTimers::Started begin_timing(CUstream stream, const Prediction& prediction);
+  /// Before a command that may be one to be timed. `may_hold`: it is one that the driver sends at once.
+  CommandTimers::Started begin_timing(CUstream stream, const Prediction& prediction, bool may_hold = false);
   /// The priority that the driver is told for a stream of a client of this class.
   int stream_priority(int wanted) const;
 
@@ -581,7 +581,8 @@ class Session {
 
   Estimates estimates_;
   CommandTimers timers_{driver_, completions_, estimates_,
-                        parts_.library != nullptr ? parts_.library->event_gap() : 0};
+                        parts_.library != nullptr ? parts_.library->event_gap() : 0,
+                        parts_.library != nullptr ? parts_.library->hold() : nullptr};
   std::unique_ptr<Residence> residence_;  // null: nothing is ever moved
   LaterCalls later_{[this] { RingConsumer::wake(channel_); }};
 

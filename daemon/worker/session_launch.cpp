@@ -88,7 +88,7 @@ CUresult Session::handle(const record::cuLaunchKernel& record, reply::cuLaunchKe
     shape = mix_key(shape, part);
   }
   const Prediction prediction = admit_kind(stream, shape, {1, 0});
-  const CommandTimers::Started began = begin_timing(stream, prediction);
+  const CommandTimers::Started began = begin_timing(stream, prediction, true);
   CUresult result = CUDA_ERROR_NOT_SUPPORTED;
   if (attributes.empty() && (record.flags & launch_cooperative) == 0) {
     if (driver_.cuLaunchKernel == nullptr) {

@@ -178,13 +178,13 @@ void Session::submitted_command(CUstream stream, const Prediction& prediction) {
   if (full) errors_.note(after_stream(key, nullptr));
 }
 
-CommandTimers::Started Session::begin_timing(CUstream stream, const Prediction& prediction) {
+CommandTimers::Started Session::begin_timing(CUstream stream, const Prediction& prediction, bool may_hold) {
   // Events are a context's own, and must not get into a graph.
   if (!prediction.time_it) return {};
   const StreamKey key = contexts_.key_of(stream);
   CommandTimers::Started started;
   if (captures_ == 0 && contexts_.current_is_primary() && key.first == contexts_.current())
-    started = timers_.begin(key, stream);
+    started = timers_.begin(key, stream, may_hold && prediction.hold);
   if (started.event == nullptr) estimates_.not_timed(prediction.key);
   return started;
 }
