@@ -68,6 +68,8 @@ struct ReplyFlags {
   /// The device has printed: ConsoleText messages wait in the client's direct socket, to be written out
   /// before this call returns.
   static constexpr std::uint32_t console = 1;
+  /// Not all that was printed had room there: the record console_rest, and each answer to it, bring more.
+  static constexpr std::uint32_t more_console = 2;
 };
 
 struct alignas(64) ReplySlot {

@@ -136,7 +136,7 @@ bool Console::put_into_slot(const char* text, std::size_t bytes) {
   return true;
 }
 
-bool Console::forward(int socket) {
+Console::Forwarded Console::forward(int socket) {
   const std::lock_guard lock(mutex_);
   std::fflush(stdout);
   sort_errors(false);
@@ -168,7 +168,7 @@ bool Console::forward(int socket) {
   if (const std::int64_t whole = sent_ / 4096 * 4096; whole != 0) {
     fallocate(file_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, whole);
   }
-  return any;
+  return {any, !waiting_.empty()};
 }
 
 }  // namespace vgpu::worker

@@ -25,9 +25,13 @@ class Console {
   /// be. To be called when kernels are loaded that have assertions: only then does the log take that detour.
   bool take_over_stderr();
 
-  /// Sends what was printed since the last time; true when there was something. What the socket does not take
-  /// stays for the next time.
-  bool forward(int socket);
+  /// What forward() has done.
+  struct Forwarded {
+    bool any = false;   ///< something was sent
+    bool more = false;  ///< something had no room
+  };
+  /// Sends what was printed since the last time. What the socket does not take stays for the next time.
+  Forwarded forward(int socket);
   /// Passes on all that is for the log. To be called before the process ends.
   void settle_log();
   /// From now on forward() writes into a VM's slot instead, which outlives this object.

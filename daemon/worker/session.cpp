@@ -319,6 +319,10 @@ CUresult Session::handle(const record::client_refused& record, reply::client_ref
   return CUDA_SUCCESS;
 }
 
+CUresult Session::handle(const record::console_rest&, reply::console_rest&, Tail) {
+  return CUDA_SUCCESS;
+}
+
 CUresult Session::unsupported(std::uint16_t) {
   accounting_.page().unsupported.fetch_add(1, std::memory_order_relaxed);
   return CUDA_ERROR_NOT_SUPPORTED;
@@ -334,9 +338,9 @@ void Session::answer(const PendingReply& pending, CUresult result, std::span<con
   result = errors_.answer(result, pending.synchronises);
   std::uint32_t flags = 0;
   // Nobody asks again after a fault, so what the last kernels wrote goes along with any answer that tells it.
-  if ((prints_ || errors_.sticky()) && parts_.console != nullptr &&
-      parts_.console->forward(parts_.direct_socket)) {
-    flags = ReplyFlags::console;
+  if ((prints_ || errors_.sticky()) && parts_.console != nullptr) {
+    const Console::Forwarded sent = parts_.console->forward(parts_.direct_socket);
+    flags = (sent.any ? ReplyFlags::console : 0) | (sent.more ? ReplyFlags::more_console : 0);
   }
   complete_reply(channel_, pending.reference, static_cast<std::int32_t>(result), payload, flags);
   if (pending.taken_ns != 0) accounting_.count_latency(now_ns() - pending.taken_ns);

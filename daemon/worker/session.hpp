@@ -121,6 +121,8 @@ class Session {
   void note_held(CUstream stream);
 
 #define VGPU_HANDLER(call) CUresult handle(const record::call& record, reply::call& reply, Tail tail)
+  // session.cpp
+  VGPU_HANDLER(console_rest);
   // session_reset.cpp
   VGPU_HANDLER(cuDevicePrimaryCtxReset_v2);
   // session_context.cpp

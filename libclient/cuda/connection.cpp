@@ -1,6 +1,7 @@
 #include "libclient/cuda/connection.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
 #include <cstring>
 #include <thread>
@@ -9,6 +10,7 @@
 #include "libclient/cuda/contexts.hpp"
 #include "protocol/futex.hpp"
 #include "protocol/message_socket.hpp"
+#include "vgpu/records.hpp"
 
 namespace vgpu::client {
 namespace {
@@ -16,6 +18,7 @@ namespace {
 // How long a waiter sleeps before it looks whether its peer still lives.
 constexpr std::uint64_t kLookAround = 20'000'000;
 constexpr int kMoreHellos = 2;
+constexpr unsigned kMostConsoleRounds = 1024;
 constexpr std::uint32_t kMaxTicket = 0xFFFFFF;
 
 Connection::Failure failure(CUresult result, std::string text) {
@@ -151,20 +154,47 @@ std::uint32_t Connection::begin(ThreadState& thread) {
   return begin_reply(channel_->slots()[index], index, thread.ticket);
 }
 
-Reply Connection::wait(ThreadState& thread) {
+bool Connection::await_reply_of(ThreadState& thread) {
   ReplySlot& slot = channel_->slots()[thread.reply_slot - 1];
   ChannelControl* const control = &channel_->control();
-  if (!await_reply(slot, thread.ticket, spin_time(thread), 0, control)) {
-    const std::uint64_t asleep_since = now_ns();
-    while (!await_reply(slot, thread.ticket, 0, kLookAround, control)) {
-      // A reply may have come just before the end.
-      if (!alive() && !await_reply(slot, thread.ticket, 0, 0)) return {final_error(), {}};
-    }
-    spin_.slept(now_ns() - asleep_since);
+  if (await_reply(slot, thread.ticket, spin_time(thread), 0, control)) return true;
+  const std::uint64_t asleep_since = now_ns();
+  while (!await_reply(slot, thread.ticket, 0, kLookAround, control)) {
+    // A reply may have come just before the end.
+    if (!alive() && !await_reply(slot, thread.ticket, 0, 0)) return false;
   }
+  spin_.slept(now_ns() - asleep_since);
+  return true;
+}
+
+Reply Connection::wait(ThreadState& thread) {
+  if (!await_reply_of(thread)) return {final_error(), {}};
+  const ReplySlot& slot = channel_->slots()[thread.reply_slot - 1];
   if ((slot.flags & ReplyFlags::console) != 0) print_console();
+  if ((slot.flags & ReplyFlags::more_console) != 0) fetch_console(thread);
   const std::size_t bytes = std::min<std::size_t>(slot.payload_size, sizeof slot.payload);
   return {static_cast<CUresult>(slot.result), {slot.payload, bytes}};
+}
+
+void Connection::fetch_console(ThreadState& thread) {
+  ReplySlot& slot = channel_->slots()[thread.reply_slot - 1];
+  const std::int32_t result = slot.result;
+  const std::uint32_t bytes = slot.payload_size;
+  std::array<std::byte, sizeof slot.payload> payload;
+  std::memcpy(payload.data(), slot.payload, payload.size());
+  // Not for ever: what other kernels print meanwhile nobody waits for.
+  for (unsigned round = 0; round < kMostConsoleRounds; ++round) {
+    record::console_rest rest;
+    rest.header.reply = begin(thread);
+    const std::span<std::byte> record = std::as_writable_bytes(std::span(&rest, 1));
+    if (rest.header.reply == 0 || post(record, {}, [](std::uint64_t) {}) != CUDA_SUCCESS) break;
+    if (!await_reply_of(thread)) break;
+    print_console();
+    if ((slot.flags & ReplyFlags::more_console) == 0) break;
+  }
+  slot.result = result;
+  slot.payload_size = bytes;
+  std::memcpy(slot.payload, payload.data(), payload.size());
 }
 
 void Connection::print_console() {

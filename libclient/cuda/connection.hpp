@@ -140,7 +140,12 @@ class Connection {
   Connection(UniqueFd socket, UniqueFd direct, const Welcome& welcome, std::vector<DeviceReport> devices,
              std::unique_ptr<Channel> channel);
   CUresult final_error() const;
+  /// Waits until the reply of the thread's call is there; false: the worker has gone without one.
+  bool await_reply_of(ThreadState& thread);
   void print_console();
+  /// Asks for what has been printed and had no room, until there is no more; the thread's reply stays as it
+  /// is.
+  void fetch_console(ThreadState& thread);
   /// For how long the thread's wait may spin, as its context's flags say.
   std::uint64_t spin_time(const ThreadState& thread) const;
 

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <string>
+#include <vector>
 
 #include "check.hpp"
 
@@ -16,9 +17,16 @@ __global__ void speak(int base) {
   }
 }
 
+constexpr unsigned kLines = 8192;
+
+__global__ void speak_much() {
+  printf("line %6u of very many, each of a length that fills buffers soon\n",
+         blockIdx.x * blockDim.x + threadIdx.x);
+}
+
 /// What three kernels print until `wait` has returned.
 template <class Wait>
-std::string printed(Wait&& wait) {
+std::string printed(Wait&& wait, bool much = false) {
   std::fflush(stdout);
   char path[] = "/tmp/vgpu_printf_XXXXXX";
   const int file = mkstemp(path);
@@ -26,12 +34,13 @@ std::string printed(Wait&& wait) {
   unlink(path);
   const int saved = dup(STDOUT_FILENO);
   dup2(file, STDOUT_FILENO);
-  for (int i = 0; i < 3; ++i) speak<<<1, 32>>>(i);
+  for (int i = 0; i < 3 && !much; ++i) speak<<<1, 32>>>(i);
+  if (much) speak_much<<<kLines / 128, 128>>>();
   wait();
   std::fflush(stdout);
   dup2(saved, STDOUT_FILENO);
   close(saved);
-  std::string text(4096, '\0');
+  std::string text(much ? size_t{2} << 20U : size_t{4096}, '\0');
   const ssize_t size = pread(file, text.data(), text.size(), 0);
   close(file);
   text.resize(size > 0 ? static_cast<size_t>(size) : 0);
@@ -49,6 +58,18 @@ int main() {
   }
   std::string text = printed([] { CUDA_OK(cudaDeviceSynchronize()); });
   EXPECT(text == wanted, "printed «%s»", text.c_str());
+  // More than a socket, or a VM's console, takes at a time: each line, once, when the wait has returned.
+  text = printed([] { CUDA_OK(cudaDeviceSynchronize()); }, true);
+  std::vector<bool> seen(kLines);
+  size_t lines = 0;
+  for (size_t at = 0; (at = text.find("line ", at)) != std::string::npos; ++lines) {
+    const unsigned number = static_cast<unsigned>(std::strtoul(text.c_str() + at + 5, nullptr, 10));
+    EXPECT(number < kLines && !seen[number], "line %u is there twice, or should not be", number);
+    seen[number] = true;
+    at = text.find('\n', at);
+    EXPECT(at != std::string::npos, "the last line has no end");
+  }
+  EXPECT(lines == kLines, "%zu lines of %u", lines, kLines);
   int* device = nullptr;
   CUDA_OK(cudaMalloc(&device, sizeof *device));
   text = printed([device] {

@@ -233,7 +233,7 @@ bool LinkSession::take_replies() {
 void LinkSession::answer(const Waiting& waiting) {
   const ReplySlot& slot = parts_.remote.slots()[ReplyRef::slot(waiting.reference)];
   const std::int32_t result = slot.result;
-  const std::uint32_t flags = slot.flags;
+  std::uint32_t flags = slot.flags;
   std::array<std::byte, reply_payload_bytes> payload;
   const std::size_t bytes = std::min<std::size_t>(slot.payload_size, payload.size());
   std::memcpy(payload.data(), slot.payload, bytes);
@@ -266,7 +266,7 @@ void LinkSession::answer(const Waiting& waiting) {
              result != CUDA_SUCCESS) {
     captures_ -= captures_ != 0 ? 1 : 0;
   }
-  if ((flags & ReplyFlags::console) != 0) forward_text();
+  if (flags != 0 && !forward_text()) flags |= ReplyFlags::more_console;
   mirror_words();
   if (result != CUDA_SUCCESS && result != CUDA_ERROR_NOT_READY) {
     parts_.page.errors.fetch_add(1, std::memory_order_relaxed);
@@ -368,7 +368,7 @@ bool LinkSession::take_upcalls() {
   return any;
 }
 
-void LinkSession::forward_text() {
+bool LinkSession::forward_text() {
   stub::SlotControl& slot = parts_.slot.control();
   std::uint64_t written = slot.host.console_written.load(std::memory_order_acquire);
   if (written - text_read_ > stub::console_bytes) text_read_ = written;  // a host that writes nonsense
@@ -383,6 +383,7 @@ void LinkSession::forward_text() {
     text_read_ += size;
   }
   slot.guest.console_read.store(text_read_, std::memory_order_release);
+  return text_read_ == written;
 }
 
 }  // namespace vgpu::stub_guest

@@ -158,7 +158,7 @@ class LinkSession {
   void learned(const Waiting& waiting, std::int32_t result);
   bool take_blocks();
   bool take_upcalls();
-  void forward_text();
+  bool forward_text();
   void mirror_words();
 
   // Scheduling and ends.
