@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Turns the call table into code and documentation.
 
-generate.py code CALLS.TSV OUTDIR HASHED_FILE...   writes vgpu/{call_ids.hpp,records.hpp,call_table.cpp,
-    client_stubs.cpp,driver_table.hpp,driver_table.cpp,worker_dispatch.inc} below OUTDIR
+generate.py code CALLS.TSV OUTDIR SYMBOLS.TSV HASHED_FILE...   writes vgpu/{call_ids.hpp,records.hpp,call_table.cpp,
+    client_stubs.cpp,driver_table.hpp,driver_table.cpp,worker_dispatch.inc,worker_handlers.inc,arena_spans.inc}
+    below OUTDIR
 generate.py docs CALLS.TSV SYMBOLS.TSV APPENDIX OUT   writes the compatibility page
 """
 import hashlib
@@ -101,6 +102,11 @@ class Row:
     @property
     def sent(self):
         return self.kind in ("async", "wait")
+
+    @property
+    def handled_by_hand(self):
+        """Whether the worker's dispatch gives the record to a member function of the session."""
+        return self.sent and self.worker_by_hand
 
     @property
     def driver(self):
@@ -283,7 +289,7 @@ def worker_dispatch(rows):
         out.append(f"CUresult run_{r.name}(Session& session, std::span<const std::byte> bytes, ReplyBuffer& out) {{\n")
         out.append(f"  record::{r.name} record;\n  std::span<const std::byte> tail;\n")
         out.append("  if (!read_record(bytes, record, tail)) return CUDA_ERROR_INVALID_VALUE;\n")
-        if r.worker_by_hand:
+        if r.handled_by_hand:
             out.append(f"  reply::{r.name} reply;\n")
             out.append("  const CUresult result = session.handle(record, reply, tail);\n  out.put(reply);\n  return result;\n}\n\n")
             continue
@@ -341,6 +347,12 @@ def worker_dispatch(rows):
     out += [f"    {'&run_' + r.name if r.sent else 'nullptr'},\n" for r in rows]
     out.append("};\n")
     return "".join(out)
+
+
+def worker_handlers(rows):
+    """The session's member functions that worker_dispatch() calls."""
+    return HEAD + "".join(f"CUresult handle(const record::{r.name}& record, reply::{r.name}& reply, Tail tail);\n"
+                          for r in rows if r.handled_by_hand)
 
 
 def arena_spans(rows):
@@ -405,6 +417,7 @@ def main(argv):
     (out / "driver_table.hpp").write_text(header)
     (out / "driver_table.cpp").write_text(source)
     (out / "worker_dispatch.inc").write_text(worker_dispatch(rows))
+    (out / "worker_handlers.inc").write_text(worker_handlers(rows))
     (out / "arena_spans.inc").write_text(arena_spans(rows))
 
 
