@@ -5,7 +5,10 @@
 // looked up, arena offsets and addresses are checked before use.
 #pragma once
 
+#include <cuda.h>
+
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -17,8 +20,10 @@
 #include <thread>
 #include <type_traits>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
+#include "daemon/worker/accounting.hpp"
 #include "daemon/worker/allocation_table.hpp"
 #include "daemon/worker/client_contexts.hpp"
 #include "daemon/worker/client_errors.hpp"
@@ -46,8 +51,12 @@
 #include "daemon/worker/stream_ledger.hpp"
 #include "protocol/channel.hpp"
 #include "protocol/futex.hpp"
+#include "protocol/gate.hpp"
+#include "protocol/handle.hpp"
+#include "protocol/record.hpp"
 #include "protocol/ring.hpp"
 #include "protocol/unique_fd.hpp"
+#include "protocol/upcall.hpp"
 #include "vgpu/driver_table.hpp"
 #include "vgpu/records.hpp"
 
