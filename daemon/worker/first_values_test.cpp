@@ -10,8 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "daemon/worker/session.hpp"
-#include "protocol/arena.hpp"
+#include "daemon/worker/session_fixture.hpp"
 #include "protocol/handle.hpp"
 #include "protocol/reply_slots.hpp"
 
@@ -228,16 +227,10 @@ TEST_F(FirstValues, FailuresAreToldAndLeaveNoCopy) {
 }
 
 /// The same as a client sees it; its records are run by the test.
-struct ResetLibraries : FirstValues {
+struct ResetLibraries : FirstValues, OwnSession {
   void SetUp() override {
     FirstValues::SetUp();
-    gate = std::move(*GateMapping::create(gate_fd));
-    channel_fd = std::move(*create_channel_memory(8 << 20));
-    channel = std::move(*Channel::attach(channel_fd.get()));
-    arena = std::make_unique<Arena>(channel->arena());
-    accounting = std::make_unique<Accounting>(gate->page(), nullptr, -1);
-    session = std::make_unique<Session>(SessionParts{table, nullptr, 0, reinterpret_cast<CUcontext>(0x10),
-                                                     *channel, *accounting, regions, nullptr, -1, -1});
+    start_session(table);
   }
   template <class Record>
   CUresult ask(Record record, const std::string& tail = {}) {
@@ -275,13 +268,6 @@ struct ResetLibraries : FirstValues {
   }
   static std::uint64_t handle(std::uint32_t index) { return Handle::make(HandleKind::library, index, 1); }
 
-  UniqueFd gate_fd, channel_fd;
-  std::unique_ptr<GateMapping> gate;
-  std::unique_ptr<Channel> channel;
-  std::unique_ptr<Arena> arena;
-  std::unique_ptr<Accounting> accounting;
-  HostRegions regions{table};
-  std::unique_ptr<Session> session;
   std::uint32_t ticket = 0;
 };
 

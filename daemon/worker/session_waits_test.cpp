@@ -11,8 +11,7 @@
 #include <string>
 #include <thread>
 
-#include "daemon/worker/session.hpp"
-#include "protocol/arena.hpp"
+#include "daemon/worker/session_fixture.hpp"
 #include "protocol/futex.hpp"
 #include "protocol/handle.hpp"
 #include "protocol/message_socket.hpp"
@@ -144,24 +143,18 @@ bool soon(Condition&& condition) {
   return true;
 }
 
-struct SessionWaits : testing::Test {
+struct SessionWaits : testing::Test, OwnSession {
   void SetUp() override {
     Device::get().reset();
-    gate = std::move(*GateMapping::create(gate_fd));
-    const auto fd = create_channel_memory(4 << 20);
-    channel = std::move(*Channel::attach(fd->get()));
+    start_session(table, worker_end.get());
     producer = std::make_unique<RingProducer>(*channel);
-    arena = std::make_unique<Arena>(channel->arena());
-    accounting = std::make_unique<Accounting>(gate->page(), nullptr, -1);
-    session =
-        std::make_unique<Session>(SessionParts{table, nullptr, 0, reinterpret_cast<CUcontext>(0x10), *channel,
-                                               *accounting, regions, nullptr, -1, worker_end.get()});
     dispatcher = std::thread([this] { ended = session->run(); });
   }
   void TearDown() override {
     Device::get().finish();
     session->stop();
     dispatcher.join();
+    session.reset();
   }
 
   template <class Record>
@@ -215,14 +208,7 @@ struct SessionWaits : testing::Test {
   DriverTable table = waiting_table();
   UniqueFd worker_end;  // of the socket to the broker, where there is one
   std::atomic<SessionEnd> ended{SessionEnd::stopped};
-  UniqueFd gate_fd;
-  std::unique_ptr<GateMapping> gate;
-  std::unique_ptr<Channel> channel;
   std::unique_ptr<RingProducer> producer;
-  std::unique_ptr<Arena> arena;
-  std::unique_ptr<Accounting> accounting;
-  HostRegions regions{table};
-  std::unique_ptr<Session> session;
   std::thread dispatcher;
   std::uint32_t tickets[reply_slot_count] = {};
 };
@@ -479,7 +465,6 @@ struct SessionOrphaned : SessionWaits {
   }
   void TearDown() override {
     SessionWaits::TearDown();
-    session.reset();
     worker_end.reset();
     broker.join();
   }
