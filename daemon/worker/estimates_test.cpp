@@ -26,7 +26,7 @@ TEST(Estimates, FirstCommandsOfAKindAreTimedAndThenOneInMany) {
     ++timed;
     estimates.learn(7, 300 * us);
   }
-  EXPECT_NEAR(timed, rounds + Estimates::first_samples, rounds / 4);
+  EXPECT_NEAR(timed, rounds + Estimates::first_samples, rounds / 4.0);
   const Prediction after = estimates.predict(7);
   EXPECT_TRUE(after.known);
   EXPECT_EQ(after.ns, 300 * us);
@@ -45,7 +45,7 @@ TEST(Estimates, NoKindOfARepeatingProgramIsLeftOut) {
       ASSERT_LT(since, 2 * Estimates::sample_every) << "in step " << step;
     }
   }
-  for (const unsigned count : timed) EXPECT_NEAR(count, 2000 / Estimates::sample_every, 25);
+  for (const unsigned count : timed) EXPECT_NEAR(count, 2000.0 / Estimates::sample_every, 25);
 }
 
 TEST(Estimates, OfAKindThatNobodyKnowsAFewAreTimedAndMoreAwaitThem) {
@@ -98,7 +98,7 @@ TEST(Estimates, AKindWhoseSamplesAreInexactIsHeldAFewTimesAtOnceAndLaterNowAndTh
       EXPECT_EQ(estimates.look(7).ns, 2 * us);
     }
   }
-  EXPECT_NEAR(held, timed / Estimates::hold_every, 10);
+  EXPECT_NEAR(held, static_cast<double>(timed) / Estimates::hold_every, 10);
   // What nothing but a change explains is believed.
   for (int i = 0; i < 80; ++i) estimates.learn(7, 40 * us, false);
   EXPECT_GE(estimates.look(7).ns, 32 * us);
