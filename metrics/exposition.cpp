@@ -83,7 +83,7 @@ constexpr std::array<Figure, 7> kMoves{{
      "Time that calls waited for room on the device."},
 }};
 
-constexpr std::array<Figure, 28> kClient{{
+constexpr std::array<Figure, 29> kClient{{
     {"device_ns", "vgpud_client_gpu_seconds_total", kCounter, kNanosecond, "Device time used."},
     {"kernel_ns", "vgpud_client_kernel_seconds_total", kCounter, kNanosecond, "Device time in kernels."},
     {"share", "vgpud_client_share_ratio", kGauge, 1,
@@ -116,6 +116,8 @@ constexpr std::array<Figure, 28> kClient{{
     {"records", "vgpud_client_calls_total", kCounter, 1, "Calls sent to the worker."},
     {"waited_calls", "vgpud_client_waited_calls_total", kCounter, 1, "Calls whose answer was waited for."},
     {"doorbells", "vgpud_client_doorbells_total", kCounter, 1, "Times the client had to wake its worker."},
+    {"preempted", "vgpud_client_worker_preemptions_total", kCounter, 1,
+     "Times its worker's thread lost its CPU to another."},
     {"modules", "vgpud_client_modules_total", kCounter, 1, "Modules and libraries loaded."},
     {"allocations", "vgpud_client_allocations_total", kCounter, 1, "Allocations of device memory."},
     {"errors", "vgpud_client_errors_total", kCounter, 1, "Calls that failed."},

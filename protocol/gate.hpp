@@ -75,6 +75,7 @@ struct GatePage {
   std::atomic<std::uint64_t> memory_peak;   ///< bytes
   std::atomic<std::uint64_t> queue_depth;   ///< ring units waiting, now
   std::atomic<std::uint64_t> doorbells;     ///< how often the client had to wake the worker
+  std::atomic<std::uint64_t> preempted;     ///< how often its thread that takes records lost its CPU
   std::atomic<std::uint64_t> sticky_error;  ///< CUresult that ended the client's context, or 0
   /// 1 once the worker has ended as it should, its client having left: for a broker that cannot have its exit
   /// status.

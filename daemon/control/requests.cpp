@@ -74,6 +74,7 @@ json to_json(const ClientStats& stats) {
       {"records", stats.records},
       {"waited_calls", stats.waited_calls},
       {"doorbells", stats.doorbells},
+      {"preempted", stats.preempted},
       {"modules", stats.modules},
       {"allocations", stats.allocations},
       {"errors", stats.errors},

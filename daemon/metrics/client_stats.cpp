@@ -69,6 +69,7 @@ void read_page(const GatePage& page, ClientStats& stats) {
   stats.records = get(page.records);
   stats.waited_calls = get(page.waited_calls);
   stats.doorbells = get(page.doorbells);
+  stats.preempted = get(page.preempted);
   stats.modules = get(page.modules);
   stats.allocations = get(page.allocations);
   stats.latency = percentiles(read_counts(page.latency));

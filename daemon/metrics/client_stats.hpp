@@ -92,6 +92,7 @@ struct ClientStats {
   std::uint64_t throttled_ns = 0;  // for how long rate limits held its calls up
   std::uint64_t predicted_ns = 0;  // expected device time of what is in flight
   std::uint64_t records = 0, waited_calls = 0, doorbells = 0;
+  std::uint64_t preempted = 0;  // how often its worker's thread that takes records lost its CPU to another
   std::uint64_t modules = 0, allocations = 0;
   Percentiles latency;  // from taking a call that is waited for to its answer
   Percentiles wait;     // of commands, for their turn

@@ -11,14 +11,19 @@ namespace vgpu::worker {
 /// One thread's; it asks about itself.
 class Preemption {
  public:
+  /// How often the calling thread has lost its CPU so far. Source: getrusage(2), ru_nivcsw.
+  static std::uint64_t count() {
+    rusage usage{};
+    return getrusage(RUSAGE_THREAD, &usage) == 0 ? static_cast<std::uint64_t>(usage.ru_nivcsw) : 0;
+  }
+
   /// Whether the scheduler has taken the CPU away from the calling thread within the last 20 ms, as far as
-  /// was looked: by a system call once in 200 us at most. Source: getrusage(2), ru_nivcsw.
+  /// was looked: by a system call once in 200 us at most.
   bool lately(std::uint64_t now_ns) {
     if (now_ns - looked_ns_ >= kLookNs) {
       looked_ns_ = now_ns;
-      rusage usage{};
-      if (getrusage(RUSAGE_THREAD, &usage) == 0 && usage.ru_nivcsw != count_) {
-        count_ = usage.ru_nivcsw;
+      if (const std::uint64_t now = count(); now != count_) {
+        count_ = now;
         seen_ns_ = now_ns;
       }
     }
@@ -30,7 +35,7 @@ class Preemption {
   static constexpr std::uint64_t kMemoryNs = 20'000'000;
   std::uint64_t looked_ns_ = 0;
   std::uint64_t seen_ns_ = 0;  // when the count was last seen to have grown; 0: never
-  long count_ = 0;
+  std::uint64_t count_ = 0;
 };
 
 }  // namespace vgpu::worker

@@ -181,6 +181,7 @@ SessionEnd Session::run() {
     if (const std::uint64_t now = now_ns(); now - looked_at_peers > sleep_ns / 2) {
       looked_at_peers = now;
       for (const OwnDevice& own : contexts_.devices()) own.accounting->measure();
+      page.preempted.store(Preemption::count(), std::memory_order_relaxed);
       if (parts_.console != nullptr) parts_.console->trim();
       if (stop_.load()) return SessionEnd::stopped;
       ipc_.listen();
