@@ -213,12 +213,26 @@ void check_references(const Config& config, const Place& default_class, ErrorSin
   check_vms(config, errors);
 }
 
+// The document's mapping. YAML text may hold several documents; what stands in a later one would not hold.
+YAML::Node root_of(const ConfigDocument& document, ErrorSink& errors) {
+  const std::vector<YAML::Node> all = YAML::LoadAll(document.text);
+  if (all.size() > 1) errors.add(all[1].Mark(), "a second YAML document: a file holds one");
+  return all.empty() ? YAML::Node() : all.front();
+}
+
+void read_socket(MapReader& map, const std::string& key, std::string& out, ErrorSink& errors) {
+  map.path(key, out);
+  if (out.size() > longest_socket_path) {
+    errors.add(map.child(key).Mark(), "the socket path " + out + " is longer than 107 characters");
+  }
+}
+
 // Returns where `default_class` is said, or `before` where this document does not say it.
 Place read_document(const ConfigDocument& document, const Place& before, Config& config, ErrorSink& errors) {
-  const YAML::Node root = YAML::Load(document.text);
+  const YAML::Node root = root_of(document, errors);
   MapReader map(root, "the configuration", errors);
-  map.path("socket", config.socket);
-  map.path("control", config.control);
+  read_socket(map, "socket", config.socket, errors);
+  read_socket(map, "control", config.control, errors);
   map.text("group", config.group);
   map.text("admin_group", config.admin_group);
   map.text("monitor_group", config.monitor_group);

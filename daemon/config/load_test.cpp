@@ -29,6 +29,19 @@ TEST(ConfigLoad, EmptyFileGivesTheDefaults) {
   EXPECT_EQ(config->classes.at("default").weight, 100U);
 }
 
+TEST(ConfigLoad, ASecondDocumentIsNotPassedOver) {
+  EXPECT_EQ(errors_of("---\nended_clients: 3\n"), "");
+  EXPECT_NE(errors_of("ended_clients: 3\n---\nlimits: {clients: 2}\n").find("f.yaml:3:1: a second YAML"),
+            std::string::npos);
+}
+
+TEST(ConfigLoad, PathsThatNoSocketCanHaveAreMistakes) {
+  EXPECT_EQ(errors_of("socket: /" + std::string(106, 'a')), "");
+  for (const std::string key : {"socket", "control"}) {
+    EXPECT_NE(errors_of(key + ": /" + std::string(107, 'a')).find("longer than 107"), std::string::npos);
+  }
+}
+
 TEST(ConfigLoad, OversubscriptionIsADevicesOwnAndNotAVmsGuests) {
   EXPECT_EQ(errors_of("devices: [{oversubscribe: {host_limit: none}}]"), "");
   EXPECT_NE(errors_of("devices: [{oversubscribe: {host_limit: 64GiB, stay: 3s}}]").find("stay"),

@@ -17,6 +17,8 @@
 namespace vgpu::daemon {
 
 inline constexpr std::uint64_t mebibyte = 1ULL << 20U;
+// unix(7): the path and a zero byte have 108.
+inline constexpr std::size_t longest_socket_path = 107;
 
 // One of several words; says which there are.
 template <class Value, std::size_t N>

@@ -9,9 +9,6 @@
 namespace vgpu::daemon {
 namespace {
 
-// unix(7): the path and a zero byte have 108.
-constexpr std::size_t kLongestSocketPath = 107;
-
 std::string in_mebibytes(std::uint64_t bytes) {
   return std::to_string(bytes / mebibyte) + " MiB";
 }
@@ -82,7 +79,7 @@ void check_vms(const Config& config, ErrorSink& errors) {
     }
     check_size(vm, errors);
     const std::string path = vm.pci_tree.empty() ? vm_socket(config, vm) : vm.pci_tree;
-    if (vm.pci_tree.empty() && path.size() > kLongestSocketPath) {
+    if (vm.pci_tree.empty() && path.size() > longest_socket_path) {
       errors.add(vm.place, "the socket path " + path + " is longer than 107 characters");
     }
     const auto [other, is_new] = taken.emplace(normal(path), "VM '" + vm.name + "'");
