@@ -38,6 +38,10 @@ class Steps {
   std::string reason_;
 };
 
+// Absence of evidence is no evidence then.
+constexpr const char* forgotten_reason =
+    "it cannot be told: vgpud keeps no figures of so many ended clients (ended_clients in vgpud.yaml)";
+
 bool same_file(const std::string& a, const std::string& b) {
   std::error_code ignored;
   return a == b || std::filesystem::equivalent(a, b, ignored);
@@ -61,10 +65,21 @@ void judge_connection(const Evidence& seen, Steps& steps) {
   std::string text = std::to_string(seen.connections) + " process(es) admitted";
   if (!seen.device.empty()) text += " to device " + seen.device;
   if (seen.refused > 0) text += ", " + std::to_string(seen.refused) + " refused";
-  steps.require(seen.connections > 0, "connection made", text,
-                seen.refused > 0
-                    ? "vgpud refused the program (its log says why)"
-                    : "the program loaded the library but never used CUDA, or could not reach vgpud");
+  if (!seen.refusal.empty()) text += " (" + printable(seen.refusal) + ")";
+  if (seen.forgotten > 0)
+    text += "; vgpud has forgotten " + std::to_string(seen.forgotten) + " client(s) that ended meanwhile";
+  std::string reason = "the program loaded the library but never used CUDA, or could not reach vgpud";
+  if (seen.forgotten > 0) {
+    reason = forgotten_reason;
+  } else if (seen.turned_away > 0) {
+    reason = "vgpud turned " + std::to_string(seen.turned_away) +
+             " connection(s) away while the program ran, perhaps the program's (its log says why)";
+  }
+  if (seen.refused > 0) {
+    reason = "vgpud refused the program" +
+             (seen.refusal.empty() ? " (its log says why)" : ": " + printable(seen.refusal));
+  }
+  steps.require(seen.connections > 0, "connection made", text, reason);
 }
 
 }  // namespace
@@ -95,6 +110,10 @@ void Evidence::add_client(const nlohmann::json& client) {
     ++worker_failures;
 }
 
+void Evidence::add_refusal(const std::string& sentence) {
+  if (++refused == 1) refusal = sentence;
+}
+
 Verdict judge(const Evidence& seen) {
   Steps steps;
   if (seen.devices_hidden) {
@@ -108,8 +127,11 @@ Verdict judge(const Evidence& seen) {
   steps.note("memory allocated", std::to_string(seen.allocations) + " allocations, at most " +
                                      format_bytes(seen.memory_peak) + " at a time");
   steps.note("modules loaded", std::to_string(seen.modules));
-  steps.require(seen.launches > 0, "kernels launched", std::to_string(seen.launches),
-                "no kernel was launched: whatever the program computed, it did not compute on the device");
+  steps.require(
+      seen.launches > 0, "kernels launched", std::to_string(seen.launches),
+      seen.forgotten > 0
+          ? forgotten_reason
+          : "no kernel was launched: whatever the program computed, it did not compute on the device");
   steps.require(seen.kernel_ns > 0, "kernels executed", format_time(seen.kernel_ns) + " of device time",
                 "no kernel was executed: the device spent no time on the program's launches");
   steps.note("bytes to the device", format_bytes(seen.bytes_to_device));

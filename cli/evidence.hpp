@@ -17,8 +17,12 @@ struct Evidence {
   std::string expected_library;             // the client library that should be loaded
   std::vector<std::string> cuda_libraries;  // each libcuda that was loaded
   std::uint64_t connections = 0;            // clients that vgpud admitted
-  std::uint64_t refused = 0;                // and refused, while the program ran
-  bool devices_hidden = false;              // CUDA_VISIBLE_DEVICES hides all from it
+  std::uint64_t refused = 0;                // and refused
+  std::string refusal;                      // why, the first time
+  // While the program ran, perhaps of others: connections that were turned away before it was known whose
+  // they are, and clients that have ended and whose figures vgpud had no room to keep.
+  std::uint64_t turned_away = 0, forgotten = 0;
+  bool devices_hidden = false;  // CUDA_VISIBLE_DEVICES hides all from it
   std::string device;
   std::uint64_t allocations = 0, memory_peak = 0;
   std::uint64_t modules = 0;
@@ -34,6 +38,8 @@ struct Evidence {
 
   // Adds the figures of one client as vgpud reports it.
   void add_client(const nlohmann::json& client);
+  // Counts that the program or a child of it was refused, and why.
+  void add_refusal(const std::string& sentence);
 };
 
 struct Verdict {

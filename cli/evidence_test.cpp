@@ -90,6 +90,16 @@ TEST(Verify, RefusalAndFaultsAreReasons) {
   refused.cuda_libraries = {"/a/libcuda.so.1"};
   refused.refused = 1;
   EXPECT_NE(last_line(judge(refused)).find("vgpud refused the program"), std::string::npos);
+  refused.refused = 0;
+  refused.add_refusal("too many\nclients");
+  EXPECT_EQ(last_line(judge(refused)), "NOT VERIFIED: vgpud refused the program: too many?clients.");
+  Evidence unknown = refused;
+  unknown.refused = 0;
+  unknown.refusal.clear();
+  unknown.turned_away = 2;
+  EXPECT_NE(last_line(judge(unknown)).find("perhaps the program's"), std::string::npos);
+  unknown.forgotten = 1;
+  EXPECT_NE(last_line(judge(unknown)).find("it cannot be told"), std::string::npos);
   Evidence fault = good();
   fault.sticky_error = 700;
   EXPECT_NE(last_line(judge(fault)).find("CUDA error 700"), std::string::npos);

@@ -58,20 +58,24 @@ tl::expected<Broker, std::string> find_broker(const RunOptions& options) {
   return broker;
 }
 
-// The clients among this process's descendants that have left vgpud, and those that have not.
+// The clients among this process's descendants that have left vgpud, those that have not, and those that were
+// refused. Of connections that said nothing or the wrong thing vgpud knows the number only, of everybody's.
 struct Clients {
   json present;
   json ended;
-  std::uint64_t refused = 0;
+  json refused;
+  std::uint64_t turned_away = 0;
+  std::uint64_t forgotten = 0;
 };
 
 tl::expected<Clients, std::string> ask_for_mine(ControlClient& control) {
   auto answer = control.ask({{"request", "stats"}, {"mine", true}});
   if (!answer) return tl::unexpected(answer.error());
-  Clients clients{answer->at("clients"), answer->at("ended"), 0};
   const json& broker = answer->at("broker");
-  for (const char* key : {"clients_refused", "handshakes_mismatched", "handshakes_over_limit"}) {
-    clients.refused += broker.value(key, std::uint64_t{0});
+  Clients clients{answer->at("clients"), answer->at("ended"), answer->value("refused", json::array()), 0,
+                  broker.value("ended_forgotten", std::uint64_t{0})};
+  for (const char* key : {"handshakes_mismatched", "handshakes_over_limit"}) {
+    clients.turned_away += broker.value(key, std::uint64_t{0});
   }
   return clients;
 }
@@ -171,7 +175,13 @@ int verify_program(const RunOptions& options) {
       if (old.count(client.value("session", std::uint64_t{0})) == 0) evidence.add_client(client);
     }
   }
-  evidence.refused = after->refused - before->refused;
+  std::uint64_t seen = 0;
+  for (const json& one : before->refused) seen = std::max(seen, one.value("number", std::uint64_t{0}));
+  for (const json& one : after->refused) {
+    if (one.value("number", std::uint64_t{0}) > seen) evidence.add_refusal(one.value("sentence", ""));
+  }
+  evidence.turned_away = after->turned_away - before->turned_away;
+  evidence.forgotten = after->forgotten - before->forgotten;
 
   const Verdict verdict = judge(evidence);
   std::fflush(stdout);

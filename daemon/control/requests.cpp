@@ -217,6 +217,7 @@ json broker_json(const BrokerState& state) {
                  {"uptime_ns", std::chrono::nanoseconds(EventLoop::Clock::now() - state.since).count()},
                  {"clients_admitted", sessions.admitted},
                  {"clients_refused", sessions.refused},
+                 {"ended_forgotten", state.sessions.ended().forgotten()},
                  {"worker_failures", sessions.worker_failures},
                  {"faults", sessions.faults},
                  {"watchdog_kills", sessions.watchdog_kills},
@@ -248,9 +249,20 @@ json rejections_json(const BrokerState& state, const Requester& who, bool all) {
   return list;
 }
 
-bool descends_from(const ClientStats& stats, pid_t pid) {
-  return stats.pid == pid ||
-         std::find(stats.ancestors.begin(), stats.ancestors.end(), pid) != stats.ancestors.end();
+// Whether a client, present, ended or refused, is the process `pid` or a descendant of it.
+template <class Client>
+bool descends_from(const Client& client, pid_t pid) {
+  return client.pid == pid ||
+         std::find(client.ancestors.begin(), client.ancestors.end(), pid) != client.ancestors.end();
+}
+
+json refused_json(const BrokerState& state, const Requester& who, bool all) {
+  json list = json::array();
+  for (const RefusedClient& refused : state.sessions.recently_refused()) {
+    if ((all || is_owner(who, refused.uid)) && descends_from(refused, who.pid))
+      list.push_back({{"number", refused.number}, {"pid", refused.pid}, {"sentence", refused.sentence}});
+  }
+  return list;
 }
 
 json stats_json(const BrokerState& state, const json& request, const Requester& who) {
@@ -268,13 +280,15 @@ json stats_json(const BrokerState& state, const json& request, const Requester& 
     if (!detail.calls) stats.calls.clear();
     if (!mine || descends_from(stats, who.pid)) ended.push_back(to_json(stats));
   }
-  return {{"ok", true},
-          {"clients", std::move(clients)},
-          {"ended", std::move(ended)},
-          {"devices", devices_json(state, detail.histograms)},
-          {"vms", vms_json(state, who)},
-          {"rejections", rejections_json(state, who, all)},
-          {"broker", broker_json(state)}};
+  json result = {{"ok", true},
+                 {"clients", std::move(clients)},
+                 {"ended", std::move(ended)},
+                 {"devices", devices_json(state, detail.histograms)},
+                 {"vms", vms_json(state, who)},
+                 {"rejections", rejections_json(state, who, all)},
+                 {"broker", broker_json(state)}};
+  if (mine) result["refused"] = refused_json(state, who, all);
+  return result;
 }
 
 json answer(const BrokerState& state, const std::string& line, const Requester& who) {

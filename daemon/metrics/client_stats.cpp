@@ -132,7 +132,7 @@ void read_calls(const GatePage& page, ClientStats& stats) {
 
 void EndedClients::set_capacity(std::size_t capacity) {
   capacity_ = capacity;
-  while (clients_.size() > capacity_) clients_.pop_back();
+  for (; clients_.size() > capacity_; ++forgotten_) clients_.pop_back();
 }
 
 void EndedClients::add(ClientStats stats) {

@@ -131,9 +131,12 @@ class EndedClients {
   void set_capacity(std::size_t capacity);
   void add(ClientStats stats);
   [[nodiscard]] const std::deque<ClientStats>& all() const { return clients_; }
+  // How many there was no more room for.
+  [[nodiscard]] std::uint64_t forgotten() const { return forgotten_; }
 
  private:
   std::size_t capacity_;
+  std::uint64_t forgotten_ = 0;
   std::deque<ClientStats> clients_;
 };
 

@@ -1,6 +1,7 @@
 #include "daemon/metrics/rejections.hpp"
 
 #include <algorithm>
+#include <utility>
 
 namespace vgpu::daemon {
 
@@ -48,6 +49,12 @@ void Rejections::count(uid_t uid, const std::string& client_class, RejectionReas
   counted.program = program;
   counted.sentence = sentence;
   counted.last = now;
+}
+
+void Rejections::remember(RefusedClient refused) {
+  refused.number = ++last_number_;
+  recent_.push_back(std::move(refused));
+  if (recent_.size() > kMostRecent) recent_.pop_front();
 }
 
 void Rejections::restore(const Rejection& rejection) {

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <compare>
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <string>
 #include <tuple>
@@ -38,14 +39,28 @@ struct Rejection {
   std::chrono::steady_clock::time_point last;
 };
 
+// One refusal, by which who waits for a process learns that it was this one's.
+struct RefusedClient {
+  std::uint64_t number = 0;  // grows by one with each
+  uid_t uid = 0;
+  pid_t pid = 0;
+  std::vector<pid_t> ancestors;  // parent first
+  std::string sentence;
+};
+
 // Not thread-safe. The caller says what time it is.
 class Rejections {
  public:
   using TimePoint = std::chrono::steady_clock::time_point;
   static constexpr std::size_t kMost = 256;  // what was counted longest ago gives way
+  static constexpr std::size_t kMostRecent = 64;
 
   void count(uid_t uid, const std::string& client_class, RejectionReason reason, const std::string& program,
              const std::string& sentence, TimePoint now);
+  // Keeps who it was, beside count(); the number is given here.
+  void remember(RefusedClient refused);
+  // The last kMostRecent ones, oldest first.
+  [[nodiscard]] const std::deque<RefusedClient>& recent() const { return recent_; }
   // As an earlier vgpud had counted.
   void restore(const Rejection& rejection);
   // By user, class and reason.
@@ -56,6 +71,8 @@ class Rejections {
   Rejection& entry(uid_t uid, const std::string& client_class, RejectionReason reason);
 
   std::map<Key, Rejection> entries_;
+  std::deque<RefusedClient> recent_;
+  std::uint64_t last_number_ = 0;
 };
 
 }  // namespace vgpu::daemon

@@ -12,6 +12,14 @@ struct RejectionsTest : testing::Test {
   Rejections::TimePoint now{1000h};
 };
 
+TEST_F(RejectionsTest, TheLastOnesAreRememberedByTheirProcess) {
+  for (pid_t pid = 1; pid <= 100; ++pid) rejections.remember({0, 1000, pid, {7}, "no"});
+  ASSERT_EQ(rejections.recent().size(), Rejections::kMostRecent);
+  EXPECT_EQ(rejections.recent().back().pid, 100);
+  EXPECT_EQ(rejections.recent().back().number, 100U);
+  EXPECT_EQ(rejections.recent().front().number, 101U - Rejections::kMostRecent);
+}
+
 TEST_F(RejectionsTest, AreCountedByUserClassAndReason) {
   rejections.count(1000, "a", RejectionReason::limit, "one", "too many", now);
   rejections.count(1000, "a", RejectionReason::limit, "two", "too many still", now + 1s);

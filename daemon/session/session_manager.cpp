@@ -68,6 +68,7 @@ void SessionManager::refuse(int socket, const Identity& who, const std::string& 
                             const Refusal& refusal) {
   ++counters_.refused;
   rejections_.count(who.uid, class_name, refusal.reason, who.program, refusal.text, EventLoop::Clock::now());
+  rejections_.remember({0, who.uid, who.pid, who.ancestors, refusal.text});
   if (refusals_.allows()) {
     log::info("client refused pid={} uid={} program={} reason={}", who.pid, who.uid, log::quoted(who.program),
               log::quoted(refusal.text));

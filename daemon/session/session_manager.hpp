@@ -106,6 +106,7 @@ class SessionManager {
   [[nodiscard]] const SessionCounters& counters() const { return counters_; }
   // Of who was refused, since the start.
   [[nodiscard]] std::vector<Rejection> rejections() const { return rejections_.all(); }
+  [[nodiscard]] const std::deque<RefusedClient>& recently_refused() const { return rejections_.recent(); }
   // Of all clients that `device` has had.
   [[nodiscard]] DeviceFigures figures(const Device& device) const;
   // Part of the last second in which `device` was busy, 0..1.

@@ -41,6 +41,35 @@ class Verify(unittest.TestCase):
             self.assertNotEqual(result.returncode, 0, result.stdout)
             self.assertIn("NOT VERIFIED", result.stdout.strip().splitlines()[-1])
 
+    def test_a_refusal_is_told_with_its_reason_to_the_program_that_it_met(self):
+        rules = "rules:\n  - {name: away, match: {executable: '*/vector_add'}, reject: true}\n"
+        with Service(extra=rules) as service:
+            # The program looks away from the failure, so that the refusal is the first reason.
+            met = service.cli("verify", "--", "/bin/sh", "-c", f"{PROGRAMS / 'vector_add'}; true", check=False)
+            self.assertEqual(met.returncode, 1, met.stdout)
+            last = met.stdout.strip().splitlines()[-1]
+            self.assertIn("NOT VERIFIED: vgpud refused the program: ", last)
+            self.assertIn("the rule in line", last)
+            # Another program is refused while this one, which has loaded our library, makes no call.
+            waits = service.popen(BUILD / "bin" / "vgpud-cli", "verify", "--", "/bin/sh", "-c",
+                                  "echo ready; LD_PRELOAD=libcuda.so.1 cat; true", stdin=subprocess.PIPE)
+            first_line(waits)
+            self.assertNotEqual(service.run("vector_add").returncode, 0)
+            output, _ = waits.communicate(timeout=30)
+            self.assertIn("0 process(es) admitted\n", output)
+            self.assertIn("NOT VERIFIED: the program loaded the library but never used CUDA",
+                          output.strip().splitlines()[-1])
+
+    def test_figures_that_vgpud_has_forgotten_are_no_evidence_against_a_program(self):
+        for kept in (0, 1):
+            with Service(extra=f"ended_clients: {kept}\n") as service:
+                result = service.cli("verify", "--", "/bin/sh", "-c",
+                                     f"{PROGRAMS / 'vector_add'} && {PROGRAMS / 'cpu_only'}", check=False)
+                self.assertEqual(result.returncode, 1, result.stdout)
+                last = result.stdout.strip().splitlines()[-1]
+                self.assertIn("NOT VERIFIED: it cannot be told", last)
+                self.assertIn("ended_clients", last)
+
 
 class Run(unittest.TestCase):
     def test_run_sets_the_library_path_and_passes_the_exit_status(self):
