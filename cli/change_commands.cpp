@@ -53,13 +53,22 @@ std::optional<json> settings_of(const std::vector<std::string>& words, std::size
       print_error("'" + words[i] + "' is not KEY=VALUE");
       return std::nullopt;
     }
-    settings[words[i].substr(0, equals)] = words[i].substr(equals + 1);
+    std::string key = words[i].substr(0, equals);
+    if (settings.contains(key)) {
+      print_error("'" + key + "' is set twice");
+      return std::nullopt;
+    }
+    settings[std::move(key)] = words[i].substr(equals + 1);
   }
   return settings;
 }
 
 // Adds the program that is meant, or says what is wrong.
 bool put_program(json& request, const ProgramChoice& program) {
+  if (!program.client.empty() && program.executable.empty() && !program.user.empty()) {
+    print_error("--user goes with --executable: a client's user is known");
+    return false;
+  }
   if (!program.client.empty() && program.executable.empty()) return put_client(request, program.client);
   if (!program.client.empty() || program.executable.empty()) {
     print_error("which program? say a client's pid, or --executable PATH and --user USER");
@@ -108,8 +117,13 @@ int list_quarantined(const std::string& control, bool as_json) {
 
 int quarantine(const std::string& control, const ProgramChoice& program, const std::string& how_long,
                const std::string& why, bool as_json) {
-  if (program.client.empty() && program.executable.empty() && program.user.empty())
-    return list_quarantined(control, as_json);
+  const bool lists = program.client.empty() && program.executable.empty() && program.user.empty() &&
+                     how_long.empty() && why.empty();
+  if (lists) return list_quarantined(control, as_json);
+  if (as_json) {
+    print_error("--json is for the list of those in quarantine");
+    return kUsage;
+  }
   json request = {{"request", "quarantine"}};
   if (!put_program(request, program)) return kUsage;
   if (!how_long.empty()) request["for"] = how_long;
@@ -149,10 +163,14 @@ int set_values(const std::string& control, const std::vector<std::string>& words
 
 int act_on_clients(const std::string& control, const std::string& name,
                    const std::vector<std::string>& clients) {
-  int status = kGood;
+  // All words are looked at first: a wrong command line does nothing.
+  std::vector<json> requests;
   for (const std::string& client : clients) {
-    json request = {{"request", name}};
+    json& request = requests.emplace_back(json{{"request", name}});
     if (!put_client(request, client)) return kUsage;
+  }
+  int status = kGood;
+  for (const json& request : requests) {
     if (const Outcome outcome = ask(control, request); outcome.status != kGood) status = outcome.status;
   }
   return status;

@@ -16,6 +16,7 @@ namespace vgpu::cli {
 namespace {
 
 constexpr timeval kPatience{5, 0};
+constexpr const char* kClosed = "vgpud closed the connection (too many vgpud-cli at once?)";
 
 std::string cannot_reach(const std::string& path, int error) {
   std::string text = "no vgpud answers at " + path + " (" + std::strerror(error) + "). ";
@@ -58,9 +59,9 @@ tl::expected<std::string, std::string> ControlClient::read_line() {
     }
     const ssize_t size = recv(socket_.get(), chunk.data(), chunk.size(), 0);
     if (size < 0 && errno == EINTR) continue;
+    // Closed with the request unread, it is reset.
+    if (size == 0 || (size < 0 && errno == ECONNRESET)) return tl::unexpected(std::string(kClosed));
     if (size < 0) return tl::unexpected(errno_text("vgpud does not answer"));
-    if (size == 0)
-      return tl::unexpected(std::string("vgpud closed the connection (too many vgpud-cli at once?)"));
     buffer_.append(chunk.data(), static_cast<std::size_t>(size));
     if (buffer_.size() > control::kMaxAnswer)
       return tl::unexpected(std::string("vgpud's answer is too long"));
@@ -68,9 +69,16 @@ tl::expected<std::string, std::string> ControlClient::read_line() {
 }
 
 tl::expected<nlohmann::json, std::string> ControlClient::ask(const nlohmann::json& request) {
-  const std::string line = request.dump() + "\n";
+  std::string line;
+  try {
+    line = request.dump() + "\n";
+  } catch (const nlohmann::json::type_error&) {  // dump() says so of nothing else
+    return tl::unexpected(
+        std::string("what is asked must be UTF-8 text; a program whose path is not can be said by a "
+                    "client's pid"));
+  }
   if (send(socket_.get(), line.data(), line.size(), MSG_NOSIGNAL) != static_cast<ssize_t>(line.size())) {
-    return tl::unexpected(errno_text("vgpud does not listen"));
+    return tl::unexpected(errno == EPIPE ? std::string(kClosed) : errno_text("vgpud does not listen"));
   }
   const auto answer = read_line();
   if (!answer) return tl::unexpected(answer.error());

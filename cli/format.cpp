@@ -91,6 +91,12 @@ void print(const std::string& text) {
   std::fputs(text.c_str(), stdout);
 }
 
+bool flush_output() {
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return true;
+  print_error("the output cannot be written");
+  return false;
+}
+
 void print_error(const std::string& sentence) {
   std::fprintf(stderr, "vgpud-cli: %s\n", sentence.c_str());
 }

@@ -30,6 +30,8 @@ namespace vgpu::cli {
 void print(const std::string& text);
 
 // The one form of what went wrong: "vgpud-cli: sentence" on stderr.
+// Writes out what was printed; says so and is false where that is not possible.
+[[nodiscard]] bool flush_output();
 void print_error(const std::string& sentence);
 
 }  // namespace vgpu::cli

@@ -4,6 +4,7 @@
 #include <exception>
 
 #include "cli/commands.hpp"
+#include "cli/format.hpp"
 
 namespace {
 
@@ -119,7 +120,9 @@ class ChangeCommands {
         ->callback([this] { status_ = vgpu::cli::show_policy(control_); });
     CLI::App* check =
         policy->add_subcommand("check", "Say what is wrong with a file, or with those that vgpud uses");
-    check->add_option("file", file_, "A configuration file")->type_name("FILE");
+    check->add_option("file", file_, "A configuration file")
+        ->check([](const std::string& name) { return std::string(name.empty() ? "it needs a name" : ""); })
+        ->type_name("FILE");
     check->callback([this] { status_ = vgpu::cli::check_policy(control_, file_); });
     policy->add_subcommand("reload", "Make the files hold; changes that were not saved are forgotten")
         ->callback([this] { status_ = vgpu::cli::reload(control_); });
@@ -136,12 +139,15 @@ class ChangeCommands {
 };
 
 void add_program_options(CLI::App& command, RunOptions& options) {
-  command.add_flag("--standalone", options.standalone,
-                   "Start a private vgpud for just this program; needs no service and no root");
+  CLI::Option* standalone =
+      command.add_flag("--standalone", options.standalone,
+                       "Start a private vgpud for just this program; needs no service and no root");
   command.add_option("--device", options.device, "With --standalone: auto, software or cuda")
       ->check(CLI::IsMember({"auto", "software", "cuda"}))
+      ->needs(standalone)
       ->capture_default_str();
-  command.add_flag("--verbose", options.verbose, "With --standalone: show vgpud's log on standard error");
+  command.add_flag("--verbose", options.verbose, "With --standalone: show vgpud's log on standard error")
+      ->needs(standalone);
   command.add_option("--socket", options.socket, "Socket of the vgpud to use")->envname("VGPUD_SOCKET");
   command.add_option("program", options.command, "The program and its arguments, after --")
       ->required()
@@ -161,9 +167,11 @@ int run(int argc, char** argv) {
   StatsOptions stats;
   CLI::App* stats_command = app.add_subcommand("stats", "Show what each client uses");
   stats_command->footer(kStatsFooter);
-  stats_command->add_flag("--json", stats.json, "Print everything that vgpud knows, as JSON");
+  CLI::Option* stats_json =
+      stats_command->add_flag("--json", stats.json, "Print everything that vgpud knows, as JSON");
   stats_command->add_flag("--ended", stats.ended, "Also show clients that have ended");
-  stats_command->add_flag("--calls", stats.calls, "With --json: the number of calls by name");
+  stats_command->add_flag("--calls", stats.calls, "With --json: the number of calls by name")
+      ->needs(stats_json);
   stats_command->add_option("--watch", stats.watch_seconds, "Repeat every SECONDS (1 if not given)")
       ->expected(0, 1)
       ->default_str("1")
@@ -249,8 +257,10 @@ int run(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? vgpu::cli::kGood : vgpu::cli::kUsage;
+    status = app.exit(error) == 0 ? vgpu::cli::kGood : vgpu::cli::kUsage;
   }
+  // A full disk must not look like an answer.
+  if (status == vgpu::cli::kGood && !vgpu::cli::flush_output()) return vgpu::cli::kFailed;
   return status;
 }
 

@@ -31,7 +31,7 @@ int show_stats(const StatsOptions& options) {
     } else {
       print(stats_table(outcome.answer, options.ended));
     }
-    std::fflush(stdout);
+    if (!flush_output()) return kFailed;
     if (options.watch_seconds <= 0) return kGood;
     std::this_thread::sleep_for(std::chrono::duration<double>(options.watch_seconds));
   }
