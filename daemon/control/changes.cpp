@@ -108,6 +108,10 @@ Outcome set_policy(const Change& change, ChangeTarget::Kind kind) {
   const ChangeTarget target{kind, change.request.value("name", std::string()), false};
   const auto settings = settings_of(change);
   if (!settings) return tl::unexpected(settings.error());
+  // The change would go to another rule or device than the one that is named.
+  if (std::any_of(settings->begin(), settings->end(),
+                  [](const auto& entry) { return entry.first == "name"; }))
+    return tl::unexpected("'name' cannot be set: '" + target.name + "' keeps its name");
   if (auto good = can_be_set(change, target); !good) return tl::unexpected(good.error());
   const bool save = change.request.value("save", false);
   auto tried = change.state.live.try_change(target, *settings, save);

@@ -61,6 +61,11 @@ int serve(const Options& options) {
   return 0;
 }
 
+// An empty name, of a variable that is not set, must not mean that there is no file.
+std::string needs_name(const std::string& name) {
+  return name.empty() ? "a file needs a name" : "";
+}
+
 int run(int argc, char** argv) {
   Options options;
   CLI::App app(
@@ -69,8 +74,11 @@ int run(int argc, char** argv) {
       "vgpud");
   app.footer(kFooter);
   app.set_version_flag("--version", "vgpud " VGPU_VERSION);
-  app.add_option("--config", options.config, "Configuration file (YAML)")->type_name("FILE");
+  app.add_option("--config", options.config, "Configuration file (YAML)")
+      ->check(needs_name)
+      ->type_name("FILE");
   app.add_option("--check-config", options.check, "Check a configuration file, print its mistakes and end")
+      ->check(needs_name)
       ->type_name("FILE");
   app.add_option("--socket", options.overrides.socket, "Socket for clients, instead of the configured one")
       ->type_name("PATH");

@@ -4,6 +4,7 @@
 import os
 import socket
 import subprocess
+import tempfile
 import unittest
 
 import harness
@@ -46,6 +47,8 @@ class Commands(unittest.TestCase):
         with Service() as service:
             path = os.fsdecode(b"/tmp/\xff")
             self.assertIn("must be UTF-8 text", self.refused(service, 1, "quarantine", "--executable", path))
+            for size in ("18446744073709551615", "2T", "8M", "17M"):
+                self.assertIn("from 16 MiB to 1 TiB", self.refused(service, 1, "vm", "add", "one", "--size", size))
 
     def test_output_that_is_lost_is_a_failure(self):
         with Service() as service:
@@ -56,6 +59,21 @@ class Commands(unittest.TestCase):
                                             stdout=full, stderr=subprocess.PIPE, text=True, timeout=20, check=False)
                     self.assertEqual(result.returncode, 1, result.stderr)
                     self.assertIn("cannot be written", result.stderr)
+
+    def test_a_name_is_not_set(self):
+        with Service() as service:
+            service.cli("set", "--save", "rule", "mine", "class=default", "match.uid=1")
+            before = service.cli("policy", "show").stdout
+            for words in (("rule", "mine", "name=other"), ("device", "test", "name=other", "prestart=1")):
+                self.assertIn("'name'", self.refused(service, 1, "set", "--save", *words))
+            self.assertEqual(service.cli("policy", "show").stdout, before)
+
+    def test_checking_a_file_without_a_name_starts_no_vgpud(self):
+        with tempfile.TemporaryDirectory() as folder:
+            result = subprocess.run([BUILD / "bin" / "vgpud", "--check-config", "", "--socket", f"{folder}/s", "--control",
+                                     f"{folder}/c"], capture_output=True, text=True, timeout=10, check=False)
+        self.assertEqual(result.returncode, USAGE, result.stderr)
+        self.assertIn("needs a name", result.stderr)
 
     def test_checking_a_file_without_a_name_does_not_check_others(self):
         with Service() as service:

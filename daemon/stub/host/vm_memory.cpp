@@ -58,13 +58,16 @@ VmMemory::~VmMemory() {
   if (registers_ != nullptr) munmap(registers_, kRegisterBytes);
 }
 
-tl::expected<void, std::string> VmMemory::map(std::uint64_t bytes, std::uint32_t slots) {
+tl::expected<void, std::string> VmMemory::divide(std::uint64_t bytes, std::uint32_t slots) {
   division_ = stub::divide(bytes, slots);
-  if (!division_.sound()) {
-    return tl::unexpected(
-        std::string("the memory's size must be a power of two, at least 16 MiB, and hold at least "
-                    "4 MiB for each of at most 64 slots"));
-  }
+  if (division_.sound()) return {};
+  return tl::unexpected(
+      std::string("the memory's size must be a power of two, from 16 MiB to 1 TiB, and hold at least "
+                  "4 MiB for each of at most 64 slots"));
+}
+
+tl::expected<void, std::string> VmMemory::map(std::uint64_t bytes, std::uint32_t slots) {
+  if (auto divided = divide(bytes, slots); !divided) return divided;
   void* const place =
       mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, memory_.get(), 0);
   if (place == MAP_FAILED) return problem("mapping the VM's memory");
@@ -75,6 +78,8 @@ tl::expected<void, std::string> VmMemory::map(std::uint64_t bytes, std::uint32_t
 tl::expected<std::unique_ptr<VmMemory>, std::string> VmMemory::create(std::uint64_t bytes,
                                                                       std::uint32_t slots) {
   std::unique_ptr<VmMemory> made(new VmMemory);
+  // Before the kernel is asked for so much: its refusal would not say what is wrong.
+  if (auto divided = made->divide(bytes, slots); !divided) return tl::unexpected(divided.error());
   made->memory_ = sealed_memory("vgpud-vm", bytes);
   if (!made->memory_) return problem("memory for a VM");
   if (auto mapped = made->map(bytes, slots); !mapped) return tl::unexpected(mapped.error());

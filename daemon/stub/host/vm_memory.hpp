@@ -57,6 +57,7 @@ class VmMemory {
 
  private:
   VmMemory() = default;
+  tl::expected<void, std::string> divide(std::uint64_t bytes, std::uint32_t slots);
   tl::expected<void, std::string> map(std::uint64_t bytes, std::uint32_t slots);
   void zero(std::uint64_t offset, std::uint64_t bytes) const;
 
