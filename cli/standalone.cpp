@@ -56,6 +56,13 @@ bool has_ended(pid_t pid) {
   return waitpid(pid, &status, WNOHANG) != 0;
 }
 
+// A path as a YAML text: TMPDIR may hold what YAML takes for its own.
+std::string yaml_text(const std::string& path) {
+  std::string text = "'";
+  for (const char c : path) text += c == '\'' ? std::string("''") : std::string(1, c);
+  return text + "'";
+}
+
 // NVIDIA cards that the kernel has bound.
 unsigned count_cards() {
   constexpr unsigned most = 64;
@@ -83,7 +90,7 @@ std::string StandaloneBroker::write_config(const std::string& device_kind,
   std::string file = folder_ + "/vgpud.yaml";
   std::ofstream stream(file);
   stream << "# Written by vgpud-cli --standalone.\n"
-         << "socket: " << socket() << "\ncontrol: " << control() << "\ngroup: \"\"\n"
+         << "socket: " << yaml_text(socket()) << "\ncontrol: " << yaml_text(control()) << "\ngroup: \"\"\n"
          << "log: {target: stderr}\n"
          << "devices:\n";
   for (unsigned i = 0; i < devices.count; ++i) {

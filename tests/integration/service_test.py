@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 import unittest
 
@@ -95,6 +96,15 @@ class Run(unittest.TestCase):
         self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
         wait_until(lambda: all(harness.is_zombie(pid) for pid in harness.descendants(os.getpid())), 5,
                    "the private vgpud ends with its program")
+
+    def test_standalone_takes_any_folder_for_temporary_files(self):
+        environment = {key: value for key, value in os.environ.items() if key not in ("LD_LIBRARY_PATH", "VGPUD_SOCKET")}
+        with tempfile.TemporaryDirectory(prefix="it's: a #") as folder:
+            result = subprocess.run([BUILD / "bin" / "vgpud-cli", "run", "--standalone", "--device", harness.DEVICE_KIND,
+                                     "--", PROGRAMS / "reduce"], env={**environment, "TMPDIR": folder}, text=True,
+                                    capture_output=True, timeout=60, check=False)
+            self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
+            self.assertEqual(os.listdir(folder), [])
 
     def test_version_is_printed(self):
         result = subprocess.run([BUILD / "bin" / "vgpud-cli", "--version"], capture_output=True, text=True, check=True)
