@@ -37,8 +37,37 @@ constexpr milliseconds kPause{5};
 constexpr int kExecFailed = 127;
 constexpr std::size_t kLogLinesShown = 5;
 
+// Holds back what asks this process to end, so that the folder of a vgpud that is being started is removed
+// first.
+class HeldSignals {
+ public:
+  HeldSignals() {
+    sigemptyset(&held_);
+    for (const int number : {SIGINT, SIGTERM, SIGHUP}) sigaddset(&held_, number);
+    sigprocmask(SIG_BLOCK, &held_, &before_);
+  }
+  ~HeldSignals() { sigprocmask(SIG_SETMASK, &before_, nullptr); }
+  HeldSignals(const HeldSignals&) = delete;
+  HeldSignals& operator=(const HeldSignals&) = delete;
+
+  // Whether one of them waits.
+  [[nodiscard]] static bool any() {
+    sigset_t waiting;
+    sigpending(&waiting);
+    return sigismember(&waiting, SIGINT) == 1 || sigismember(&waiting, SIGTERM) == 1 ||
+           sigismember(&waiting, SIGHUP) == 1;
+  }
+  [[nodiscard]] const sigset_t& before() const { return before_; }
+
+ private:
+  sigset_t held_{};
+  sigset_t before_{};
+};
+
 // Runs between fork and exec.
-[[noreturn]] void become_broker(const char* program, const char* config, const char* log, pid_t parent) {
+[[noreturn]] void become_broker(const char* program, const char* config, const char* log, pid_t parent,
+                                const sigset_t& signals) {
+  sigprocmask(SIG_SETMASK, &signals, nullptr);
   prctl(PR_SET_PDEATHSIG, SIGTERM);
   if (getppid() != parent) _exit(kExecFailed);
   setsid();  // an interrupt at the terminal is the program's; its broker ends after it
@@ -116,6 +145,7 @@ tl::expected<std::unique_ptr<StandaloneBroker>, std::string> StandaloneBroker::s
     const std::string& device_kind, bool verbose) {
   const auto program = broker_program();
   if (!program) return tl::unexpected(program.error());
+  const HeldSignals held;  // outlives the broker where that cannot be started
   std::unique_ptr<StandaloneBroker> broker(new StandaloneBroker());
   std::error_code ignored;
   std::string name = (fs::temp_directory_path(ignored) / "vgpud-XXXXXX").string();
@@ -131,7 +161,7 @@ tl::expected<std::unique_ptr<StandaloneBroker>, std::string> StandaloneBroker::s
     return tl::unexpected(errno_text("fork"));
   }
   if (broker->pid_ == 0)
-    become_broker(program->c_str(), config.c_str(), verbose ? nullptr : log.c_str(), parent);
+    become_broker(program->c_str(), config.c_str(), verbose ? nullptr : log.c_str(), parent, held.before());
   if (auto ready = broker->wait_until_ready(devices.first); !ready)
     return tl::unexpected(ready.error() + broker->log_end());
   return broker;
@@ -140,6 +170,7 @@ tl::expected<std::unique_ptr<StandaloneBroker>, std::string> StandaloneBroker::s
 tl::expected<void, std::string> StandaloneBroker::wait_until_ready(unsigned index) {
   const auto deadline = steady_clock::now() + kStartPatience;
   while (steady_clock::now() < deadline) {
+    if (HeldSignals::any()) return tl::unexpected(std::string("interrupted while the private vgpud started"));
     if (has_ended(pid_)) {
       pid_ = 0;
       return tl::unexpected(std::string("the private vgpud could not start:"));

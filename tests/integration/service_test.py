@@ -106,6 +106,21 @@ class Run(unittest.TestCase):
             self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
             self.assertEqual(os.listdir(folder), [])
 
+    def test_an_interrupted_start_leaves_nothing_behind(self):
+        harness.become_subreaper()
+        environment = {key: value for key, value in os.environ.items() if key not in ("LD_LIBRARY_PATH", "VGPUD_SOCKET")}
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            with self.subTest(number), tempfile.TemporaryDirectory() as folder:
+                starts = subprocess.Popen([BUILD / "bin" / "vgpud-cli", "run", "--standalone", "--device",
+                                           harness.DEVICE_KIND, "--", "/bin/sleep", "60"],
+                                          env={**environment, "TMPDIR": folder}, stderr=subprocess.DEVNULL)
+                wait_until(lambda: os.listdir(folder), 10, "its folder is there")
+                starts.send_signal(number)
+                self.assertEqual(starts.wait(20), -number)
+                self.assertEqual(os.listdir(folder), [])
+                wait_until(lambda: all(harness.is_zombie(pid) for pid in harness.descendants(os.getpid())), 5,
+                           "the private vgpud has ended")
+
     def test_version_is_printed(self):
         result = subprocess.run([BUILD / "bin" / "vgpud-cli", "--version"], capture_output=True, text=True, check=True)
         self.assertRegex(result.stdout, r"\d+\.\d+\.\d+")
