@@ -9,9 +9,8 @@
 //    "rejections":[{"uid":U,"class":"batch","reason":"limit","count":N,"program":"...","sentence":"...",
 //    "age_ns":N},...]}: of those who were refused, by user, class and reason (metrics/rejections.hpp); the
 //    rest of a row is about the last one
-//       "mine":true        only clients among the descendants of the asking process, and the last of these
-//       that
-//                          were refused: "refused":[{"number":N,"pid":P,"sentence":"..."},...], N grows
+//       "mine":true        only clients among the descendants of the asking process, and those of them that
+//                          were refused last: "refused":[{"number":N,"pid":P,"sentence":"..."},...], N grows
 //       "calls":true       with the number of calls by name
 //       "histograms":true  with "latency":{"sum_ns":N,"buckets":[[end_ns,count],...]} of waited-for calls,
 //       likewise
