@@ -337,6 +337,7 @@ VGPU_EXPORT CUresult cuKernelGetFunction(CUfunction* pFunc, CUkernel kernel) {
       if (function == nullptr) return CUDA_ERROR_OUT_OF_MEMORY;
       function->handle = handle;
       function->owner = found->owner;
+      function->kernel = found->handle;
       function->name = found->name;
       function->layout = found->layout;
       function->attributes_valid = found->attributes_valid;

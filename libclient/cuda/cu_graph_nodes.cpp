@@ -48,14 +48,18 @@ CUresult get_kernel(CUgraphNode handle, Params* out) {
     object->pointers.push_back(object->params.data() + parameter.offset);
   }
   *out = {};
-  if constexpr (requires { out->kern; }) {
-    if (Handle::kind(node.function) == HandleKind::kernel) out->kern = from_bits<CUkernel>(node.function);
-  }
-  // A kernel's handle serves as its function.
+  // Both handles, whichever the node was made with: the runtime knows the program's kernels as kernels alone,
+  // programs ask about functions.
+  const bool is_kernel = Handle::kind(node.function) == HandleKind::kernel;
   out->func = from_bits<CUfunction>(node.function);
-  if constexpr (requires { out->kern; }) {
-    if (out->kern != nullptr) out->func = nullptr;
+  if (is_kernel) {
+    if (const CUresult result = cuKernelGetFunction(&out->func, from_bits<CUkernel>(node.function));
+        result != CUDA_SUCCESS) {
+      return result;
+    }
   }
+  if constexpr (requires { out->kern; })
+    out->kern = from_bits<CUkernel>(is_kernel ? node.function : function->kernel);
   out->gridDimX = node.grid[0];
   out->gridDimY = node.grid[1];
   out->gridDimZ = node.grid[2];

@@ -45,6 +45,7 @@ struct Function {
   std::uint64_t owner = 0;  ///< module or library handle
   /// Of a kernel: its CUfunction on each of the process's devices, once it was asked for.
   std::array<std::atomic<std::uint64_t>, most_client_devices> counterparts{};
+  std::uint64_t kernel = 0;  ///< of a kernel's CUfunction: the kernel
   std::string name;
   ParameterLayout layout;
   std::uint32_t attributes_valid = 0;
@@ -54,7 +55,7 @@ struct Function {
   std::unordered_map<std::uint64_t, int> occupancy;  ///< answers of the driver by block size, bytes and flags
 
   void reset() {
-    handle = owner = 0;
+    handle = owner = kernel = 0;
     for (auto& counterpart : counterparts) counterpart = 0;
     name.clear();
     layout = {};

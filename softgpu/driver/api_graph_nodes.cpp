@@ -196,6 +196,12 @@ CUresult kernel_params_of(CUgraphNode handle, Params* params) {
   return read_node<KernelWork>(handle, [&](GraphNode& node, const KernelWork& work) -> CUresult {
     *params = {};
     params->func = work.function->handle();
+    if constexpr (requires { params->kern; }) {
+      // A library's kernel is its function too, and the runtime knows the program's kernels as kernels alone.
+      const auto module = work.function->keep_module();
+      if (module != nullptr && module->context == nullptr)
+        params->kern = reinterpret_cast<CUkernel>(params->func);
+    }
     params->gridDimX = work.grid.x;
     params->gridDimY = work.grid.y;
     params->gridDimZ = work.grid.z;

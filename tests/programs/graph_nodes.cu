@@ -177,6 +177,12 @@ void parameters(Built& b) {
   EXPECT(kernel.blockDimX == 128 && kernel.kernelParams != nullptr, "blocks of %u", kernel.blockDimX);
   EXPECT(*static_cast<int*>(kernel.kernelParams[1]) == 3, "the argument is %d",
          *static_cast<int*>(kernel.kernelParams[1]));
+  EXPECT(kernel.func == b.function, "another function");
+  cudaKernelNodeParams of_runtime{};
+  CUDA_OK(cudaGraphKernelNodeGetParams(b.kernel, &of_runtime));
+  EXPECT(of_runtime.func == reinterpret_cast<void*>(add), "the runtime names another function");
+  EXPECT(of_runtime.blockDim.x == 128 && *static_cast<int*>(of_runtime.kernelParams[1]) == 3,
+         "the runtime tells blocks of %u", of_runtime.blockDim.x);
   CUDA_HOST_NODE_PARAMS host{};
   DRV_OK(cuGraphHostNodeGetParams(b.call, &host));
   EXPECT(host.fn == count && host.userData == &b.calls, "another host function");
