@@ -435,8 +435,19 @@ SOFTGPU_API cuGraphExecEventWaitNodeSetEvent(CUgraphExec exec, CUgraphNode node,
   return set_exec_node(exec, node,
                        [&](Driver& d, Work& work) { return event_work<EventWaitWork>(d, event, work); });
 }
+SOFTGPU_API cuGraphExecChildGraphNodeSetParams(CUgraphExec exec_handle, CUgraphNode node,
+                                               CUgraph child_handle) {
+  return on_exec(exec_handle, [&](Driver& driver, GraphExec& exec) -> CUresult {
+    const auto child = driver.graphs.find(child_handle);
+    if (child == nullptr) return CUDA_ERROR_INVALID_VALUE;
+    if (child->has_memory_nodes()) return CUDA_ERROR_NOT_SUPPORTED;
+    return update_child(exec, reinterpret_cast<GraphNode*>(node), *child);
+  });
+}
 SOFTGPU_API cuGraphExecNodeSetParams(CUgraphExec exec, CUgraphNode node, CUgraphNodeParams* params) {
-  if (params == nullptr || params->type == CU_GRAPH_NODE_TYPE_GRAPH) return CUDA_ERROR_INVALID_VALUE;
+  if (params == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  if (params->type == CU_GRAPH_NODE_TYPE_GRAPH)
+    return cuGraphExecChildGraphNodeSetParams(exec, node, params->graph.graph);
   return set_exec_node(exec, node, [&](Driver& d, Work& work) { return generic_work(d, *params, work); });
 }
 

@@ -68,7 +68,9 @@ bool flatten(const Graph& graph, const std::vector<std::size_t>& before, GraphEx
     if (node->before.empty()) entry.before = before;
     if (const auto* const child = std::get_if<ChildGraphWork>(node->work.get())) {
       std::vector<std::size_t> inner;
+      const std::size_t first = exec.nodes.size();
       if (!flatten(*child->graph, entry.before, exec, inner)) return false;
+      entry.inner = exec.nodes.size() - first;
       if (!inner.empty()) entry.before = std::move(inner);
     }
     exec.index[node] = exec.nodes.size();
@@ -299,6 +301,32 @@ CUresult replace_work(GraphExec& exec, const GraphNode* node, Work work) {
   GraphExec::Node& entry = exec.nodes[found->second];
   if (node_type(*entry.work) != node_type(work)) return CUDA_ERROR_INVALID_VALUE;
   entry.work = std::make_shared<const Work>(std::move(work));
+  return CUDA_SUCCESS;
+}
+
+CUresult update_child(GraphExec& exec, const GraphNode* node, const Graph& child) {
+  const auto found = exec.index.find(node);
+  if (found == exec.index.end()) return CUDA_ERROR_INVALID_VALUE;
+  const GraphExec::Node& entry = exec.nodes[found->second];
+  if (node_type(*entry.work) != CU_GRAPH_NODE_TYPE_GRAPH) return CUDA_ERROR_INVALID_VALUE;
+  std::shared_ptr<GraphExec> wanted;
+  if (instantiate(exec.context, child, exec.flags, wanted) != CUDA_SUCCESS ||
+      wanted->nodes.size() != entry.inner) {
+    return CUDA_ERROR_INVALID_VALUE;
+  }
+  const std::size_t first = found->second - entry.inner;
+  for (std::size_t i = 0; i < entry.inner; ++i) {
+    const GraphExec::Node& old_node = exec.nodes[first + i];
+    const GraphExec::Node& new_node = wanted->nodes[i];
+    // What comes first in the child follows nodes outside of it, or none.
+    std::vector<std::size_t> before;
+    for (const std::size_t earlier : old_node.before) {
+      if (earlier >= first) before.push_back(earlier - first);
+    }
+    if (node_type(*old_node.work) != node_type(*new_node.work) || before != new_node.before)
+      return CUDA_ERROR_INVALID_VALUE;
+  }
+  for (std::size_t i = 0; i < entry.inner; ++i) exec.nodes[first + i].work = wanted->nodes[i].work;
   return CUDA_SUCCESS;
 }
 

@@ -77,6 +77,7 @@ struct GraphExec {
     std::shared_ptr<const Work> work;
     std::vector<std::size_t> before;
     bool enabled = true;
+    std::size_t inner = 0;  ///< of a child graph: how many nodes just before this one are its own
   };
   Context& context;
   std::uint64_t flags = 0;
@@ -103,6 +104,8 @@ CUresult launch(GraphExec& exec, Stream& stream);
 CUresult update(GraphExec& exec, const Graph& graph, CUgraphExecUpdateResultInfo& info);
 /// Checks that `work` may replace the node's work, and replaces it.
 CUresult replace_work(GraphExec& exec, const GraphNode* node, Work work);
+/// Takes over the parameters of a graph of the same shape as the child graph of the node.
+CUresult update_child(GraphExec& exec, const GraphNode* node, const Graph& child);
 
 /// A capture in progress: the graph that grows, and who takes part.
 struct Capture {

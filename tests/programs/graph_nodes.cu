@@ -211,8 +211,25 @@ void changes(Built& b) {
   DRV_OK(cuGraphExecMemcpyNodeSetParams(b.exec, b.copy, &copy, b.context));
   CUDA_HOST_NODE_PARAMS host{count, &b.more_calls};
   DRV_OK(cuGraphExecHostNodeSetParams(b.exec, b.call, &host));
+  // A child graph of the same shape, and one of another.
+  CUgraph inner = nullptr;
+  CUgraph other = nullptr;
+  DRV_OK(cuGraphChildGraphNodeGetGraph(b.child, &inner));
+  DRV_OK(cuGraphClone(&other, inner));
+  CUgraphNode inner_node = nullptr;
+  size_t count_of_one = 1;
+  DRV_OK(cuGraphGetNodes(other, &inner_node, &count_of_one));
+  int twenty = 20;
+  void* arguments[] = {&b.device, &twenty, &b.n};
+  CUDA_KERNEL_NODE_PARAMS kernel = kernel_params(b.function, arguments);
+  DRV_OK(cuGraphKernelNodeSetParams(inner_node, &kernel));
+  DRV_OK(cuGraphExecChildGraphNodeSetParams(b.exec, b.child, other));
+  CUgraphNode more = nullptr;
+  DRV_OK(cuGraphAddEmptyNode(&more, other, &inner_node, 1));
+  DRV_IS(cuGraphExecChildGraphNodeSetParams(b.exec, b.child, other), CUDA_ERROR_INVALID_VALUE);
+  DRV_OK(cuGraphDestroy(other));
   b.launch();
-  expect_all(b.other_host, 113, "changed in the executable");
+  expect_all(b.other_host, 123, "changed in the executable");
   EXPECT(b.calls == 1 && b.more_calls == 1, "calls %d and %d", b.calls, b.more_calls);
 
   unsigned enabled = 0;
@@ -220,7 +237,7 @@ void changes(Built& b) {
   EXPECT(enabled == 1, "the kernel is not enabled");
   DRV_OK(cuGraphNodeSetEnabled(b.exec, b.kernel, 0));
   b.launch();
-  expect_all(b.other_host, 110, "without the kernel");
+  expect_all(b.other_host, 120, "without the kernel");
   DRV_OK(cuGraphNodeSetEnabled(b.exec, b.kernel, 1));
 
   // In the graph, and from there by an update.
