@@ -207,6 +207,11 @@ def client_stub(r, variants):
         else:
             value = f.name
         out.append(f"  record.{f.name} = {value};\n")
+    # A call that nobody waits for would tell of a handle that is none at some later one.
+    for f in r.fields:
+        if r.kind == "async" and f.kind in ("event", "graph_exec") and f.mode != "new":
+            error = "HANDLE" if f.kind == "event" else "VALUE"
+            out.append(f"  if (!call.knows({f.name})) return CUDA_ERROR_INVALID_{error};\n")
     if r.name.startswith("cuEventRecord"):
         out.append("  if (!call.may_record(hEvent)) return CUDA_ERROR_INVALID_HANDLE;\n")
     if r.kind == "async":

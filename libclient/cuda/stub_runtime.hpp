@@ -101,6 +101,9 @@ class Call {
     adds_work_ = true;
     return value;
   }
+  /// Whether the program has such an event, or executable of a graph.
+  bool knows(CUevent event) const { return process_->events.find(bits(event)) != nullptr; }
+  bool knows(CUgraphExec exec) const { return process_->graph_execs.find(bits(exec)) != nullptr; }
   /// Whether an event may be recorded in the named stream: both are of one device.
   bool may_record(CUevent event) const { return process_->contexts.only_primary() || same_device(event); }
   /// The call only asks about the stream that it named, or waits for it.

@@ -77,6 +77,12 @@ int main() {
   EXPECT(first > 0 && second > 0 && std::fabs(first + second - whole) < 0.01F, "spans %g + %g, whole %g",
          first, second, whole);
   CUDA_IS(cudaEventElapsedTime(&first, held, marks[0]), cudaErrorInvalidResourceHandle);
+  // What is no event or executable graph is an error of the call itself, and of no later one.
+  CUDA_IS(cudaEventRecord(nullptr, streams[0]), cudaErrorInvalidResourceHandle);
+  CUDA_IS(cudaStreamWaitEvent(streams[0], nullptr), cudaErrorInvalidResourceHandle);
+  DRV_IS(cuEventRecord(reinterpret_cast<CUevent>(streams[0]), streams[0]), CUDA_ERROR_INVALID_HANDLE);
+  DRV_IS(cuGraphLaunch(nullptr, streams[0]), CUDA_ERROR_INVALID_VALUE);
+  CUDA_OK(cudaDeviceSynchronize());
   int least = 1;
   int greatest = 1;
   CUDA_OK(cudaDeviceGetStreamPriorityRange(&least, &greatest));
