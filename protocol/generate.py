@@ -8,6 +8,7 @@ generate.py docs CALLS.TSV SYMBOLS.TSV APPENDIX OUT   writes the compatibility p
 """
 import hashlib
 import pathlib
+import re
 import sys
 
 HEAD = "// Generated from protocol/calls.tsv by protocol/generate.py. Do not edit.\n"
@@ -212,6 +213,10 @@ def client_stub(r, variants):
         if r.kind == "async" and f.kind in ("event", "graph_exec") and f.mode != "new":
             error = "HANDLE" if f.kind == "event" else "VALUE"
             out.append(f"  if (!call.knows({f.name})) return CUDA_ERROR_INVALID_{error};\n")
+    if memset := re.match(r"cuMemsetD(2D)?(8|16|32)", r.name):
+        box = "dstPitch, {}, Width, Height" if memset[1] else "0, {}, N, 1"
+        box = box.format(int(memset[2]) // 8)
+        out.append(f"  if (!call.may_set(dstDevice, {box})) return CUDA_ERROR_INVALID_VALUE;\n")
     if r.name.startswith("cuEventRecord"):
         out.append("  if (!call.may_record(hEvent)) return CUDA_ERROR_INVALID_HANDLE;\n")
     if r.kind == "async":

@@ -44,6 +44,21 @@ void Call::count_work(std::uint64_t position) const {
   (blocking ? all.blocking : all.apart).count(position, quiet_);
 }
 
+bool Call::may_set(CUdeviceptr to, std::size_t pitch, std::size_t element, std::size_t width,
+                   std::size_t height) {
+  if (width == 0 || height == 0) return true;
+  if (to == 0 || to % element != 0) return false;
+  std::size_t row = 0;
+  if (__builtin_mul_overflow(width, element, &row)) return false;
+  std::size_t bytes = row;
+  if (height > 1) {
+    if (pitch < row || pitch % element != 0) return false;
+    if (__builtin_mul_overflow(height - 1, pitch, &bytes) || __builtin_add_overflow(bytes, row, &bytes))
+      return false;
+  }
+  return true;
+}
+
 bool Call::same_device(CUevent event) const {
   const auto context_of = [this](std::uint64_t handle) {
     return process_->contexts.find(from_bits<CUcontext>(handle));

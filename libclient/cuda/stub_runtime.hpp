@@ -104,6 +104,10 @@ class Call {
   /// Whether the program has such an event, or executable of a graph.
   bool knows(CUevent event) const { return process_->events.find(bits(event)) != nullptr; }
   bool knows(CUgraphExec exec) const { return process_->graph_execs.find(bits(exec)) != nullptr; }
+  /// Whether a memset of `height` rows of `width` elements can be right anywhere: aligned, its rows apart, no
+  /// longer than any memory. Whether it is right where it points the worker judges.
+  static bool may_set(CUdeviceptr to, std::size_t pitch, std::size_t element, std::size_t width,
+                      std::size_t height);
   /// Whether an event may be recorded in the named stream: both are of one device.
   bool may_record(CUevent event) const { return process_->contexts.only_primary() || same_device(event); }
   /// The call only asks about the stream that it named, or waits for it.

@@ -38,6 +38,9 @@ CUresult set(CUstream stream_handle, CUdeviceptr to, std::size_t pitch, std::uin
              std::uint32_t element, std::size_t width, std::size_t height) {
   return on_stream(stream_handle, [&](Driver& driver, Context&, Stream& stream) -> CUresult {
     if (width == 0 || height == 0) return CUDA_SUCCESS;
+    // Sizes whose product wraps around would pass for small ones.
+    if (width > SIZE_MAX / element || (height > 1 && pitch > (SIZE_MAX - width * element) / (height - 1)))
+      return CUDA_ERROR_INVALID_VALUE;
     if (to % element != 0) return CUDA_ERROR_INVALID_VALUE;
     if (height > 1 && (pitch < width * element || pitch % element != 0)) return CUDA_ERROR_INVALID_VALUE;
     if (!driver.memory.accessible(to, (height - 1) * pitch + width * element))

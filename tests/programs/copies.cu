@@ -129,6 +129,24 @@ void misnamed(cudaStream_t stream) {
   for (char* const memory : device) CUDA_OK(cudaFree(memory));
 }
 
+// A memset that can be right nowhere is refused at once, and spoils nothing.
+void wrong_memsets() {
+  constexpr size_t kBytes = 4096;
+  CUdeviceptr memory = 0;
+  DRV_OK(cuMemAlloc(&memory, kBytes));
+  DRV_IS(cuMemsetD8(0, 1, 4), CUDA_ERROR_INVALID_VALUE);
+  DRV_IS(cuMemsetD16(memory + 1, 1, 4), CUDA_ERROR_INVALID_VALUE);
+  DRV_IS(cuMemsetD32(memory + 2, 1, 4), CUDA_ERROR_INVALID_VALUE);
+  DRV_IS(cuMemsetD2D32(memory, 18, 1, 4, 2), CUDA_ERROR_INVALID_VALUE);
+  DRV_IS(cuMemsetD2D8(memory, 8, 1, 9, 2), CUDA_ERROR_INVALID_VALUE);
+  DRV_IS(cuMemsetD32(memory, 1, size_t{1} << 62U), CUDA_ERROR_INVALID_VALUE);
+  DRV_IS(cuMemsetD2D8(memory, size_t{1} << 63U, 1, 8, 3), CUDA_ERROR_INVALID_VALUE);
+  DRV_OK(cuMemsetD2D32(memory, 18, 1, 4, 1));
+  DRV_OK(cuMemsetD8(0, 1, 0));
+  DRV_OK(cuCtxSynchronize());
+  DRV_OK(cuMemFree(memory));
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -148,6 +166,7 @@ int main(int argc, char** argv) {
     }
   }
   misnamed(stream);
+  wrong_memsets();
   // The large ones once in each way, so that the program stays short.
   int variant = 0;
   for (size_t size = 16U << 20U; size <= largest; size *= 4, ++variant) {
