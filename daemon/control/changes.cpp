@@ -8,6 +8,7 @@
 #include "daemon/config/restart.hpp"
 #include "daemon/control/change.hpp"
 #include "daemon/control/failure.hpp"
+#include "daemon/control/whole_number.hpp"
 
 namespace vgpu::daemon {
 namespace {
@@ -29,11 +30,11 @@ tl::expected<std::vector<std::uint64_t>, std::string> sessions_of(const Change& 
   std::vector<std::uint64_t> ids;
   std::string named;
   if (change.request.contains("session")) {
-    const auto id = change.request.at("session").get<std::uint64_t>();
+    const auto id = whole_number<std::uint64_t>(change.request.at("session"));
     if (sessions.find(id) != nullptr) ids.push_back(id);
     named = "session " + std::to_string(id);
   } else {
-    const auto pid = change.request.value("pid", pid_t{0});
+    const auto pid = whole_number(change.request, "pid", pid_t{0});
     ids = sessions.of_process(pid);
     named = "pid " + std::to_string(pid);
   }
@@ -178,7 +179,7 @@ tl::expected<std::vector<Subject>, std::string> subjects_of(const Change& change
     const auto path = change.request.at("executable").get<std::string>();
     if (path.empty() || path.front() != '/')
       return tl::unexpected(std::string("an executable is said by its full path"));
-    return std::vector<Subject>{{change.request.at("uid").get<uid_t>(), path}};
+    return std::vector<Subject>{{whole_number<uid_t>(change.request.at("uid")), path}};
   }
   const auto ids = sessions_of(change);
   if (!ids) return tl::unexpected(ids.error());

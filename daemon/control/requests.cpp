@@ -320,7 +320,7 @@ std::string answer_request(const BrokerState& state, const std::string& line, co
   try {
     return dump(answer(state, line, who));
   } catch (const json::exception&) {  // a value of the wrong type, such as {"request":"stats","mine":7}
-    return dump(failure("the request holds a value of the wrong type"));
+    return dump(failure("the request holds a value of the wrong type, or a number that is none there"));
   }
 }
 

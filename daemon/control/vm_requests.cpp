@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "daemon/control/failure.hpp"
+#include "daemon/control/whole_number.hpp"
 
 namespace vgpu::daemon {
 namespace {
@@ -32,8 +33,8 @@ json vm_json(const stub_host::VmStats& vm) {
 json add(const BrokerState& state, const json& request) {
   VmConfig vm;
   vm.name = request.value("name", std::string());
-  vm.bytes = request.value("bytes", vm.bytes);
-  vm.slots = request.value("slots", vm.slots);
+  vm.bytes = whole_number(request, "bytes", vm.bytes);
+  vm.slots = whole_number(request, "slots", vm.slots);
   vm.class_name = request.value("class", std::string());
   vm.device = request.value("device", std::string());
   vm.socket = request.value("socket", std::string());

@@ -123,6 +123,19 @@ class Live(unittest.TestCase):
         wait_until(lambda: self.launches(client) > at_pause + 1, 5, "it goes on")
         self.assertEqual(client.row()["state"], "running")
 
+    def test_a_number_that_is_none_names_nobody(self):
+        client = self.client()
+        session = client.row()["session"]
+        for wrong in ({"pid": client.pid + 2**32}, {"pid": client.pid + 0.5}, {"pid": str(client.pid)}, {"pid": -1},
+                      {"session": session + 0.5}, {"session": session - 2**64}, {"session": True}):
+            answer = self.asker.ask(request="kill", **wrong)
+            self.assertFalse(answer["ok"], wrong)
+            self.assertTrue(answer["error"], wrong)
+        for wrong in ({"slots": 2**32 + 1}, {"slots": -1}, {"bytes": 2**64}, {"bytes": 1.5}):
+            self.assertFalse(self.asker.ask(request="vm_add", name="odd", **wrong)["ok"], wrong)
+        self.assertFalse(self.asker.ask(request="release", executable="/bin/true", uid=-5)["ok"])
+        self.assertEqual(client.row()["state"], "running")
+
     def test_changes_apply_within_100_ms(self):
         client = self.client()
 
