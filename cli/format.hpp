@@ -29,9 +29,10 @@ namespace vgpu::cli {
 // On standard output, as it is.
 void print(const std::string& text);
 
-// The one form of what went wrong: "vgpud-cli: sentence" on stderr.
 // Writes out what was printed; says so and is false where that is not possible.
 [[nodiscard]] bool flush_output();
+
+// The one form of what went wrong: "vgpud-cli: sentence" on stderr.
 void print_error(const std::string& sentence);
 
 }  // namespace vgpu::cli

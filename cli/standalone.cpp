@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
@@ -43,7 +44,7 @@ class HeldSignals {
  public:
   HeldSignals() {
     sigemptyset(&held_);
-    for (const int number : {SIGINT, SIGTERM, SIGHUP}) sigaddset(&held_, number);
+    for (const int number : kNumbers) sigaddset(&held_, number);
     sigprocmask(SIG_BLOCK, &held_, &before_);
   }
   ~HeldSignals() { sigprocmask(SIG_SETMASK, &before_, nullptr); }
@@ -54,12 +55,13 @@ class HeldSignals {
   [[nodiscard]] static bool any() {
     sigset_t waiting;
     sigpending(&waiting);
-    return sigismember(&waiting, SIGINT) == 1 || sigismember(&waiting, SIGTERM) == 1 ||
-           sigismember(&waiting, SIGHUP) == 1;
+    return std::any_of(kNumbers.begin(), kNumbers.end(),
+                       [&](int number) { return sigismember(&waiting, number) == 1; });
   }
   [[nodiscard]] const sigset_t& before() const { return before_; }
 
  private:
+  static constexpr std::array kNumbers{SIGINT, SIGTERM, SIGHUP};
   sigset_t held_{};
   sigset_t before_{};
 };

@@ -222,9 +222,7 @@ YAML::Node root_of(const ConfigDocument& document, ErrorSink& errors) {
 
 void read_socket(MapReader& map, const std::string& key, std::string& out, ErrorSink& errors) {
   map.path(key, out);
-  if (out.size() > longest_socket_path) {
-    errors.add(map.child(key).Mark(), "the socket path " + out + " is longer than 107 characters");
-  }
+  if (const auto wrong = wrong_socket_path(out)) errors.add(map.child(key).Mark(), *wrong);
 }
 
 // Returns where `default_class` is said, or `before` where this document does not say it.

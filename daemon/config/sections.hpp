@@ -17,8 +17,12 @@
 namespace vgpu::daemon {
 
 inline constexpr std::uint64_t mebibyte = 1ULL << 20U;
-// unix(7): the path and a zero byte have 108.
-inline constexpr std::size_t longest_socket_path = 107;
+
+// What is wrong with a socket's path: unix(7), it and a zero byte have 108.
+inline std::optional<std::string> wrong_socket_path(const std::string& path) {
+  if (path.size() <= 107) return std::nullopt;
+  return "the socket path " + path + " is longer than 107 characters";
+}
 
 // One of several words; says which there are.
 template <class Value, std::size_t N>

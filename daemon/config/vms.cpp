@@ -79,9 +79,8 @@ void check_vms(const Config& config, ErrorSink& errors) {
     }
     check_size(vm, errors);
     const std::string path = vm.pci_tree.empty() ? vm_socket(config, vm) : vm.pci_tree;
-    if (vm.pci_tree.empty() && path.size() > longest_socket_path) {
-      errors.add(vm.place, "the socket path " + path + " is longer than 107 characters");
-    }
+    if (const auto wrong = wrong_socket_path(path); vm.pci_tree.empty() && wrong)
+      errors.add(vm.place, *wrong);
     const auto [other, is_new] = taken.emplace(normal(path), "VM '" + vm.name + "'");
     if (!is_new) errors.add(vm.place, path + " is the place of " + other->second + " already");
   }

@@ -71,11 +71,9 @@ bool CommandTimers::end(const Started& started, CUstream stream, std::uint64_t k
                            driver_.cuEventElapsedTime_v2(&ms, started.event, end) == CUDA_SUCCESS && ms >= 0;
         const auto between = static_cast<std::uint64_t>(static_cast<double>(ms) * 1e6);
         // Whatever comes of it: others of its kind wait for something to be known.
-        if (timed) {
-          estimates_.learn(kind, own_time_ns(between, gap_ns_, reached, sending_ns), !reached);
-        } else {
-          estimates_.learn(kind, Estimates::unknown_ns, false);
-        }
+        estimates_.learn(kind,
+                         timed ? own_time_ns(between, gap_ns_, reached, sending_ns) : Estimates::unknown_ns,
+                         timed && !reached);
         put(started.stream.first, {started.event, end});
       });
   return drained;
