@@ -1,32 +1,25 @@
 // Memory that a capture allocates, as vgpud-worker charges it; on the software GPU, without a broker.
 #include <gtest/gtest.h>
 
-#include <memory>
-
-#include "daemon/worker/worker_harness.hpp"
+#include "daemon/worker/worker_fixture.hpp"
 #include "protocol/handle.hpp"
 
 namespace vgpu::worker {
 namespace {
 
 // Under a quota of 8 MiB.
-struct CapturedMemoryTest : testing::Test {
+struct CapturedMemoryTest : WorkerTest {
   static constexpr std::uint64_t bytes = 6 << 20;
 
   void SetUp() override {
-    auto started = WorkerHarness::start(VGPU_WORKER_PATH, VGPU_SOFTGPU_PATH, 8 << 20);
-    ASSERT_TRUE(started) << started.error();
-    worker = std::move(*started);
-    record::cuStreamCreate create;
-    create.stream = stream;
-    create.flags = CU_STREAM_NON_BLOCKING;
-    worker->post(create);
+    ASSERT_NO_FATAL_FAILURE(start(8 << 20));
+    stream = create_stream();
   }
   // Sends a record and waits for what it begins.
   template <class Record>
   CUresult finish(const Record& record) {
     worker->post(record);
-    return worker->ask(record::cuCtxSynchronize{});
+    return synchronize();
   }
   std::uint8_t read_byte() {
     ArenaBlock* const block = worker->read_back(memory, 16, stream);
@@ -112,8 +105,7 @@ struct CapturedMemoryTest : testing::Test {
     return worker->ask(record);
   }
 
-  std::unique_ptr<WorkerHarness> worker;
-  const std::uint64_t stream = Handle::make(HandleKind::stream, 5, 1);
+  std::uint64_t stream = 0;
   const std::uint64_t graph = Handle::make(HandleKind::graph, 5, 1);
   const std::uint64_t exec = Handle::make(HandleKind::graph_exec, 5, 1);
   std::uint64_t memory = 0;

@@ -37,11 +37,8 @@ TEST_F(SessionWaits, WhatFollowsAnAwaitedStreamWaitsButForItsOwnCopies) {
     copy_in(streams[0]);
     post(awaited);
     ASSERT_TRUE(soon([] { return BusyDevice::get().copies_in == 2; }));
-    record::cuLaunchKernel later;
-    later.function = Handle::make(HandleKind::function, 0, 1);
-    later.grid_x = later.grid_y = later.grid_z = later.block_x = later.block_y = later.block_z = 1;
     if (other_copy) copy_in(streams[1]);
-    post(later);
+    post(kernel());
     begin(record::cuCtxSynchronize{}, 0);
     EXPECT_FALSE(answered(0, 50'000'000));
     EXPECT_EQ(BusyDevice::get().launches, 0);
@@ -73,10 +70,7 @@ TEST_F(SessionWaits, OnAGpuAFreeComesBeforeLaterWork) {
   record::cuMemFree_v2 free;
   free.dptr = 0x100000;
   post(free);
-  record::cuLaunchKernel later;
-  later.function = Handle::make(HandleKind::function, 0, 1);
-  later.grid_x = later.grid_y = later.grid_z = later.block_x = later.block_y = later.block_z = 1;
-  post(later);
+  post(kernel());
   begin(record::cuStreamSynchronize{}, 0);
   EXPECT_FALSE(answered(0, 150'000'000));
   EXPECT_EQ(BusyDevice::get().launches, 1);

@@ -30,7 +30,6 @@ struct BusyDevice {
   bool busy = false;
   int streams = 0;
   std::atomic<int> launches{0};
-  std::atomic<int> queries{0};
   std::atomic<int> events_recorded{0};
   std::atomic<int> synchronisations{0};
   std::atomic<int> blocking_copies{0};
@@ -45,7 +44,7 @@ struct BusyDevice {
   void reset() {
     const std::lock_guard lock(mutex);
     busy = false;
-    launches = queries = events_recorded = synchronisations = blocking_copies = copies_in = 0;
+    launches = events_recorded = synchronisations = blocking_copies = copies_in = 0;
     frees = launches_before_free = 0;
   }
   void finish() {
@@ -132,13 +131,17 @@ struct SessionWaits : testing::Test, OwnSession {
     function.hfunc = Handle::make(HandleKind::function, 0, 1);
     ASSERT_EQ(ask(function, std::as_bytes(std::span("k", 1))), CUDA_SUCCESS);
   }
+  /// The record of a launch of that kernel, in the legacy stream.
+  static record::cuLaunchKernel kernel() {
+    record::cuLaunchKernel one;
+    one.function = Handle::make(HandleKind::function, 0, 1);
+    one.grid_x = one.grid_y = one.grid_z = one.block_x = one.block_y = one.block_z = 1;
+    return one;
+  }
   /// Launches the kernel, and waits until the driver has it.
   void launch() {
-    record::cuLaunchKernel launch;
-    launch.function = Handle::make(HandleKind::function, 0, 1);
-    launch.grid_x = launch.grid_y = launch.grid_z = launch.block_x = launch.block_y = launch.block_z = 1;
     const int before = BusyDevice::get().launches;
-    post(launch);
+    post(kernel());
     ASSERT_TRUE(soon([&] { return BusyDevice::get().launches > before; }));
   }
 

@@ -83,10 +83,7 @@ TEST_F(SessionWaits, AQuestionAboutAnEarlierEventNeedNotWaitAtTheGate) {
   post(recorded);
   ASSERT_TRUE(soon([&] { return BusyDevice::get().events_recorded > 0; }));
   gate->page().allowance_ns.store(0);
-  record::cuLaunchKernel held;
-  held.function = Handle::make(HandleKind::function, 0, 1);
-  held.grid_x = held.grid_y = held.grid_z = held.block_x = held.block_y = held.block_z = 1;
-  post(held);
+  post(kernel());
   ASSERT_TRUE(soon([&] { return gate->page().blocked.load() == 1; }));
   record::cuEventSynchronize question;
   question.hEvent = made.event;
@@ -108,10 +105,8 @@ TEST_F(SessionWaits, WorkOfADestroyedStreamBelongsToItsContext) {
   record::cuStreamCreate made;
   made.stream = Handle::make(HandleKind::stream, 0, 1);
   post(made);
-  record::cuLaunchKernel last;
-  last.function = Handle::make(HandleKind::function, 0, 1);
+  record::cuLaunchKernel last = kernel();
   last.stream = made.stream;
-  last.grid_x = last.grid_y = last.grid_z = last.block_x = last.block_y = last.block_z = 1;
   post(last);
   record::cuStreamDestroy_v2 gone;
   gone.stream = made.stream;

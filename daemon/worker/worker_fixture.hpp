@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "daemon/worker/worker_harness.hpp"
+#include "protocol/handle.hpp"
 
 namespace vgpu::worker {
 
@@ -30,6 +31,14 @@ struct WorkerTest : testing::Test {
     reply::cuMemAlloc_v2 reply;
     EXPECT_EQ(worker->ask(record, reply), CUDA_SUCCESS);
     return reply.dptr;
+  }
+  /// A stream that runs beside the legacy one, and its handle.
+  std::uint64_t create_stream() {
+    record::cuStreamCreate create;
+    create.stream = Handle::make(HandleKind::stream, 1, 1);
+    create.flags = CU_STREAM_NON_BLOCKING;
+    worker->post(create);
+    return create.stream;
   }
   CUresult synchronize() { return worker->ask(record::cuCtxSynchronize{}); }
 

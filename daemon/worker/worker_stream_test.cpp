@@ -26,11 +26,7 @@ TEST_F(WorkerTest, AsynchronousErrorComesOutAtTheNextSynchronisation) {
 }
 
 TEST_F(WorkerTest, HostFunctionRunsInTheClientInStreamOrder) {
-  const std::uint64_t stream = Handle::make(HandleKind::stream, 1, 1);
-  record::cuStreamCreate create;
-  create.stream = stream;
-  create.flags = CU_STREAM_NON_BLOCKING;
-  worker->post(create);
+  const std::uint64_t stream = create_stream();
   std::vector<std::uint64_t> ran;
   std::thread client([&] {
     UpcallReader reader(worker->channel());
@@ -56,11 +52,7 @@ TEST_F(WorkerTest, HostFunctionRunsInTheClientInStreamOrder) {
 }
 
 TEST_F(WorkerTest, AWaitingThreadDoesNotHoldUpAnother) {
-  const std::uint64_t stream = Handle::make(HandleKind::stream, 1, 1);
-  record::cuStreamCreate create;
-  create.stream = stream;
-  create.flags = CU_STREAM_NON_BLOCKING;
-  worker->post(create);
+  const std::uint64_t stream = create_stream();
   record::cuLaunchHostFunc call;  // nobody runs it yet: the stream stands still
   call.stream = stream;
   worker->post(call);
